@@ -2,6 +2,8 @@
 
 pub mod diagnostics;
 pub mod error;
+pub mod ir;
+pub mod plan;
 pub mod source;
 pub mod symbols;
 pub mod syntax;

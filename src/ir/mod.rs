@@ -1,0 +1,898 @@
+//! The typed intermediate representation: what a strategy means, without how it was written.
+//!
+//! A [`Strategy`] is a [`Graph`] of values and lists of rules that refer to them. The graph is in static
+//! single assignment form and hash-consed: an operand always has a smaller id than its user, and equal
+//! operations over equal operands are one value. This file is the specification of every operation.
+//!
+//! # Extents
+//! A value is a scalar, varies over tokens, or varies over blocks ([`Extent`]). Scalars may depend on the
+//! place (step, layer, head). Token values are geometry and always integers or truth values, known when the
+//! plan is built. Block values are single-precision tensors over blocks, known when q and k are.
+//!
+//! # Numeric contract
+//! Integers are 64 bits and saturate; `//` and `mod` by zero give 0; `mod` has the sign of the divisor.
+//! Scalar reals are double precision, evaluated once on the host and rounded to single precision where they
+//! meet a block value. Block arithmetic is IEEE single precision, one operation at a time: no contraction,
+//! no reassociation. Sums over blocks have one order, see [`Op::Reduce`]; the exponential is a fixed
+//! polynomial, see `reference::math`. Ties go to the lower index. Comparisons with NaN are false.
+
+pub mod print;
+pub mod read;
+pub mod scalar;
+pub mod validate;
+
+use std::collections::HashMap;
+use std::fmt;
+
+use crate::source::Span;
+use crate::tensor::Dtype;
+
+/// A value of a [`Graph`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ValueId(pub u32);
+
+/// A set of segments of a [`Graph`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SetId(pub u16);
+
+impl SetId {
+    /// The whole sequence; every graph has it as its first set.
+    pub const ALL: SetId = SetId(0);
+}
+
+/// Queries or keys.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Side {
+    /// Rows.
+    Query,
+    /// Columns.
+    Key,
+}
+
+/// What a value's elements are.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Kind {
+    /// Truth values.
+    Bool,
+    /// Integers.
+    Int,
+    /// Reals.
+    Real,
+}
+
+/// What a value varies over.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Extent {
+    /// One value for each (step, layer, head) at most.
+    Scalar,
+    /// A value for each query token, key token or pair.
+    Token {
+        /// Varies over query tokens.
+        q: bool,
+        /// Varies over key tokens.
+        kv: bool,
+    },
+    /// A value for each q-block, kv-block or pair, of those that hold a token of the set.
+    Blocks {
+        /// The q-blocks.
+        q: Option<SetId>,
+        /// The kv-blocks.
+        kv: Option<SetId>,
+    },
+    /// A vector of `head_dim` numbers for each block of a side.
+    Pooled(Side),
+    /// Truth values that join token and block values; the predicate of a rule before lowering.
+    Mixed,
+}
+
+/// The type of a value.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Type {
+    /// What its elements are.
+    pub kind: Kind,
+    /// What it varies over.
+    pub extent: Extent,
+}
+
+impl Type {
+    /// A type.
+    #[must_use]
+    pub fn new(kind: Kind, extent: Extent) -> Self {
+        Type { kind, extent }
+    }
+
+    /// A scalar type.
+    #[must_use]
+    pub fn scalar(kind: Kind) -> Self {
+        Type { kind, extent: Extent::Scalar }
+    }
+}
+
+/// A real constant, compared by its bits.
+#[derive(Clone, Copy)]
+pub struct Real(pub f64);
+
+impl PartialEq for Real {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.to_bits() == other.0.to_bits()
+    }
+}
+impl Eq for Real {}
+impl std::hash::Hash for Real {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.to_bits().hash(state);
+    }
+}
+impl fmt::Debug for Real {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// A size that the model gives; replaced by a constant when the model is bound.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Size {
+    /// Number of layers.
+    Layers,
+    /// Number of heads.
+    Heads,
+    /// Channels of a head.
+    HeadDim,
+    /// Number of denoising steps.
+    Steps,
+    /// Tokens of a set of segments.
+    Tokens(SetId),
+    /// Size of an axis of the segment with coordinates (index into [`Graph::axes`]).
+    Axis(u8),
+    /// Number of blocks of a side that hold a token of the set.
+    Blocks(SetId, Side),
+}
+
+/// Where in the computation a scalar is evaluated.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Place {
+    /// Denoising step, from 0.
+    Step,
+    /// Layer, from 0.
+    Layer,
+    /// Head, from 0.
+    Head,
+}
+
+/// A coordinate of a token.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Coordinate {
+    /// Position in the reordered sequence.
+    Position,
+    /// Block that holds it.
+    Block,
+    /// Index in its segment, in the model's order.
+    Index,
+    /// Coordinate along an axis (index into [`Graph::axes`]); 0 where the segment lacks the axis.
+    Axis(u8),
+    /// Coordinate of its tile along the n-th axis of the tiled segment; 0 elsewhere.
+    Tile(u8),
+}
+
+/// Functions of one operand.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Unary {
+    /// `-x`
+    Negate,
+    /// `not x`
+    Not,
+    /// `|x|`
+    Abs,
+    /// Square root; of a block value correctly rounded.
+    Sqrt,
+    /// Exponential, by the fixed polynomial on block values.
+    Exp,
+    /// Natural logarithm; scalars only.
+    Log,
+    /// Rounded down, to an integer; scalars only.
+    Floor,
+    /// Rounded up, to an integer; scalars only.
+    Ceil,
+    /// Rounded to nearest, ties to even, to an integer; scalars only.
+    Round,
+    /// Number of bits of a non-negative integer: 0 for 0, else `floor(log2(x)) + 1`.
+    BitLength,
+    /// An integer or truth value as a real.
+    ToReal,
+}
+
+/// Functions of two operands of one kind; the result has that kind (truth values: `And`, `Or`, `Xor`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Binary {
+    /// `a + b`
+    Add,
+    /// `a - b`
+    Subtract,
+    /// `a * b`
+    Multiply,
+    /// `a / b`, reals.
+    Divide,
+    /// `a // b`, integers, rounded down.
+    FloorDivide,
+    /// `a mod b`, integers.
+    Modulo,
+    /// `a ^ b`: scalars only, integers saturate; a negative exponent of integers gives 0.
+    Power,
+    /// The smaller; the second where one is NaN.
+    Min,
+    /// The larger; the second where one is NaN.
+    Max,
+    /// Bits of integers, or truth values.
+    Xor,
+    /// `a and b`
+    And,
+    /// `a or b`
+    Or,
+}
+
+/// Comparisons of two operands of one kind.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Comparison {
+    /// `==`
+    Equal,
+    /// `!=`
+    NotEqual,
+    /// `<`
+    Less,
+    /// `<=`
+    LessEqual,
+}
+
+/// A statistic of the tokens of a block.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Statistic {
+    /// Mean: for each channel the sum over the block's tokens, in order, divided by their number.
+    Mean,
+    /// [`Statistic::Mean`] minus the mean over the whole sequence (the sum of the block sums in block order,
+    /// divided by the number of tokens).
+    CentredMean,
+}
+
+/// How an axis is reduced.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Reduction {
+    /// Sum, in the order of [`Op::Reduce`].
+    Sum,
+    /// Sum divided by the number of elements.
+    Mean,
+    /// Largest, NaN ignored.
+    Max,
+    /// Smallest, NaN ignored.
+    Min,
+}
+
+/// How a token predicate becomes a block predicate.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Lower {
+    /// The block holds a pair that satisfies it.
+    Any,
+    /// All pairs of the block satisfy it.
+    All,
+    /// The pair of the blocks' centre tokens (`start + size // 2`) satisfies it.
+    Centre,
+    /// As [`Lower::Any`], and the block is computed under the predicate where not all pairs satisfy it.
+    Exact,
+    /// More than the share `block` of the non-empty key columns of the block are satisfied by more than the
+    /// share `column` of the block's rows. With an axis, pairs of different coordinates along it
+    /// are voted on apart, and one positive vote is enough.
+    /// # Source
+    /// Radial Attention, `attn_mask.py::gen_log_mask_shrinked`.
+    Density {
+        /// Share of the rows that makes a column count.
+        column: Real,
+        /// Share of the columns that makes the block count.
+        block: Real,
+        /// Axis of `per` (index into [`Graph::axes`]).
+        per: Option<u8>,
+    },
+}
+
+/// Rounding of a share to a number of blocks.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Rounding {
+    /// Down.
+    Floor,
+    /// Up.
+    Ceil,
+    /// To nearest, ties to even.
+    Nearest,
+}
+
+/// The rule of a selection among `n` candidates: the elements of a row (`over` = [`Side::Key`]), of a
+/// column ([`Side::Query`]), or of a vector.
+///
+/// Rankings are by value, then by lower index; NaN ranks below everything and is never selected, nor is
+/// minus infinity. Running sums add in ranking order in single precision.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Selector {
+    /// The `amount` largest: a count when it is an integer, else `rounding(amount * n)` (the product in
+    /// double precision), at least `at_least`.
+    TopK {
+        /// How a share becomes a count.
+        rounding: Rounding,
+    },
+    /// A set that holds the mass `amount`.
+    ///
+    /// Descending (`ascending` false): with running sums `c` in descending order, kept while the sum
+    /// *before* the element is `<= amount` (`crossing` true: the element that crosses is kept), or while the sum
+    /// *with* it is `<= amount` (`crossing` false). Ascending: with running sums from the smallest on,
+    /// kept where `c >= 1 - amount`. `strict` turns `<=` into `<` and `>=` into `>`. The first `at_least` of
+    /// the descending order are kept in any case.
+    TopP {
+        /// Whether the element that crosses the mass is kept.
+        crossing: bool,
+        /// Whether sums start at the smallest.
+        ascending: bool,
+        /// Whether equality is left out.
+        strict: bool,
+    },
+    /// The smallest whose running sum, from the smallest on, is `<= amount`.
+    /// # Source
+    /// FlashOmni, section 3.3.
+    BottomMass,
+    /// Those above `mean + deviation * quantile(amount)`: mean and population standard deviation of the
+    /// candidates, quantile of the standard normal distribution.
+    /// # Source
+    /// Spark Transformer, arXiv 2506.06644.
+    Statistical,
+}
+
+/// An operation.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Op {
+    /// A truth value.
+    Bool(bool),
+    /// An integer.
+    Int(i64),
+    /// A real.
+    Real(Real),
+    /// A size of the model.
+    Size(Size),
+    /// Step, layer or head.
+    Place(Place),
+    /// The `item`-th number of the entry of a table at integer `keys`; `otherwise` where it has none.
+    Table {
+        /// Index into [`Graph::tables`].
+        table: u16,
+        /// Which number of the entry.
+        item: u8,
+        /// One index for each dimension of the table.
+        keys: Vec<ValueId>,
+        /// The value of missing entries; without it none is missing.
+        otherwise: Option<ValueId>,
+    },
+    /// A coordinate of the query or key token.
+    Coordinate(Coordinate, Side),
+    /// Whether the token is in the set.
+    InSet(SetId, Side),
+    /// A function of one operand, element by element.
+    Unary(Unary, ValueId),
+    /// A function of two operands, element by element; scalars and vectors are broadcast.
+    Binary(Binary, ValueId, ValueId),
+    /// A comparison, element by element.
+    Compare(Comparison, ValueId, ValueId),
+    /// The second operand where the first holds, else the third.
+    Choose(ValueId, ValueId, ValueId),
+    /// A statistic of the tokens of each block of a side.
+    Pool(Statistic, Side),
+    /// Mean cosine between the tokens of a block (with themselves too): the squared norm of the mean of the
+    /// normalised tokens.
+    /// # Source
+    /// SpargeAttn, arXiv 2502.18137, section 3.3.
+    SelfSimilarity(Side),
+    /// Dot products of two pooled values, channels summed in order: `[q_blocks, kv_blocks]`.
+    Dot(ValueId, ValueId),
+    /// Rows become columns; the set of one side becomes that of the other. Blocks of both sides have one size.
+    Transpose(ValueId),
+    /// The blocks of smaller sets.
+    Slice {
+        /// A block value.
+        value: ValueId,
+        /// The q-blocks to take.
+        q: Option<SetId>,
+        /// The kv-blocks to take.
+        kv: Option<SetId>,
+    },
+    /// One axis reduced. Sums run in 32 lanes: lane `l` adds the elements with index `l mod 32` in order,
+    /// then lanes are added pairwise, `l` and `l + 16`, then `l + 8`, `4`, `2`, `1`. Empty lanes count as 0.
+    Reduce {
+        /// How.
+        how: Reduction,
+        /// A block value.
+        value: ValueId,
+        /// The axis that disappears.
+        over: Side,
+    },
+    /// `exp(x - max) / sum` along an axis; the sum in the order of [`Op::Reduce`]. A row that holds only minus
+    /// infinity gives zeros.
+    Softmax {
+        /// A block value.
+        value: ValueId,
+        /// The axis whose elements sum to one.
+        over: Side,
+    },
+    /// A selection: truth values of the extent of `value`.
+    Select {
+        /// The rule.
+        rule: Selector,
+        /// What is ranked.
+        value: ValueId,
+        /// How much; a scalar.
+        amount: ValueId,
+        /// Selected in any case; a scalar integer.
+        at_least: Option<ValueId>,
+        /// The axis of the candidates.
+        over: Side,
+    },
+    /// Truth values over all blocks: false outside the operand's sets.
+    Embed(ValueId),
+    /// A token predicate as block truth values over all blocks, known when the plan is built.
+    Lower(Lower, ValueId),
+    /// Truth values the plan holds: slot of the class's list of masks. Only in selector programs.
+    Mask(u16),
+}
+
+/// A value: an operation, its type and where it was written.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// The operation.
+    pub op: Op,
+    /// Its type.
+    pub ty: Type,
+    /// Where it was written; no part of its identity.
+    pub span: Span,
+}
+
+/// A named run of tokens, or a part of it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Part {
+    /// The segment.
+    pub segment: String,
+    /// Which tokens of it.
+    pub which: Which,
+}
+
+/// Which tokens of a segment.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Which {
+    /// All.
+    Whole,
+    /// Those that carry content.
+    Valid,
+    /// The padding behind them.
+    Pad,
+}
+
+/// Numbers by step, layer and head (or other keys).
+#[derive(Clone, PartialEq, Debug)]
+pub struct Table {
+    /// Where it came from, for messages and provenance.
+    pub name: String,
+    /// Sizes of its dimensions.
+    pub dims: Vec<u32>,
+    /// Numbers of one entry.
+    pub width: u8,
+    /// What they are.
+    pub kind: Kind,
+    /// All numbers, row-major; NaN where an entry is missing.
+    pub values: Vec<f64>,
+}
+
+impl Eq for Table {}
+
+/// Values in topological order.
+#[derive(Clone, Debug)]
+pub struct Graph {
+    values: Vec<Value>,
+    ids: HashMap<Op, ValueId>,
+    sets: Vec<Vec<Part>>,
+    /// Names of token axes.
+    pub axes: Vec<String>,
+    /// Tables.
+    pub tables: Vec<Table>,
+}
+
+impl Default for Graph {
+    fn default() -> Self {
+        Graph { values: Vec::new(), ids: HashMap::new(), sets: vec![Vec::new()], axes: Vec::new(), tables: Vec::new() }
+    }
+}
+
+impl PartialEq for Graph {
+    fn eq(&self, other: &Self) -> bool {
+        self.sets == other.sets
+            && self.axes == other.axes
+            && self.tables == other.tables
+            && self.values.len() == other.values.len()
+            && self.values.iter().zip(&other.values).all(|(a, b)| a.op == b.op && a.ty == b.ty)
+    }
+}
+
+impl Graph {
+    /// The value of an operation: the one that is there, or a new one.
+    pub fn push(&mut self, op: Op, ty: Type, span: Span) -> ValueId {
+        if let Some(&id) = self.ids.get(&op) {
+            return id;
+        }
+        let id = ValueId(u32::try_from(self.values.len()).unwrap_or(u32::MAX));
+        self.ids.insert(op.clone(), id);
+        self.values.push(Value { op, ty, span });
+        id
+    }
+
+    /// A value.
+    #[must_use]
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.0 as usize]
+    }
+
+    /// Its operation.
+    #[must_use]
+    pub fn op(&self, id: ValueId) -> &Op {
+        &self.value(id).op
+    }
+
+    /// Its type.
+    #[must_use]
+    pub fn ty(&self, id: ValueId) -> Type {
+        self.value(id).ty
+    }
+
+    /// All values with their ids, operands before users.
+    pub fn values(&self) -> impl ExactSizeIterator<Item = (ValueId, &Value)> {
+        self.values.iter().enumerate().map(|(index, value)| (ValueId(index as u32), value))
+    }
+
+    /// Number of values.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Whether there are no values.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// The id of a set of parts; no parts stand for the whole sequence.
+    pub fn set(&mut self, mut parts: Vec<Part>) -> SetId {
+        parts.sort();
+        parts.dedup();
+        let index = self.sets.iter().position(|set| *set == parts).unwrap_or_else(|| {
+            self.sets.push(parts);
+            self.sets.len() - 1
+        });
+        SetId(u16::try_from(index).unwrap_or(u16::MAX))
+    }
+
+    /// The parts of a set, empty for the whole sequence.
+    #[must_use]
+    pub fn parts(&self, set: SetId) -> &[Part] {
+        &self.sets[usize::from(set.0)]
+    }
+
+    /// All sets.
+    #[must_use]
+    pub fn sets(&self) -> &[Vec<Part>] {
+        &self.sets
+    }
+}
+
+impl Op {
+    /// The operands, in order.
+    #[must_use]
+    pub fn operands(&self) -> Vec<ValueId> {
+        match self {
+            Op::Bool(_)
+            | Op::Int(_)
+            | Op::Real(_)
+            | Op::Size(_)
+            | Op::Place(_)
+            | Op::Coordinate(..)
+            | Op::InSet(..)
+            | Op::Pool(..)
+            | Op::SelfSimilarity(_)
+            | Op::Mask(_) => Vec::new(),
+            Op::Table { keys, otherwise, .. } => keys.iter().copied().chain(*otherwise).collect(),
+            Op::Unary(_, a) | Op::Transpose(a) | Op::Embed(a) | Op::Lower(_, a) => vec![*a],
+            Op::Binary(_, a, b) | Op::Compare(_, a, b) | Op::Dot(a, b) => vec![*a, *b],
+            Op::Choose(a, b, c) => vec![*a, *b, *c],
+            Op::Slice { value, .. } | Op::Reduce { value, .. } | Op::Softmax { value, .. } => vec![*value],
+            Op::Select { value, amount, at_least, .. } => [*value, *amount].into_iter().chain(*at_least).collect(),
+        }
+    }
+
+    /// The same operation over other operands.
+    #[must_use]
+    pub fn map_operands(&self, mut map: impl FnMut(ValueId) -> ValueId) -> Op {
+        let mut op = self.clone();
+        match &mut op {
+            Op::Bool(_)
+            | Op::Int(_)
+            | Op::Real(_)
+            | Op::Size(_)
+            | Op::Place(_)
+            | Op::Coordinate(..)
+            | Op::InSet(..)
+            | Op::Pool(..)
+            | Op::SelfSimilarity(_)
+            | Op::Mask(_) => {}
+            Op::Table { keys, otherwise, .. } => {
+                keys.iter_mut().chain(otherwise.as_mut()).for_each(|id| *id = map(*id));
+            }
+            Op::Unary(_, a) | Op::Transpose(a) | Op::Embed(a) | Op::Lower(_, a) => *a = map(*a),
+            Op::Binary(_, a, b) | Op::Compare(_, a, b) | Op::Dot(a, b) => {
+                *a = map(*a);
+                *b = map(*b);
+            }
+            Op::Choose(a, b, c) => {
+                *a = map(*a);
+                *b = map(*b);
+                *c = map(*c);
+            }
+            Op::Slice { value, .. } | Op::Reduce { value, .. } | Op::Softmax { value, .. } => *value = map(*value),
+            Op::Select { value, amount, at_least, .. } => {
+                *value = map(*value);
+                *amount = map(*amount);
+                if let Some(id) = at_least {
+                    *id = map(*id);
+                }
+            }
+        }
+        op
+    }
+
+    /// Whether the operation works element by element, so that a chain of them is one loop.
+    #[must_use]
+    pub fn is_elementwise(&self) -> bool {
+        matches!(self, Op::Unary(..) | Op::Binary(..) | Op::Compare(..) | Op::Choose(..))
+    }
+}
+
+/// A transformer's shape.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Model {
+    /// Its name.
+    pub name: String,
+    /// Number of transformer blocks, 1..=4096.
+    pub layers: u32,
+    /// Number of attention heads, 1..=1024.
+    pub heads: u32,
+    /// Channels of a head, 1..=1024.
+    pub head_dim: u32,
+    /// Denoising steps, 1..=10,000.
+    pub steps: u32,
+    /// Element type of q, k, v.
+    pub dtype: Dtype,
+    /// Segments in the order of the sequence; none is empty.
+    pub segments: Vec<Segment>,
+    /// Where it was declared.
+    pub span: Span,
+}
+
+/// A named run of tokens of a model.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Segment {
+    /// Its name.
+    pub name: String,
+    /// Axes and their sizes in row-major order; empty for tokens without coordinates.
+    pub axes: Vec<(String, u32)>,
+    /// First token.
+    pub start: u32,
+    /// Number of tokens.
+    pub tokens: u32,
+    /// How many of them, from the first, carry content.
+    pub valid: u32,
+    /// Where it was declared.
+    pub span: Span,
+}
+
+impl Model {
+    /// Tokens of the whole sequence.
+    #[must_use]
+    pub fn tokens(&self) -> u32 {
+        self.segments.iter().map(|segment| segment.tokens).sum()
+    }
+
+    /// The segment of a name; `vision` is the first segment that has axes, whatever its name.
+    #[must_use]
+    pub fn segment(&self, name: &str) -> Option<&Segment> {
+        self.segments
+            .iter()
+            .find(|segment| segment.name == name)
+            .or_else(|| (name == "vision").then(|| self.grid()).flatten())
+    }
+
+    /// The first segment that has axes.
+    #[must_use]
+    pub fn grid(&self) -> Option<&Segment> {
+        self.segments.iter().find(|segment| !segment.axes.is_empty())
+    }
+
+    /// The token ranges of a set, ascending; empty ones are left out. Segments the model lacks have none.
+    #[must_use]
+    pub fn ranges(&self, parts: &[Part]) -> Vec<(u32, u32)> {
+        if parts.is_empty() {
+            return vec![(0, self.tokens())];
+        }
+        let mut ranges: Vec<(u32, u32)> = parts
+            .iter()
+            .filter_map(|part| {
+                let segment = self.segment(&part.segment)?;
+                let (start, valid, end) =
+                    (segment.start, segment.start + segment.valid, segment.start + segment.tokens);
+                Some(match part.which {
+                    Which::Whole => (start, end),
+                    Which::Valid => (start, valid),
+                    Which::Pad => (valid, end),
+                })
+            })
+            .filter(|(start, end)| start < end)
+            .collect();
+        ranges.sort_unstable();
+        ranges
+    }
+}
+
+/// A segment a strategy asks for.
+#[derive(Clone, PartialEq, Debug)]
+pub struct LayoutSegment {
+    /// Its name.
+    pub name: String,
+    /// Names of the axes it must have, in any order.
+    pub axes: Vec<String>,
+    /// Where it was written.
+    pub span: Span,
+}
+
+/// What a rule does.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Action {
+    /// Blocks to compute. Where no `keep` rule holds, all are.
+    Keep,
+    /// Blocks not to compute, taken from what is kept.
+    Skip,
+    /// q-blocks that take the cached feature.
+    Cache,
+}
+
+/// A rule.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Rule {
+    /// What it does.
+    pub action: Action,
+    /// Where it holds: a truth scalar; everywhere without one.
+    pub guard: Option<ValueId>,
+    /// Which pairs, or for [`Action::Cache`] which queries: its segments and its `where`.
+    pub predicate: ValueId,
+    /// How its token part becomes blocks.
+    pub lower: Lower,
+    /// Order of the forecast of [`Action::Cache`], an integer scalar; 0 is plain reuse.
+    pub order: Option<ValueId>,
+    /// Where it was written.
+    pub span: Span,
+}
+
+/// A permutation of the tokens of a segment.
+#[derive(Clone, PartialEq, Debug)]
+pub struct OrderRule {
+    /// Where it holds; the last that holds counts.
+    pub guard: Option<ValueId>,
+    /// The segment; without one, the first that has axes.
+    pub segment: Option<String>,
+    /// The permutation.
+    pub order: Order,
+    /// Where it was written.
+    pub span: Span,
+}
+
+/// Ways to order the tokens of a grid.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Order {
+    /// Row-major over the axes in this order (indices into [`Graph::axes`]).
+    Axes(Vec<u8>),
+    /// Tile after tile, tiles and the tokens inside them row-major; border tiles are smaller where a size does not
+    /// divide. One integer scalar for each axis.
+    Tiles(Vec<ValueId>),
+}
+
+/// What a layer does at a step.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum StepKind {
+    /// Attention in full, symbols and caches untouched.
+    Dense,
+    /// Attention in full; symbols and caches are refreshed.
+    Update,
+    /// Symbols are refreshed from this step's q and k and obeyed.
+    Refresh,
+    /// Symbols are obeyed.
+    Dispatch,
+    /// The output of attention is forecast as a whole.
+    Reuse,
+}
+
+/// A line of a schedule. The first that holds decides; where none does, see [`Strategy::schedule`].
+#[derive(Clone, PartialEq, Debug)]
+pub struct ScheduleRule {
+    /// What happens.
+    pub kind: StepKind,
+    /// Layers it holds in: a truth scalar.
+    pub guard: Option<ValueId>,
+    /// All must hold.
+    pub clauses: Vec<Clause>,
+    /// Order of the forecast of [`StepKind::Reuse`]; 0 without one.
+    pub order: Option<ValueId>,
+    /// Where it was written.
+    pub span: Span,
+}
+
+/// When a line of a schedule holds.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Clause {
+    /// A truth scalar.
+    While(ValueId),
+    /// Steps `from`, `from + interval`, ...; without `from`, counted from the first step at which no line above and
+    /// no other clause of this line says otherwise.
+    Every {
+        /// At least 1.
+        interval: ValueId,
+        /// First step.
+        from: Option<ValueId>,
+        /// All steps but those.
+        except: bool,
+    },
+    /// The steps of a list.
+    On {
+        /// Integer scalars.
+        steps: Vec<ValueId>,
+        /// All steps but those.
+        except: bool,
+    },
+}
+
+/// A bound of a guard, to be compared with the model.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Bound {
+    /// What is counted.
+    pub place: Place,
+    /// The bound, an integer scalar.
+    pub value: ValueId,
+    /// Whether it is one past the last.
+    pub exclusive: bool,
+    /// Where it was written.
+    pub span: Span,
+}
+
+/// A strategy.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Strategy {
+    /// Its name.
+    pub name: String,
+    /// Parameters and their values as text, for provenance.
+    pub params: Vec<(String, String)>,
+    /// The values.
+    pub graph: Graph,
+    /// Segments it asks for.
+    pub layout: Vec<LayoutSegment>,
+    /// The model, once bound.
+    pub model: Option<Model>,
+    /// Orders of tokens.
+    pub orders: Vec<OrderRule>,
+    /// Query and key tokens of a block, integer scalars; 128 without one.
+    pub block: Option<(ValueId, ValueId)>,
+    /// The rules, in order.
+    pub rules: Vec<Rule>,
+    /// The lines of the schedule. Where none holds: [`StepKind::Dispatch`] when the strategy needs no q and k or
+    /// some line updates or refreshes, else [`StepKind::Refresh`].
+    pub schedule: Vec<ScheduleRule>,
+    /// Bounds of guards.
+    pub bounds: Vec<Bound>,
+    /// Deviations of published code that the rules reproduce.
+    pub quirks: Vec<String>,
+}

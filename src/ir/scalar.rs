@@ -1,0 +1,269 @@
+//! Evaluation of scalars and token values, one at a time.
+//!
+//! The rules of integer and real arithmetic of the specification live here and nowhere else: constant folding, guards,
+//! schedules, amounts of selectors and the exact test of a token predicate all call these functions.
+
+use super::{Binary, Comparison, Coordinate, Graph, Kind, Op, Place, Real, SetId, Side, Unary, ValueId};
+
+/// A number or truth value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scalar {
+    /// A truth value.
+    Bool(bool),
+    /// An integer.
+    Int(i64),
+    /// A real.
+    Real(f64),
+}
+
+impl Scalar {
+    /// Truth; numbers are false.
+    #[must_use]
+    pub fn truth(self) -> bool {
+        matches!(self, Scalar::Bool(true))
+    }
+
+    /// As an integer: reals are rounded down and saturate, truth is 0 or 1.
+    #[must_use]
+    pub fn int(self) -> i64 {
+        match self {
+            Scalar::Bool(value) => i64::from(value),
+            Scalar::Int(value) => value,
+            Scalar::Real(value) => value.floor() as i64,
+        }
+    }
+
+    /// As a real.
+    #[must_use]
+    pub fn real(self) -> f64 {
+        match self {
+            Scalar::Bool(value) => f64::from(u8::from(value)),
+            Scalar::Int(value) => value as f64,
+            Scalar::Real(value) => value,
+        }
+    }
+
+    /// A constant operation that holds it.
+    #[must_use]
+    pub fn op(self) -> Op {
+        match self {
+            Scalar::Bool(value) => Op::Bool(value),
+            Scalar::Int(value) => Op::Int(value),
+            Scalar::Real(value) => Op::Real(Real(value)),
+        }
+    }
+
+    /// Its kind.
+    #[must_use]
+    pub fn kind(self) -> Kind {
+        match self {
+            Scalar::Bool(_) => Kind::Bool,
+            Scalar::Int(_) => Kind::Int,
+            Scalar::Real(_) => Kind::Real,
+        }
+    }
+}
+
+/// Where a scalar is evaluated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct At {
+    /// Denoising step.
+    pub step: u32,
+    /// Layer.
+    pub layer: u32,
+    /// Head.
+    pub head: u32,
+}
+
+/// Answers for tokens; see [`evaluate`].
+pub trait Tokens {
+    /// A coordinate of the token of a side.
+    fn coordinate(&self, coordinate: Coordinate, side: Side) -> i64;
+    /// Whether the token of a side is in a set.
+    fn in_set(&self, set: SetId, side: Side) -> bool;
+}
+
+/// No tokens: coordinates are 0.
+pub struct NoTokens;
+
+impl Tokens for NoTokens {
+    fn coordinate(&self, _: Coordinate, _: Side) -> i64 {
+        0
+    }
+    fn in_set(&self, _: SetId, _: Side) -> bool {
+        false
+    }
+}
+
+/// The value of a scalar or token value. Block operations have no value here and give `false`; the validator
+/// keeps them away.
+#[must_use]
+pub fn evaluate(graph: &Graph, id: ValueId, at: At, tokens: &impl Tokens) -> Scalar {
+    let value = |id: &ValueId| evaluate(graph, *id, at, tokens);
+    match graph.op(id) {
+        Op::Bool(value) => Scalar::Bool(*value),
+        Op::Int(value) => Scalar::Int(*value),
+        Op::Real(value) => Scalar::Real(value.0),
+        Op::Place(Place::Step) => Scalar::Int(at.step.into()),
+        Op::Place(Place::Layer) => Scalar::Int(at.layer.into()),
+        Op::Place(Place::Head) => Scalar::Int(at.head.into()),
+        Op::Table { table, item, keys, otherwise } => {
+            let keys: Vec<i64> = keys.iter().map(|key| value(key).int()).collect();
+            match graph.tables[usize::from(*table)].get(&keys, *item) {
+                Some(entry) => entry,
+                None => otherwise.as_ref().map_or(Scalar::Int(0), value),
+            }
+        }
+        Op::Coordinate(coordinate, side) => Scalar::Int(tokens.coordinate(*coordinate, *side)),
+        Op::InSet(set, side) => Scalar::Bool(tokens.in_set(*set, *side)),
+        Op::Unary(op, a) => unary(*op, value(a)),
+        // The second operand is not needed where the first decides.
+        Op::Binary(Binary::And, a, b) => Scalar::Bool(value(a).truth() && value(b).truth()),
+        Op::Binary(Binary::Or, a, b) => Scalar::Bool(value(a).truth() || value(b).truth()),
+        Op::Binary(op, a, b) => binary(*op, value(a), value(b)),
+        Op::Compare(op, a, b) => Scalar::Bool(compare(*op, value(a), value(b))),
+        Op::Choose(condition, a, b) => {
+            if value(condition).truth() {
+                value(a)
+            } else {
+                value(b)
+            }
+        }
+        _ => Scalar::Bool(false),
+    }
+}
+
+impl super::Table {
+    /// An item of the entry at `keys`; `None` where a key is out of range or the entry is missing.
+    #[must_use]
+    pub fn get(&self, keys: &[i64], item: u8) -> Option<Scalar> {
+        let mut index = 0_usize;
+        for (&key, &size) in keys.iter().zip(&self.dims) {
+            let key = usize::try_from(key).ok().filter(|&key| key < size as usize)?;
+            index = index * size as usize + key;
+        }
+        let number = *self.values.get(index * usize::from(self.width) + usize::from(item))?;
+        (!number.is_nan()).then_some(match self.kind {
+            Kind::Bool => Scalar::Bool(number != 0.0),
+            Kind::Int => Scalar::Int(number as i64),
+            Kind::Real => Scalar::Real(number),
+        })
+    }
+}
+
+/// A function of one operand.
+#[must_use]
+pub fn unary(op: Unary, a: Scalar) -> Scalar {
+    use Scalar::{Bool, Int};
+    match (op, a) {
+        (Unary::Not, a) => Bool(!a.truth()),
+        (Unary::Negate, Int(a)) => Int(a.saturating_neg()),
+        (Unary::Abs, Int(a)) => Int(a.saturating_abs()),
+        (Unary::Floor | Unary::Ceil | Unary::Round, a @ Int(_)) => a,
+        (Unary::BitLength, a) => Int(64 - i64::from(a.int().max(0).leading_zeros())),
+        (Unary::Floor, a) => Int(a.real().floor() as i64),
+        (Unary::Ceil, a) => Int(a.real().ceil() as i64),
+        (Unary::Round, a) => Int(a.real().round_ties_even() as i64),
+        (Unary::Negate, a) => Scalar::Real(-a.real()),
+        (Unary::Abs, a) => Scalar::Real(a.real().abs()),
+        (Unary::Sqrt, a) => Scalar::Real(a.real().sqrt()),
+        (Unary::Exp, a) => Scalar::Real(a.real().exp()),
+        (Unary::Log, a) => Scalar::Real(a.real().ln()),
+        (Unary::ToReal, a) => Scalar::Real(a.real()),
+    }
+}
+
+/// A function of two operands of one kind.
+#[must_use]
+pub fn binary(op: Binary, a: Scalar, b: Scalar) -> Scalar {
+    match (a, b) {
+        (Scalar::Bool(a), Scalar::Bool(b)) => Scalar::Bool(match op {
+            Binary::And => a && b,
+            Binary::Or => a || b,
+            _ => a != b,
+        }),
+        (Scalar::Int(a), Scalar::Int(b)) => Scalar::Int(integer(op, a, b)),
+        (a, b) => Scalar::Real(real(op, a.real(), b.real())),
+    }
+}
+
+/// Integer arithmetic: saturating, total.
+#[must_use]
+pub fn integer(op: Binary, a: i64, b: i64) -> i64 {
+    match op {
+        Binary::Add => a.saturating_add(b),
+        Binary::Subtract => a.saturating_sub(b),
+        Binary::Multiply => a.saturating_mul(b),
+        Binary::Divide | Binary::FloorDivide => floor_divide(a, b),
+        Binary::Modulo => a.saturating_sub(floor_divide(a, b).saturating_mul(b)) * i64::from(b != 0),
+        Binary::Power => u32::try_from(b).map_or(0, |b| a.saturating_pow(b)),
+        Binary::Min => a.min(b),
+        Binary::Max => a.max(b),
+        Binary::Xor => a ^ b,
+        Binary::And => a & b,
+        Binary::Or => a | b,
+    }
+}
+
+fn floor_divide(a: i64, b: i64) -> i64 {
+    if b == 0 {
+        return 0;
+    }
+    let quotient = a.saturating_div(b);
+    if a.wrapping_rem(b) != 0 && (a < 0) != (b < 0) { quotient - 1 } else { quotient }
+}
+
+fn real(op: Binary, a: f64, b: f64) -> f64 {
+    match op {
+        Binary::Add => a + b,
+        Binary::Subtract => a - b,
+        Binary::Multiply => a * b,
+        Binary::Divide => a / b,
+        Binary::FloorDivide => (a / b).floor(),
+        Binary::Modulo => a - (a / b).floor() * b,
+        Binary::Power => a.powf(b),
+        Binary::Min => {
+            if a < b {
+                a
+            } else {
+                b
+            }
+        }
+        Binary::Max => {
+            if a > b {
+                a
+            } else {
+                b
+            }
+        }
+        Binary::Xor | Binary::And | Binary::Or => f64::NAN,
+    }
+}
+
+/// A comparison of two operands of one kind.
+#[must_use]
+pub fn compare(op: Comparison, a: Scalar, b: Scalar) -> bool {
+    match (a, b) {
+        (Scalar::Bool(a), Scalar::Bool(b)) => match op {
+            Comparison::Equal => a == b,
+            Comparison::NotEqual => a != b,
+            Comparison::Less => !a & b,
+            Comparison::LessEqual => a <= b,
+        },
+        (Scalar::Int(a), Scalar::Int(b)) => match op {
+            Comparison::Equal => a == b,
+            Comparison::NotEqual => a != b,
+            Comparison::Less => a < b,
+            Comparison::LessEqual => a <= b,
+        },
+        (a, b) => {
+            let (a, b) = (a.real(), b.real());
+            match op {
+                Comparison::Equal => a == b,
+                Comparison::NotEqual => a != b,
+                Comparison::Less => a < b,
+                Comparison::LessEqual => a <= b,
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! A plan: a strategy bound to a model and normalised into symbols, schedule and selector programs.
+//!
+//! Everything that does not depend on q and k is folded. Each (step, layer, head) belongs to a [`Class`]; a
+//! class either has its symbols ready ([`Body::Static`]) or names a selector [`Program`] that computes them when a
+//! step refreshes them. Bitmaps and classes that are the same are stored once, so that a table of 72,000
+//! windows with six different values costs six bitmaps.
+
+pub mod file;
+
+use crate::ir::{Graph, Model, Part, Side, StepKind, ValueId};
+use crate::symbols::{BitMatrix, Blocks};
+
+/// Index into [`Plan::masks`].
+pub type MaskId = u32;
+
+/// A compiled strategy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Name of the strategy.
+    pub strategy: String,
+    /// Parameters and their values as text.
+    pub params: Vec<(String, String)>,
+    /// Deviations of published code that it reproduces.
+    pub quirks: Vec<String>,
+    /// The model it was compiled for.
+    pub model: Model,
+    /// Orders of tokens with their blocks; classes refer to them.
+    pub arrangements: Vec<Arrangement>,
+    /// What each layer does at each step.
+    pub schedule: Schedule,
+    /// Bitmaps: of blocks `[q_blocks][kv_blocks]`, or of q-blocks `[1][q_blocks]`. No two are equal.
+    pub masks: Vec<BitMatrix>,
+    /// Selector programs.
+    pub programs: Vec<Program>,
+    /// Token predicates of partial blocks.
+    pub predicates: Vec<Predicate>,
+    /// Classes; no two are equal.
+    pub classes: Vec<Class>,
+    /// The class of each (step, layer, head), row-major.
+    pub class_of: Vec<u32>,
+}
+
+/// An order of the tokens and the blocks over it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrangement {
+    /// `order[new] = old`; `None` for the model's own order.
+    pub order: Option<Vec<u32>>,
+    /// The blocks.
+    pub blocks: Blocks,
+}
+
+/// What each layer does at each step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// Number of layers.
+    pub layers: u32,
+    /// `[steps][layers]`, row-major.
+    pub kinds: Vec<StepKind>,
+    /// Order of the forecast of each [`StepKind::Reuse`] of `kinds`, 0 elsewhere; at most 4.
+    pub reuse_orders: Vec<u8>,
+}
+
+impl Schedule {
+    /// What `layer` does at `step`.
+    #[must_use]
+    pub fn kind(&self, step: u32, layer: u32) -> StepKind {
+        self.kinds[(step * self.layers + layer) as usize]
+    }
+}
+
+/// What a term of a program decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Blocks computed as a whole.
+    Whole,
+    /// Blocks computed under the class's token predicate unless they are whole.
+    Partial,
+    /// Blocks not computed.
+    Skip,
+    /// q-blocks that take the cached feature.
+    Cache,
+}
+
+/// A selector program: the part of a class's rules that needs q and k.
+///
+/// `S_s = (Whole | Partial) & !Skip`, `S_p = Partial & !Whole & !Skip`, `S_c = !Cache`, each the union of its
+/// terms; without any `Whole` and `Partial` term all blocks are whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Program {
+    /// Values; bitmaps known already are [`crate::ir::Op::Mask`].
+    pub graph: Graph,
+    /// Truth values over all blocks: scalars, vectors or matrices; of q-blocks for [`Role::Cache`].
+    pub terms: Vec<(Role, ValueId)>,
+}
+
+/// A token predicate over the tokens of an arrangement, free of places.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Predicate {
+    /// Its values.
+    pub graph: Graph,
+    /// The predicate.
+    pub value: ValueId,
+}
+
+/// What a head does with its symbols at a step.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Class {
+    /// Index into [`Plan::arrangements`].
+    pub arrangement: u32,
+    /// Its symbols.
+    pub body: Body,
+    /// Index into [`Plan::predicates`], where blocks may be partial.
+    pub predicate: Option<u32>,
+    /// Order of the forecast of cached q-blocks, at most 4.
+    pub forecast_order: u8,
+}
+
+/// Where a class's symbols come from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Body {
+    /// They are known.
+    Static {
+        /// `S_s`.
+        skip: MaskId,
+        /// `S_p`, where there are partial blocks.
+        partial: Option<MaskId>,
+        /// `S_c`, `[1][q_blocks]`.
+        cache: MaskId,
+    },
+    /// A program computes them.
+    Dynamic {
+        /// Index into [`Plan::programs`].
+        program: u32,
+        /// The bitmaps of the program's mask slots.
+        masks: Vec<MaskId>,
+    },
+}
+
+impl Plan {
+    /// The class of a head at a step.
+    #[must_use]
+    pub fn class(&self, step: u32, layer: u32, head: u32) -> &Class {
+        let place = (step * self.model.layers + layer) * self.model.heads + head;
+        &self.classes[self.class_of[place as usize] as usize]
+    }
+
+    /// Whether some class needs q and k.
+    #[must_use]
+    pub fn is_dynamic(&self) -> bool {
+        !self.programs.is_empty()
+    }
+}
+
+/// The blocks of a side that hold a token of a set, ascending.
+#[must_use]
+pub fn blocks_of_set(model: &Model, parts: &[Part], blocks: &Blocks, side: Side) -> Vec<u32> {
+    let offsets = match side {
+        Side::Query => &blocks.q,
+        Side::Key => &blocks.kv,
+    };
+    let ranges = model.ranges(parts);
+    (0..offsets.len() - 1)
+        .filter(|&b| ranges.iter().any(|&(start, end)| offsets[b] < end && offsets[b + 1] > start))
+        .map(|b| b as u32)
+        .collect()
+}
