@@ -1,8 +1,10 @@
 //! flashomni: a language, compiler and runtime for sparse attention in diffusion transformers.
 
+pub mod check;
 pub mod diagnostics;
 pub mod error;
 pub mod ir;
+pub mod passes;
 pub mod plan;
 pub mod source;
 pub mod symbols;

@@ -19,6 +19,7 @@
 pub mod print;
 pub mod read;
 pub mod scalar;
+pub mod typing;
 pub mod validate;
 
 use std::collections::HashMap;
@@ -895,4 +896,18 @@ pub struct Strategy {
     pub bounds: Vec<Bound>,
     /// Deviations of published code that the rules reproduce.
     pub quirks: Vec<String>,
+}
+
+impl Graph {
+    /// A graph without values over the same sets, axes and tables.
+    #[must_use]
+    pub fn emptied(&self) -> Graph {
+        Graph {
+            values: Vec::new(),
+            ids: HashMap::new(),
+            sets: self.sets.clone(),
+            axes: self.axes.clone(),
+            tables: self.tables.clone(),
+        }
+    }
 }
