@@ -123,6 +123,7 @@ mod tests {
             sources.add(path, text.clone());
             println!("{} items, {} errors, {took:?}", tree.items.len(), found.len());
             if std::env::var("TREE").is_ok() { println!("{tree:#?}"); }
+            println!("{}", crate::syntax::format(&text).unwrap_or_default());
             println!("{}", render::text(&Diagnostics::new(Arc::new(sources), found), false));
         }
     }
