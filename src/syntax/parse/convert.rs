@@ -198,16 +198,19 @@ impl<'a> Reader<'a> {
     fn body(&self, block: Pair<'_>, only: Rule, each: &mut dyn FnMut(Pair<'_>)) {
         let opening = block.as_span().start();
         let mut previous = None;
+        // In a block of something unknown: whether lines of a schedule are being read.
+        let mut in_lines = false;
         for part in block.into_inner() {
             match part.as_rule() {
                 Rule::open | Rule::close => {}
                 Rule::semi => previous = None,
                 Rule::unclosed | Rule::unclosed_line => self.unclosed_block(opening, part.as_span().start()),
                 Rule::bad_stmt | Rule::bad_line | Rule::bad_field => {
-                    self.mistake(part, only, previous.take());
+                    self.mistake(part, if in_lines { Rule::only_line } else { only }, previous.take());
                 }
                 _ => {
                     // A block at its end cannot go on, so what follows it is a mistake by itself.
+                    in_lines = part.as_rule() == Rule::line;
                     let closed = part.as_str().trim_end().ends_with('}');
                     previous = (!closed).then_some(part.as_span().start());
                     each(part);

@@ -92,9 +92,13 @@ fn unclosed_tokens(file: u16, text: &str, scan: &Scan) -> Vec<Diagnostic> {
                 .label("everything after this is comment");
         }
         let end = token.start + token.of(text).trim_end().len();
-        Diagnostic::new(Code::E0102, span(file, token.start, token.start + 1), "text without its closing `\"`")
-            .label("opened here")
-            .fix("a text ends on its line: close it", span(file, end, end), "\"")
+        let finding = Diagnostic::new(Code::E0102, span(file, token.start, token.start + 1), "text without its closing `\"`");
+        let help = "a text ends on its line: close it";
+        // With brackets in it, the line most likely goes on after the text; where is not known.
+        if token.of(text).contains([',', '(', ')', '[', ']', '{', '}', '\\']) {
+            return finding.label("opened here").help(help);
+        }
+        finding.label("opened here").fix(help, span(file, end, end), "\"")
     };
     scan.unclosed.iter().take(super::MAX_ERRORS).map(unclosed).collect()
 }
@@ -103,28 +107,4 @@ fn unclosed_tokens(file: u16, text: &str, scan: &Scan) -> Vec<Diagnostic> {
 fn span(file: u16, start: usize, end: usize) -> Span {
     let narrow = |offset: usize| u32::try_from(offset).unwrap_or(u32::MAX);
     Span { file, start: narrow(start), end: narrow(end) }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use super::*;
-    use crate::diagnostics::{Diagnostics, render};
-    use crate::source::Sources;
-
-    #[test]
-    fn probe() {
-        for path in std::env::var("PROBE").unwrap_or_default().split_whitespace() {
-            let text = std::fs::read_to_string(path).unwrap();
-            let begun = std::time::Instant::now();
-            let (tree, found) = parse(0, &text);
-            let took = begun.elapsed();
-            let mut sources = Sources::default();
-            sources.add(path, text.clone());
-            println!("{} items, {} errors, {took:?}", tree.items.len(), found.len());
-            if std::env::var("TREE").is_ok() { println!("{tree:#?}"); }
-            println!("{}", crate::syntax::format(&text).unwrap_or_default());
-            println!("{}", render::text(&Diagnostics::new(Arc::new(sources), found), false));
-        }
-    }
 }

@@ -11,6 +11,7 @@ use super::super::lexer::{Kind, Token};
 use super::convert::Reader;
 use super::{Grammar, Rule};
 use crate::diagnostics::{Code, Diagnostic, did_you_mean};
+use crate::source::Span;
 
 /// Words that start a declaration.
 const ITEMS: &[&str] = &["import", "model", "strategy"];
@@ -35,7 +36,7 @@ const LOOKALIKES: &[(&str, &str)] = &[
     ("→", "->"), ("⇒", "->"), ("↔", "<->"), ("≤", "<="), ("≥", ">="), ("≠", "!="), ("−", "-"), ("–", "-"), ("—", "-"),
     ("×", "x"), ("·", "*"), ("÷", "/"), ("…", ".."), ("“", "\""), ("”", "\""), ("„", "\""), ("\u{a0}", " "),
     ("\u{200b}", ""), ("&", "and"), ("|", "or"), ("!", "not"), ("%", "mod"), (":", "="), ("∧", "and"), ("∨", "or"),
-    ("¬", "not"), ("'", "\""),
+    ("¬", "not"),
 ];
 
 /// A word or text of the user in backticks, shortened when long.
@@ -80,7 +81,9 @@ impl Reader<'_> {
 
     /// Reports a piece of junk; `previous` is the start of the statement right before it.
     pub(super) fn junk(&self, start: usize, end: usize, only: Rule, previous: Option<usize>) {
-        let from = previous.unwrap_or(start);
+        // What starts like a statement does not continue the one before it.
+        let first = self.token_at(start).map_or("", |token| token.of(self.text));
+        let from = previous.filter(|_| !starters(only).contains(&first)).unwrap_or(start);
         // A text without its quote swallowed the rest of its line; it has been reported.
         let unclosed = self.scan.unclosed.partition_point(|token| token.start < from);
         let swallowed = self.scan.unclosed.get(unclosed).is_some_and(|token| token.start < end);
@@ -159,21 +162,48 @@ impl Reader<'_> {
         if let Some(near) = self.near(token, failure, only) {
             return self.misspelt(token, message, near);
         }
-        let diagnostic = match LOOKALIKES.iter().find(|(wrong, _)| *wrong == word) {
-            Some((_, right)) => {
-                let wrong = if *right == "mod" || *right == "not" || *right == "and" || *right == "or" { pad(right) } else { (*right).to_owned() };
-                Diagnostic::new(Code::E0101, span, message).fix(format!("write `{right}`"), span, wrong)
+        if let Some((span, right)) = self.lookalike(token) {
+            let replacement = self.spaced(span, right);
+            return Diagnostic::new(Code::E0101, span, message).fix(format!("write `{right}`"), span, replacement);
+        }
+        let diagnostic = match self.token_before(token.start) {
+            // What is missing is missing at the end of the line before.
+            Some(before) if self.starts_line(token) && !failure.expects(Rule::EOI) && before.start >= from => {
+                Diagnostic::new(Code::E0101, self.at(before.end, before.end), message).also(span, "found this instead")
             }
-            None => Diagnostic::new(Code::E0101, span, message),
+            _ => Diagnostic::new(Code::E0101, span, message),
         };
         let diagnostic = match hint(word, failure, only) {
-            Some(help) if diagnostic.help.is_none() => diagnostic.help(help),
-            _ => diagnostic,
+            Some(help) => diagnostic.help(help),
+            None => diagnostic,
         };
         match opening {
-            Some(opening) => diagnostic.also(self.at(opening.start, opening.end), "inside this"),
+            Some(opening) => diagnostic.also(self.at(opening.start, opening.end), "opened here"),
             None => diagnostic,
         }
+    }
+
+    /// What the language writes for a foreign sign, and the bytes of that sign.
+    fn lookalike(&self, token: Token) -> Option<(Span, &'static str)> {
+        let word = token.of(self.text);
+        let doubled = |sign: &str| self.text[token.end..].starts_with(sign);
+        if word == "=" && doubled(">") {
+            return Some((self.at(token.start, token.end + 1), "->"));
+        }
+        let (_, right) = LOOKALIKES.iter().find(|(wrong, _)| *wrong == word)?;
+        let double = matches!(word, "&" | "|") && doubled(word);
+        Some((self.at(token.start, token.end + usize::from(double)), right))
+    }
+
+    /// A replacement with blanks around it if it is a word that would touch another.
+    fn spaced(&self, span: Span, right: &str) -> String {
+        if !right.starts_with(|char: char| char.is_ascii_alphabetic()) {
+            return right.to_owned();
+        }
+        let touches = |char: Option<char>| char.is_some_and(|char| char.is_ascii_alphanumeric() || char == '_');
+        let before = touches(self.text[..span.start as usize].chars().next_back());
+        let after = touches(self.text[span.end as usize..].chars().next());
+        format!("{}{right}{}", if before { " " } else { "" }, if after { " " } else { "" })
     }
 
     fn name_of(&self, token: Token, failure: &Failure) -> String {
@@ -251,14 +281,16 @@ impl Reader<'_> {
     }
 }
 
-/// A word needs blanks around it where a sign needs none.
-fn pad(word: &str) -> String {
-    format!(" {word} ")
-}
-
 /// Advice for mistakes that are made in good faith.
 fn hint(word: &str, failure: &Failure, only: Rule) -> Option<String> {
     let is = |words: &[&str]| words.contains(&word);
+    let wants_name = failure.expects(Rule::name) || failure.expects(Rule::any_name) || failure.expects(Rule::param);
+    if wants_name && is_reserved(word) {
+        return Some(format!("`{word}` is a word of the language, choose another name"));
+    }
+    if word.starts_with(|char: char| !char.is_ascii() && char.is_alphabetic()) {
+        return Some("names consist of the letters a to z, digits and `_`".to_owned());
+    }
     if only == Rule::only_item && (is(STATEMENTS) || is(LINES)) {
         return Some("statements stand inside `strategy NAME { ... }`".to_owned());
     }
@@ -271,14 +303,13 @@ fn hint(word: &str, failure: &Failure, only: Rule) -> Option<String> {
     if failure.expects(Rule::dots) && !failure.expects(Rule::EOI) {
         return Some("a single index is written `[3]`, a range `3..8` or `3..`".to_owned());
     }
-    let wants_name = failure.expects(Rule::name) || failure.expects(Rule::any_name) || failure.expects(Rule::param);
     match word {
         "where" => Some("`where` stands before `lower` and `as`, once in a rule; join conditions with `and`".to_owned()),
         "=" if failure.expects(Rule::infix) => Some("equality is written `==`".to_owned()),
         "*" if failure.expects(Rule::operand) => Some("powers are written `^`".to_owned()),
         "else" => Some("`else` follows the `}` of `when`, and is followed by `{`".to_owned()),
         "--" | "#" => Some("comments start with `//`".to_owned()),
-        _ if wants_name && is_reserved(word) => Some(format!("`{word}` is a word of the language, choose another name")),
+        "'" => Some("texts stand in double quotes".to_owned()),
         _ => None,
     }
 }
@@ -308,16 +339,16 @@ fn starter_name(only: Rule) -> &'static str {
 /// The words a rule may start with.
 fn words(rule: Rule) -> &'static [&'static str] {
     match rule {
-        Rule::stmt => STATEMENTS,
-        Rule::line => LINES,
-        Rule::field => FIELDS,
+        Rule::stmt | Rule::only_stmt => STATEMENTS,
+        Rule::line | Rule::only_line => LINES,
+        Rule::field | Rule::only_field => FIELDS,
         Rule::infix => OPERATORS,
         Rule::clause => &["while", "every", "on", "except"],
         Rule::places => &["rest"],
         Rule::where_ | Rule::kw_where => &["where"],
         Rule::lower | Rule::kw_lower => &["lower"],
         Rule::mode | Rule::kw_as => &["as"],
-        Rule::import | Rule::model | Rule::strategy => ITEMS,
+        Rule::only_item | Rule::import | Rule::model | Rule::strategy => ITEMS,
         Rule::kw_by => &["by"],
         Rule::kw_per => &["per"],
         Rule::kw_from => &["from"],
