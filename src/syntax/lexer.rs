@@ -64,6 +64,9 @@ pub(super) fn scan(text: &str) -> Scan {
         if unclosed(token, text) {
             scan.unclosed.push(token);
         }
+        if token.kind == Kind::Word && ends_brackets(text, &scan.tokens, token) {
+            depth.total -= std::mem::take(&mut depth.brackets);
+        }
         if token.kind == Kind::Sign && depth.step(token.of(text)) > MAX_DEPTH {
             scan.too_deep = Some(token.start);
             return scan;
@@ -71,6 +74,20 @@ pub(super) fn scan(text: &str) -> Scan {
         scan.tokens.push(token);
     }
     scan
+}
+
+/// Whether a line starts with a word that can stand in no bracket: those open before it lack their ends.
+///
+/// NOTE: words that are names in expressions (`heads`, ...) are not among them, nor `crossing = keep`.
+fn ends_brackets(text: &str, before: &[Token], word: Token) -> bool {
+    const WORDS: [&str; 18] = [
+        "keep", "skip", "cache", "let", "block", "layout", "order", "when", "schedule", "use", "quirk", "dense", "update",
+        "refresh", "dispatch", "strategy", "model", "import",
+    ];
+    let last = before.last().map_or(0, |token| token.end);
+    let new_line = text.get(last..word.start).is_some_and(|gap| gap.contains('\n'));
+    let value = before.iter().rfind(|token| !token.is_comment()).is_some_and(|token| token.of(text) == "=");
+    new_line && !value && WORDS.contains(&word.of(text))
 }
 
 /// Brackets open at a place.

@@ -234,16 +234,19 @@ impl Writer<'_> {
     /// The end of a block that stays on one line: written so, with at most one statement and no comment,
     /// and short enough.
     fn inline_end(&self, open: usize) -> Option<usize> {
+        let first = open + 1 + self.tokens[open + 1..].iter().take_while(|token| token.of(self.text) == ";").count();
+        if self.tokens.get(first).is_some_and(|token| token.of(self.text) == "}") {
+            return Some(first);
+        }
         let mut width = self.line_depth * INDENT + wrap::flat_width(&self.pieces);
         let mut statements = vec![0_usize];
         let mut previous = self.tokens[open];
         for (at, token) in self.tokens.iter().enumerate().skip(open + 1) {
             let gap = self.text.get(previous.end..token.start).unwrap_or("");
             let word = token.of(self.text);
-            let empty = word == "}" && at == open + 1;
-            // A multiple of the real width at worst: every token may need one space before it.
-            width += word.chars().count() + 1;
-            if !empty && (token.is_comment() || gap.contains('\n') || width > WIDTH) {
+            // Never less than what it will be: every token may need one space before it.
+            width += if word == ";" { 0 } else { word.chars().count() + 1 };
+            if token.is_comment() || gap.contains('\n') || width > WIDTH {
                 return None;
             }
             match word {

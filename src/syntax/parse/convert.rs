@@ -12,7 +12,7 @@ use super::{Pair, Rule};
 use crate::diagnostics::Diagnostic;
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{
-    Arg, Clause, Dimension, Expr, File, Guard, Ident, Item, Lower, Model, ModelField, Places, ScheduleStmt, Segment,
+    Arg, Clause, Dimension, Expr, ExprKind, File, Guard, Ident, Item, Lower, Model, ModelField, Places, ScheduleStmt, Segment,
     Set, Stmt, StmtKind, Strategy,
 };
 
@@ -404,7 +404,11 @@ impl<'a> Reader<'a> {
         let arg = |pair: Pair<'_>| {
             let mut inner = parts(pair);
             let name = inner.take(Rule::any_name).map(|name| self.name(Some(name)));
-            Arg { name, value: self.required(inner.take(Rule::expr)) }
+            let value = match inner.take(Rule::bare) {
+                Some(bare) => Expr { kind: ExprKind::Name(bare.as_str().to_owned()), span: self.span(&bare) },
+                None => self.required(inner.take(Rule::expr)),
+            };
+            Arg { name, value }
         };
         pair.map(|pair| parts(pair).0.map(arg).collect()).unwrap_or_default()
     }
