@@ -48,7 +48,9 @@ fn without_spans(debug: &str) -> String {
             out.push(char);
             at += 1;
         } else if !in_text && char == '0' && chars.get(at + 1) == Some(&':') {
-            let end = (at + 2..chars.len()).find(|end| !chars[*end].is_ascii_digit() && chars[*end] != '.').unwrap_or(chars.len());
+            let end = (at + 2..chars.len())
+                .find(|end| !chars[*end].is_ascii_digit() && chars[*end] != '.')
+                .unwrap_or(chars.len());
             out.push('_');
             at = end;
             continue;
@@ -56,11 +58,17 @@ fn without_spans(debug: &str) -> String {
         out.push(chars[at]);
         at += 1;
     }
-    out.replace("span: _", "").replace(", _", "").replace("Spanned { node: ", "{").replace(",  }", "}").replace("{  }", "{}")
+    out.replace("span: _", "")
+        .replace(", _", "")
+        .replace("Spanned { node: ", "{")
+        .replace(",  }", "}")
+        .replace("{  }", "{}")
 }
 
 fn statements_apart(tree: &str) -> String {
-    tree.replace("Stmt { kind: ", "\n  Stmt { kind: ").replace("Strategy(Strategy", "\nStrategy(Strategy").replace("Model(Model", "\nModel(Model")
+    tree.replace("Stmt { kind: ", "\n  Stmt { kind: ")
+        .replace("Strategy(Strategy", "\nStrategy(Strategy")
+        .replace("Model(Model", "\nModel(Model")
 }
 
 fn ok(path: &Path, text: String) -> Outcome {
@@ -155,7 +163,10 @@ fn hostile() {
     for sign in ["(", "[", "{", "strategy s { when (", "let a = f(", "heads 0..8 {"] {
         assert_eq!(survive(&sign.repeat(million / sign.len())), [Code::E0103], "{sign}");
     }
-    for sign in [")", "}", "\"", "/", "/*", "-", "not ", "a^", "keep ", "kep\n", "keep\n", ";", "\n", "x", "1", "_", "é", "(]", "{)", ".", "}\n{"] {
+    for sign in [
+        ")", "}", "\"", "/", "/*", "-", "not ", "a^", "keep ", "kep\n", "keep\n", ";", "\n", "x", "1", "_", "é", "(]",
+        "{)", ".", "}\n{",
+    ] {
         survive(&sign.repeat(100_000 / sign.len()));
         survive(&format!("strategy s {{ {} }}", sign.repeat(100_000 / sign.len())));
         survive(&format!("strategy s {{ let a = {} }}", sign.repeat(100_000 / sign.len())));
@@ -198,46 +209,62 @@ fn large_files_are_read_in_linear_time() {
 fn bytes_that_are_not_text() {
     assert_eq!(syntax::decode(0, "a.omni", b"\xEF\xBB\xBFstrategy").unwrap(), "strategy");
     let error = syntax::decode(0, "a.omni", b"strategy\n\xFF").unwrap_err();
-    assert_eq!((error.code, error.message.as_str()), (Code::E0105, "`a.omni` is not UTF-8: byte 0xff at offset 9, line 2"));
+    assert_eq!(
+        (error.code, error.message.as_str()),
+        (Code::E0105, "`a.omni` is not UTF-8: byte 0xff at offset 9, line 2")
+    );
 }
 
 fn any_text_survives() {
     let mut runner = TestRunner::new(Config { cases: 512, failure_persistence: None, ..Config::default() });
-    runner.run(&any::<String>(), |text| { survive(&text); Ok(()) }).unwrap();
+    runner
+        .run(&any::<String>(), |text| {
+            survive(&text);
+            Ok(())
+        })
+        .unwrap();
     let words = prop::sample::select(vec![
-        "strategy", "s", "{", "}", "(", ")", "[", "]", "keep", "->", "all", "where", "let", "=", "1", "25%", "\"", "\n", " ",
-        "//c\n", "/*c*/", "when", "else", "schedule", "dense", "every", "4", ";", ",", "..", "heads", "0..8", "-", "+", "model",
-        "layers", "block", "128x64", "x64", "lower", "as", "\"t\"", "a", "not", "<", "<->", ".", "layout", "text", "++", "\r\n",
+        "strategy", "s", "{", "}", "(", ")", "[", "]", "keep", "->", "all", "where", "let", "=", "1", "25%", "\"",
+        "\n", " ", "//c\n", "/*c*/", "when", "else", "schedule", "dense", "every", "4", ";", ",", "..", "heads",
+        "0..8", "-", "+", "model", "layers", "block", "128x64", "x64", "lower", "as", "\"t\"", "a", "not", "<", "<->",
+        ".", "layout", "text", "++", "\r\n",
     ]);
-    runner.run(&prop::collection::vec(words, 0..60), |words| {
-        survive(&words.concat());
-        survive(&words.join(" "));
-        survive(&format!("strategy s {{ {} }}", words.join(" ")));
-        Ok(())
-    }).unwrap();
+    runner
+        .run(&prop::collection::vec(words, 0..60), |words| {
+            survive(&words.concat());
+            survive(&words.join(" "));
+            survive(&format!("strategy s {{ {} }}", words.join(" ")));
+            Ok(())
+        })
+        .unwrap();
 }
 
 fn mutated_programs_survive() {
     let programs = programs();
     let mut runner = TestRunner::new(Config { cases: 512, failure_persistence: None, ..Config::default() });
     let edits = prop::collection::vec((any::<prop::sample::Index>(), 0_usize..4, any::<char>()), 1..6);
-    runner.run(&(prop::sample::select(programs), edits), |(text, edits)| {
-        let mut chars: Vec<char> = text.chars().collect();
-        for (index, edit, char) in edits {
-            if chars.is_empty() {
-                break;
+    runner
+        .run(&(prop::sample::select(programs), edits), |(text, edits)| {
+            let mut chars: Vec<char> = text.chars().collect();
+            for (index, edit, char) in edits {
+                if chars.is_empty() {
+                    break;
+                }
+                let at = index.index(chars.len());
+                match edit {
+                    0 => drop(chars.remove(at)),
+                    1 => chars.insert(at, char),
+                    2 => chars.truncate(at),
+                    _ => {
+                        let other = chars[(at * 7 + 13) % chars.len()];
+                        chars[at] = other;
+                    }
+                }
             }
-            let at = index.index(chars.len());
-            match edit {
-                0 => drop(chars.remove(at)),
-                1 => chars.insert(at, char),
-                2 => chars.truncate(at),
-                _ => { let other = chars[(at * 7 + 13) % chars.len()]; chars[at] = other; }
-            }
-        }
-        survive(&chars.into_iter().collect::<String>());
-        Ok(())
-    }).unwrap();
+            survive(&chars.into_iter().collect::<String>());
+            Ok(())
+        })
+        .unwrap();
 }
 
 /// Comments and line feeds anywhere between the tokens of a program do not change it, and stay.
@@ -246,22 +273,34 @@ fn comments_anywhere_are_kept() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/syntax/ok");
     let texts = texts.map(|name| std::fs::read_to_string(folder.join(name).with_extension("omni")).unwrap());
     let mut runner = TestRunner::new(Config { cases: 512, failure_persistence: None, ..Config::default() });
-    let notes = prop::sample::select(vec!["// c\n", "/* c */", "\n// c\n", "\n/* c */\n", "\n\n\n", "\n/* c */ ", " /* c\n d */ ", "\n"]);
+    let notes = prop::sample::select(vec![
+        "// c\n",
+        "/* c */",
+        "\n// c\n",
+        "\n/* c */\n",
+        "\n\n\n",
+        "\n/* c */ ",
+        " /* c\n d */ ",
+        "\n",
+    ]);
     let inserts = prop::collection::vec((any::<prop::sample::Index>(), notes), 1..8);
-    runner.run(&(prop::sample::select(texts.to_vec()), inserts), |(text, inserts)| {
-        let formatted = syntax::format(&text).unwrap();
-        let mut blanks: Vec<usize> = formatted.match_indices(' ').map(|(at, _)| at).collect();
-        blanks.retain(|at| !formatted[..*at].rsplit('\n').next().unwrap().contains(['"', '/']));
-        let mut text = formatted.clone();
-        let mut places: Vec<(usize, &str)> = inserts.into_iter().map(|(index, note)| (blanks[index.index(blanks.len())], note)).collect();
-        places.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
-        for (at, note) in places {
-            text.insert_str(at, note);
-        }
-        prop_assert_eq!(survive(&text), Vec::new(), "{}", text);
-        prop_assert_eq!(tree(&text).replace("docs: [\"c\"]", "docs: []"), tree(&formatted));
-        Ok(())
-    }).unwrap();
+    runner
+        .run(&(prop::sample::select(texts.to_vec()), inserts), |(text, inserts)| {
+            let formatted = syntax::format(&text).unwrap();
+            let mut blanks: Vec<usize> = formatted.match_indices(' ').map(|(at, _)| at).collect();
+            blanks.retain(|at| !formatted[..*at].rsplit('\n').next().unwrap().contains(['"', '/']));
+            let mut text = formatted.clone();
+            let mut places: Vec<(usize, &str)> =
+                inserts.into_iter().map(|(index, note)| (blanks[index.index(blanks.len())], note)).collect();
+            places.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+            for (at, note) in places {
+                text.insert_str(at, note);
+            }
+            prop_assert_eq!(survive(&text), Vec::new(), "{}", text);
+            prop_assert_eq!(tree(&text).replace("docs: [\"c\"]", "docs: []"), tree(&formatted));
+            Ok(())
+        })
+        .unwrap();
 }
 
 /// Tests without a file of their own, by name.

@@ -67,7 +67,8 @@ fn files_of(diagnostic: &Diagnostic) -> Vec<u16> {
 fn snippet<'a>(source: &'a SourceFile, labels: impl Iterator<Item = &'a Label>) -> Snippet<'a, Annotation<'a>> {
     let labels: Vec<_> = labels.map(|label| (label, range(&source.text, label.span))).collect();
     let window = window(&source.text, labels.iter().map(|(_, range)| range.clone()));
-    let mut snippet = Snippet::source(&source.text[window.range.clone()]).line_start(window.line).path(source.name.as_str());
+    let mut snippet =
+        Snippet::source(&source.text[window.range.clone()]).line_start(window.line).path(source.name.as_str());
     for (label, range) in labels {
         let kind = if label.primary { AnnotationKind::Primary } else { AnnotationKind::Context };
         let mut annotation = kind.span(window.inside(&range));
@@ -86,7 +87,8 @@ fn fix_group<'a>(diagnostic: &'a Diagnostic, sources: &'a Sources) -> Option<Gro
     let range = range(&source.text, fix.span);
     let window = window(&source.text, std::iter::once(range.clone()));
     let patch = Patch::new(window.inside(&range), fix.replacement.as_str());
-    let snippet = Snippet::source(&source.text[window.range.clone()]).line_start(window.line).path(source.name.as_str());
+    let snippet =
+        Snippet::source(&source.text[window.range.clone()]).line_start(window.line).path(source.name.as_str());
     Some(Group::with_title(title).element(snippet.patch(patch)))
 }
 
@@ -147,7 +149,8 @@ pub fn concise(diagnostics: &Diagnostics) -> String {
         let (severity, code) = (name(diagnostic.severity()), diagnostic.code);
         let message = &diagnostic.message;
         // Writing to a string cannot fail.
-        let _ = writeln!(out, "{}:{}:{}: {severity}[{code}]: {message}", place.file, place.start.line, place.start.column);
+        let _ =
+            writeln!(out, "{}:{}:{}: {severity}[{code}]: {message}", place.file, place.start.line, place.start.column);
     }
     out
 }
@@ -334,11 +337,13 @@ mod tests {
 
     #[test]
     fn odd_places_are_drawn() {
-        let texts = ["", "\n", "é", "a\r\nb\r\n", "\tkeep\tä → b", "a", "\u{FEFF}x", &"x".repeat(5_000), &"é\n".repeat(50)];
+        let texts =
+            ["", "\n", "é", "a\r\nb\r\n", "\tkeep\tä → b", "a", "\u{FEFF}x", &"x".repeat(5_000), &"é\n".repeat(50)];
         for text in texts {
             for (start, end) in [(0, 0), (0, 1), (1, 2), (1, 9_999), (9_999, 10_000), (3, 2), (0, 9_999)] {
                 let finding = Diagnostic::new(Code::E0101, at(start, end), "m").also(at(end, start), "second");
-                let finding = finding.also(Span { file: 7, start: 1, end: 2 }, "no file").fix("h", at(start, end), "new");
+                let finding =
+                    finding.also(Span { file: 7, start: 1, end: 2 }, "no file").fix("h", at(start, end), "new");
                 let findings = findings(text, vec![finding]);
                 for out in [super::text(&findings, true), super::text(&findings, false)] {
                     assert!(out.contains('m'));
@@ -353,7 +358,8 @@ mod tests {
 
     #[test]
     fn formats_tell_the_same() {
-        let finding = Diagnostic::new(Code::E0101, at(4, 7), "found `kep`").fix("did you mean `keep`?", at(4, 7), "keep");
+        let finding =
+            Diagnostic::new(Code::E0101, at(4, 7), "found `kep`").fix("did you mean `keep`?", at(4, 7), "keep");
         let findings = findings("let\nkep a, b", vec![finding]);
         assert_eq!(concise(&findings), "a.omni:2:1: error[E0101]: found `kep`\n");
         assert_eq!(
@@ -368,7 +374,8 @@ mod tests {
 
     #[test]
     fn overlapping_fixes_wait() {
-        let fix = |start, end, text: &str| Diagnostic::new(Code::E0101, at(start, end), text).fix("h", at(start, end), text);
+        let fix =
+            |start, end, text: &str| Diagnostic::new(Code::E0101, at(start, end), text).fix("h", at(start, end), text);
         let findings = findings("abcdef", vec![fix(0, 2, "X"), fix(1, 3, "Y"), fix(4, 5, "Z")]);
         assert_eq!(apply_fixes(&findings, 0, "abcdef"), ("XcdZf".to_owned(), 2));
     }

@@ -81,8 +81,8 @@ pub(super) fn scan(text: &str) -> Scan {
 /// NOTE: words that are names in expressions (`heads`, ...) are not among them, nor `crossing = keep`.
 fn ends_brackets(text: &str, before: &[Token], word: Token) -> bool {
     const WORDS: [&str; 18] = [
-        "keep", "skip", "cache", "let", "block", "layout", "order", "when", "schedule", "use", "quirk", "dense", "update",
-        "refresh", "dispatch", "strategy", "model", "import",
+        "keep", "skip", "cache", "let", "block", "layout", "order", "when", "schedule", "use", "quirk", "dense",
+        "update", "refresh", "dispatch", "strategy", "model", "import",
     ];
     let last = before.last().map_or(0, |token| token.end);
     let new_line = text.get(last..word.start).is_some_and(|gap| gap.contains('\n'));
@@ -145,7 +145,8 @@ fn ends_in_escape(body: &str) -> bool {
 /// The first token at or after a byte.
 fn next(text: &str, from: usize) -> Option<Token> {
     let rest = text.get(from..)?;
-    let start = from + (rest.len() - rest.trim_start_matches([' ', '\t', '\r', '\n', '\u{FEFF}']).len());
+    let rest = if from == 0 { rest.strip_prefix('\u{FEFF}').unwrap_or(rest) } else { rest };
+    let start = text.len() - rest.trim_start_matches([' ', '\t', '\n', '\u{b}', '\u{c}', '\r']).len();
     let rest = text.get(start..)?;
     let first = rest.chars().next()?;
     let (kind, length) = if rest.starts_with("//") {

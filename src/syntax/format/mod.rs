@@ -170,7 +170,8 @@ impl Writer<'_> {
         let boundary = self.is_boundary(next);
         for at in from..to {
             let token = self.tokens[at];
-            let (before, after) = (self.newlines_before(at) > 0, self.newlines_before(at + 1) > 0 || next == self.tokens.len());
+            let (before, after) =
+                (self.newlines_before(at) > 0, self.newlines_before(at + 1) > 0 || next == self.tokens.len());
             let piece = self.piece(token, false, before && (after || token.kind == Kind::LineComment));
             let trailing = !before && self.prefix.is_empty();
             match (boundary, trailing && !self.pieces.is_empty()) {
@@ -304,7 +305,11 @@ fn split_block_size(token: Token, text: &str, after_operand: bool) -> Vec<(Strin
         && ((token.kind == Kind::Number && digits(q)) || (q.is_empty() && after_operand))
     {
         let sides = [(q, Kind::Number), ("x", Kind::Word), (kv, Kind::Number)];
-        return sides.iter().filter(|(side, _)| !side.is_empty()).map(|(side, kind)| ((*side).to_owned(), *kind)).collect();
+        return sides
+            .iter()
+            .filter(|(side, _)| !side.is_empty())
+            .map(|(side, kind)| ((*side).to_owned(), *kind))
+            .collect();
     }
     vec![(word.to_owned(), token.kind)]
 }

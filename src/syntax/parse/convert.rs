@@ -12,8 +12,8 @@ use super::{Pair, Rule};
 use crate::diagnostics::Diagnostic;
 use crate::source::{Span, Spanned};
 use crate::syntax::ast::{
-    Arg, Clause, Dimension, Expr, ExprKind, File, Guard, Ident, Item, Lower, Model, ModelField, Places, ScheduleStmt, Segment,
-    Set, Stmt, StmtKind, Strategy,
+    Arg, Clause, Dimension, Expr, ExprKind, File, Guard, Ident, Item, Lower, Model, ModelField, Places, ScheduleStmt,
+    Segment, Set, Stmt, StmtKind, Strategy,
 };
 
 /// Reads pairs of one text. Findings collect inside, so that reading borrows it only shared.
@@ -58,10 +58,43 @@ fn is_sign(rule: Rule) -> bool {
     };
     matches!(
         rule,
-        arrow | assign | comma | concat | dot | kw_as | kw_block | kw_by | kw_cache | kw_dtype | kw_else | kw_every
-            | kw_from | kw_import | kw_keep | kw_layout | kw_let | kw_lower | kw_model | kw_on | kw_order | kw_per
-            | kw_quirk | kw_schedule | kw_skip | kw_strategy | kw_tokens | kw_use | kw_when | kw_where | kw_while
-            | lbracket | lparen | plus | rbracket | rparen | times
+        arrow
+            | assign
+            | comma
+            | concat
+            | dot
+            | kw_as
+            | kw_block
+            | kw_by
+            | kw_cache
+            | kw_dtype
+            | kw_else
+            | kw_every
+            | kw_from
+            | kw_import
+            | kw_keep
+            | kw_layout
+            | kw_let
+            | kw_lower
+            | kw_model
+            | kw_on
+            | kw_order
+            | kw_per
+            | kw_quirk
+            | kw_schedule
+            | kw_skip
+            | kw_strategy
+            | kw_tokens
+            | kw_use
+            | kw_when
+            | kw_where
+            | kw_while
+            | lbracket
+            | lparen
+            | plus
+            | rbracket
+            | rparen
+            | times
     )
 }
 
@@ -184,7 +217,8 @@ impl<'a> Reader<'a> {
             let body = token.of(self.text);
             token.kind == Kind::LineComment && body.starts_with("///") && !body.starts_with("////")
         };
-        let mut docs: Vec<String> = tokens[..above].iter().rev().take_while(is_doc).map(|token| self.doc(*token)).collect();
+        let mut docs: Vec<String> =
+            tokens[..above].iter().rev().take_while(is_doc).map(|token| self.doc(*token)).collect();
         docs.reverse();
         docs
     }

@@ -188,10 +188,11 @@ impl Reader<'_> {
     /// `at` is the offset of the backslash: one less than that of the character, one more for the quote.
     fn bad_escape(&self, at: usize, char: char) {
         let span = self.at(at, at + 1 + char.len_utf8());
-        self.push(
-            Diagnostic::new(Code::E0101, span, format!("found `\\{char}` in a text, which means nothing"))
-                .fix("`\\\\`, `\\\"` and `\\n` are known; for a backslash write two", self.at(at, at + 1), "\\\\"),
-        );
+        self.push(Diagnostic::new(Code::E0101, span, format!("found `\\{char}` in a text, which means nothing")).fix(
+            "`\\\\`, `\\\"` and `\\n` are known; for a backslash write two",
+            self.at(at, at + 1),
+            "\\\\",
+        ));
     }
 
     /// A number of any form.
@@ -286,13 +287,19 @@ fn read_number(text: &str) -> Result<ExprKind, Problem> {
 fn malformed(text: &str, span: Span, problem: Problem) -> Diagnostic {
     let shown = super::report::quote(text);
     match problem {
-        Problem::TooLarge => Diagnostic::new(Code::E0104, span, format!("number {shown} is too large"))
-            .note(format!("integers go up to {}, reals up to {:e}", i64::MAX, f64::MAX)),
+        Problem::TooLarge => Diagnostic::new(Code::E0104, span, format!("number {shown} is too large")).note(format!(
+            "integers go up to {}, reals up to {:e}",
+            i64::MAX,
+            f64::MAX
+        )),
         Problem::Underscore => {
             let groups: Vec<&str> = text.split('_').filter(|group| !group.is_empty()).collect();
             let mended = groups.join("_").replace("_.", ".").replace("_%", "%");
-            Diagnostic::new(Code::E0104, span, format!("number {shown} has an `_` that is not between two digits"))
-                .fix("an underscore separates digits", span, mended)
+            Diagnostic::new(Code::E0104, span, format!("number {shown} has an `_` that is not between two digits")).fix(
+                "an underscore separates digits",
+                span,
+                mended,
+            )
         }
         Problem::Letters => Diagnostic::new(Code::E0104, span, format!("malformed number {shown}"))
             .help("numbers are written `12`, `1_000`, `0.5`, `1e-3` or `25%`; a name cannot start with a digit"),

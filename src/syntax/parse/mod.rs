@@ -92,7 +92,8 @@ fn unclosed_tokens(file: u16, text: &str, scan: &Scan) -> Vec<Diagnostic> {
                 .label("everything after this is comment");
         }
         let end = token.start + token.of(text).trim_end().len();
-        let finding = Diagnostic::new(Code::E0102, span(file, token.start, token.start + 1), "text without its closing `\"`");
+        let finding =
+            Diagnostic::new(Code::E0102, span(file, token.start, token.start + 1), "text without its closing `\"`");
         let help = "a text ends on its line: close it";
         // With brackets in it, the line most likely goes on after the text; where is not known.
         if token.of(text).contains([',', '(', ')', '[', ']', '{', '}', '\\']) {

@@ -33,16 +33,40 @@ const OTHERS: &[&str] = &[
 const OPERATORS: &[&str] = &["and", "or", "mod", "div", "xor", "of"];
 /// What people write for a sign of the language: foreign operators and characters that only look alike.
 const LOOKALIKES: &[(&str, &str)] = &[
-    ("→", "->"), ("⇒", "->"), ("↔", "<->"), ("≤", "<="), ("≥", ">="), ("≠", "!="), ("−", "-"), ("–", "-"), ("—", "-"),
-    ("×", "x"), ("·", "*"), ("÷", "/"), ("…", ".."), ("“", "\""), ("”", "\""), ("„", "\""), ("\u{a0}", " "),
-    ("\u{200b}", ""), ("&", "and"), ("|", "or"), ("!", "not"), ("%", "mod"), (":", "="), ("∧", "and"), ("∨", "or"),
+    ("→", "->"),
+    ("⇒", "->"),
+    ("↔", "<->"),
+    ("≤", "<="),
+    ("≥", ">="),
+    ("≠", "!="),
+    ("−", "-"),
+    ("–", "-"),
+    ("—", "-"),
+    ("×", "x"),
+    ("·", "*"),
+    ("÷", "/"),
+    ("…", ".."),
+    ("“", "\""),
+    ("”", "\""),
+    ("„", "\""),
+    ("\u{a0}", " "),
+    ("\u{200b}", ""),
+    ("&", "and"),
+    ("|", "or"),
+    ("!", "not"),
+    ("%", "mod"),
+    (":", "="),
+    ("∧", "and"),
+    ("∨", "or"),
     ("¬", "not"),
 ];
 
 /// A word or text of the user in backticks, shortened when long.
 pub(super) fn quote(text: &str) -> String {
     const LONGEST: usize = 40;
-    let visible = |char: char| if char.is_control() || char == '\u{a0}' { char.escape_unicode().to_string() } else { char.to_string() };
+    let visible = |char: char| {
+        if char.is_control() || char == '\u{a0}' { char.escape_unicode().to_string() } else { char.to_string() }
+    };
     let short: String = text.chars().take(LONGEST).map(visible).collect();
     if text.chars().nth(LONGEST).is_some() { format!("`{short}...`") } else { format!("`{short}`") }
 }
@@ -69,7 +93,9 @@ impl Reader<'_> {
             return;
         }
         let (end_span, found) = match self.token_at(end) {
-            Some(token) => (self.at(token.start, token.end), format!("{} cannot stand inside it", quote(token.of(self.text)))),
+            Some(token) => {
+                (self.at(token.start, token.end), format!("{} cannot stand inside it", quote(token.of(self.text))))
+            }
             None => (self.at(self.text.len(), self.text.len()), "the file ends here".to_owned()),
         };
         self.push(
@@ -130,7 +156,11 @@ impl Reader<'_> {
     }
 
     fn token_before(&self, at: usize) -> Option<Token> {
-        self.tokens.partition_point(|token| token.end <= at).checked_sub(1).and_then(|index| self.tokens.get(index)).copied()
+        self.tokens
+            .partition_point(|token| token.end <= at)
+            .checked_sub(1)
+            .and_then(|index| self.tokens.get(index))
+            .copied()
     }
 
     fn starts_line(&self, token: Token) -> bool {
@@ -218,7 +248,8 @@ impl Reader<'_> {
         if token.kind != Kind::Word || is_reserved(word) {
             return None;
         }
-        let mut candidates: Vec<&'static str> = failure.expected.iter().flat_map(|rule| words(*rule)).copied().collect();
+        let mut candidates: Vec<&'static str> =
+            failure.expected.iter().flat_map(|rule| words(*rule)).copied().collect();
         if self.starts_line(token) && failure.expects(Rule::EOI) {
             candidates.extend(starters(only));
         }
@@ -230,8 +261,10 @@ impl Reader<'_> {
         if point.of(self.text) != "." {
             return None;
         }
-        let touching = |token: &Token| token.kind == Kind::Number && (token.end == point.start || token.start == point.end);
-        let (before, after) = (self.token_before(point.start).filter(touching), self.token_at(point.end).filter(touching));
+        let touching =
+            |token: &Token| token.kind == Kind::Number && (token.end == point.start || token.start == point.end);
+        let (before, after) =
+            (self.token_before(point.start).filter(touching), self.token_at(point.end).filter(touching));
         let start = before.map_or(point.start, |token| token.start);
         let end = after.map_or(point.end, |token| token.end);
         if before.is_none() && after.is_none() {
@@ -273,11 +306,17 @@ impl Reader<'_> {
 
     fn unclosed(&self, opening: Token, before: Option<Token>) -> Diagnostic {
         let close = if opening.of(self.text) == "(" { ")" } else { "]" };
-        let end = self.token_before(before.map_or(self.text.len(), |token| token.start)).map_or(opening.end, |token| token.end);
+        let end = self
+            .token_before(before.map_or(self.text.len(), |token| token.start))
+            .map_or(opening.end, |token| token.end);
         let opened = quote(opening.of(self.text));
-        Diagnostic::new(Code::E0102, self.at(opening.start, opening.end), format!("{opened} without its closing `{close}`"))
-            .label("opened here")
-            .also(self.at(end, end), "expected here at the latest")
+        Diagnostic::new(
+            Code::E0102,
+            self.at(opening.start, opening.end),
+            format!("{opened} without its closing `{close}`"),
+        )
+        .label("opened here")
+        .also(self.at(end, end), "expected here at the latest")
     }
 }
 
@@ -304,7 +343,9 @@ fn hint(word: &str, failure: &Failure, only: Rule) -> Option<String> {
         return Some("a single index is written `[3]`, a range `3..8` or `3..`".to_owned());
     }
     match word {
-        "where" => Some("`where` stands before `lower` and `as`, once in a rule; join conditions with `and`".to_owned()),
+        "where" => {
+            Some("`where` stands before `lower` and `as`, once in a rule; join conditions with `and`".to_owned())
+        }
         "=" if failure.expects(Rule::infix) => Some("equality is written `==`".to_owned()),
         "*" if failure.expects(Rule::operand) => Some("powers are written `^`".to_owned()),
         "else" => Some("`else` follows the `}` of `when`, and is followed by `{`".to_owned()),
