@@ -76,7 +76,7 @@ impl Signs {
         match (a.text.as_str(), b.text.as_str()) {
             ("(" | "[" | ".", _) | (_, ")" | "]" | "," | ".") | ("{", "}") => false,
             ("-", _) if self.unary && a.kind == Kind::Sign => false,
-            (_, "(" | "[") | (_, "..") => !ends_operand(a) && !(b.text == "(" && a.first && a.kind != Kind::Word),
+            (_, "(" | "[") | (_, "..") => !ends_operand(a),
             ("..", next) => next == "{",
             _ => true,
         }

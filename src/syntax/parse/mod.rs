@@ -61,9 +61,9 @@ pub fn parse(file: u16, text: &str) -> (ast::File, Vec<Diagnostic>) {
     let reader = convert::Reader::new(file, text, &scan);
     let tree = match Grammar::parse(Rule::file, text) {
         Ok(mut pairs) => pairs.next().map(|pair| reader.file(pair)).unwrap_or_default(),
-        // The rule `file` accepts every text; should the grammar be changed so that it does not, say what pest says.
+        // The rule `file` accepts every text; what remains is a stack that pest finds too small.
         Err(error) => {
-            found.push(Diagnostic::new(Code::E0101, start, error.variant.message().into_owned()));
+            found.push(Diagnostic::new(Code::E0103, start, error.variant.message().into_owned()));
             ast::File::default()
         }
     };
