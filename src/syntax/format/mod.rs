@@ -172,7 +172,10 @@ impl Writer<'_> {
             let token = self.tokens[at];
             let (before, after) =
                 (self.newlines_before(at) > 0, self.newlines_before(at + 1) > 0 || next == self.tokens.len());
-            let piece = self.piece(token, false, before && (after || token.kind == Kind::LineComment));
+            // Inside a statement a comment starts a line or does not; what follows one on its own line starts one too.
+            let follows = self.pieces.last().is_some_and(|last| last.own_line && wrap::is_comment(last));
+            let own_line = if boundary { before && after } else { before || follows };
+            let piece = self.piece(token, false, own_line);
             let trailing = !before && self.prefix.is_empty();
             match (boundary, trailing && !self.pieces.is_empty()) {
                 (false, _) | (true, true) => self.pieces.push(piece),
