@@ -2,7 +2,9 @@
 
 pub mod diagnostics;
 pub mod error;
+pub mod files;
 pub mod source;
 pub mod symbols;
 pub mod syntax;
 pub mod tensor;
+pub mod tensor_file;
