@@ -2,12 +2,12 @@
 //!
 //! [`TensorFile`] reads the header when it is opened and the values of a tensor when they are asked for, by
 //! plain reads: a file that is cut short while it is open gives an error, where a memory map would end the
-//! process. [`write`] lays the file out by itself, tensors by alignment and name and metadata by key, so that
+//! process. [`write()`] lays the file out by itself, tensors by alignment and name and metadata by key, so that
 //! the same content always gives the same bytes.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -229,8 +229,7 @@ fn read_header(file: &mut File, size: u64) -> io::Result<std::result::Result<(Me
 }
 
 fn parse_header(header: &[u8], data_bytes: u64) -> std::result::Result<Metadata, String> {
-    let header: Metadata =
-        serde_json::from_slice(header).map_err(|error| format!("its header is damaged: {error}"))?;
+    let header: Metadata = serde_json::from_slice(header).map_err(|error| format!("its header is damaged: {error}"))?;
     let wanted = header.data_len() as u64;
     match data_bytes.cmp(&wanted) {
         std::cmp::Ordering::Less => {

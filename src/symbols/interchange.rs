@@ -3,7 +3,7 @@
 //! The published kernels number the bits of a request as `q_block * heads + head` (`sparse_info`) and
 //! `(q_block * heads + head) * kv_blocks + kv_block` (`sparse_kv_info`), put bit `b` at position `b % 8` of byte
 //! `b / 8`, and begin every request of a batch at a byte boundary. Rows therefore start in the middle of
-//! bytes; a [`BitWriter`] and a [`BitReader`] shift them to and from our word-aligned rows, 64 bits at a time.
+//! bytes; a bit writer and a bit reader shift them to and from our word-aligned rows, 64 bits at a time.
 //!
 //! The form has no token masks: symbols with partial blocks are refused, because reading such a block as a
 //! whole one computes more than the strategy asked for. A caller that wants just that sets

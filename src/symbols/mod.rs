@@ -12,6 +12,7 @@
 //! # Source
 //! FlashOmni, arXiv 2509.25401, section 3; the layout is ours, [`interchange`] converts to the published one.
 
+pub mod draw;
 pub mod interchange;
 pub mod statistics;
 
