@@ -46,8 +46,12 @@ flashomni_is_llvm_22() {
 # LLVM and the libraries that it is linked with. Polly's files are only asked for by static linking, but
 # Debian packages them apart and llvm-sys names them.
 flashomni_has_packages() {
-    flashomni_is_llvm_22 "$1" && [ -e "$1/lib/libPolly.a" ] && [ -e /usr/include/zlib.h ] && [ -e /usr/include/zstd.h ] &&
-        ls /usr/include/ffi.h /usr/include/*/ffi.h >/dev/null 2>&1
+    local header
+    flashomni_is_llvm_22 "$1" && [ -e "$1/lib/libPolly.a" ] || return 1
+    for header in zlib.h zstd.h ffi.h; do
+        # Some headers lie in the directory of the architecture.
+        compgen -G "/usr/include/$header" >/dev/null || compgen -G "/usr/include/*/$header" >/dev/null || return 1
+    done
 }
 
 flashomni_install() {
