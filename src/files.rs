@@ -47,11 +47,11 @@ fn write(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
     Ok(())
 }
 
-/// An error of the temporary file names that file, which the user has never heard of: what lies below it does not.
+/// An error of the temporary file ends in the path of that file, which the user has never heard of.
 fn without_path(error: &io::Error) -> io::Error {
-    let below = error.get_ref().and_then(|inner| inner.source()).and_then(|source| source.downcast_ref::<io::Error>());
-    let error = below.unwrap_or(error);
-    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+    let text = error.to_string();
+    let reason = text.split_once(" at path ").map_or(text.as_str(), |(reason, _)| reason);
+    io::Error::new(error.kind(), reason.to_string())
 }
 
 fn write_through(target: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {

@@ -159,10 +159,8 @@ impl TensorFile {
 
     fn missing(&self, name: &str) -> Error {
         let names = self.names();
-        let suggestion = did_you_mean(
-            name.get(..MAX_SUGGEST_BYTES).unwrap_or(name),
-            names.iter().map(String::as_str).filter(|name| name.len() <= MAX_SUGGEST_BYTES),
-        );
+        let candidates = names.iter().map(String::as_str).filter(|name| name.len() <= MAX_SUGGEST_BYTES);
+        let suggestion = if name.len() <= MAX_SUGGEST_BYTES { did_you_mean(name, candidates) } else { None };
         let hint = match suggestion {
             Some(near) => format!("; did you mean `{near}`?"),
             None if names.is_empty() => "; it has no tensors".to_string(),

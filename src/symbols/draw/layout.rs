@@ -63,8 +63,8 @@ pub(super) fn remark(blocks_per_cell: usize) -> String {
 }
 
 /// A label of an axis: its text and where it starts (columns) or is centred (rows), from the panel's corner.
-pub(super) struct Label<'a> {
-    pub(super) text: &'a str,
+pub(super) struct Label {
+    pub(super) text: String,
     pub(super) at: f64,
 }
 
@@ -155,7 +155,7 @@ impl Layout {
     }
 
     /// Labels below a panel; `at` is where the text starts.
-    pub(super) fn column_labels<'a>(&self, picture: &Picture<'a>, metrics: &impl Metrics) -> Vec<Label<'a>> {
+    pub(super) fn column_labels(&self, picture: &Picture<'_>, metrics: &impl Metrics) -> Vec<Label> {
         let spans = spans(picture.segments, &picture.blocks.kv);
         let scale = |span: &Span<'_>| (self.x_of(picture, span.start), self.x_of(picture, span.end));
         let lengths: Vec<_> =
@@ -164,16 +164,26 @@ impl Layout {
     }
 
     /// Labels left of a panel; `at` is the middle of the line.
-    pub(super) fn row_labels<'a>(&self, picture: &Picture<'a>) -> Vec<Label<'a>> {
+    pub(super) fn row_labels(&self, picture: &Picture<'_>, metrics: &impl Metrics) -> Vec<Label> {
         let spans = spans(picture.segments, &picture.blocks.q);
         let line = LINE as f64 - 6.0;
         let scale = |span: &Span<'_>| (self.y_of(picture, span.start), self.y_of(picture, span.end));
         let lengths: Vec<_> = spans.iter().map(|span| (scale(span).0, scale(span).1, line)).collect();
         let placed = place(&lengths, (self.rows * self.cell) as f64, 0.0);
-        labels(&spans, placed.into_iter().map(|at| at.map(|at| at + line / 2.0)).collect())
+        let mut labels = labels(&spans, placed.into_iter().map(|at| at.map(|at| at + line / 2.0)).collect());
+        labels.iter_mut().for_each(|label| shorten(&mut label.text, metrics));
+        labels
     }
 }
 
-fn labels<'a>(spans: &[Span<'a>], places: Vec<Option<f64>>) -> Vec<Label<'a>> {
-    spans.iter().zip(places).filter_map(|(span, at)| Some(Label { text: span.name, at: at? })).collect()
+/// Cuts a label that is wider than the room left of a panel.
+fn shorten(text: &mut String, metrics: &impl Metrics) {
+    while metrics.width(text) > MAX_LABEL {
+        let kept = text.trim_end_matches("..").chars().count().saturating_sub(1);
+        *text = text.chars().take(kept).collect::<String>() + "..";
+    }
+}
+
+fn labels(spans: &[Span<'_>], places: Vec<Option<f64>>) -> Vec<Label> {
+    spans.iter().zip(places).filter_map(|(span, at)| Some(Label { text: span.name.to_string(), at: at? })).collect()
 }

@@ -25,7 +25,7 @@ impl Metrics for Font {
 /// Draws a picture; the result is a whole PNG file.
 ///
 /// A mask with more blocks than a panel has pixels is reduced by a whole number of blocks, and the colour of a
-/// cell then mixes what its blocks are.
+/// cell then mixes what its blocks are. The built-in font has the characters of ASCII; others become boxes.
 ///
 /// # Errors
 /// [`Error::Shape`] when the parts of the picture do not fit each other.
@@ -77,12 +77,12 @@ fn panel(canvas: &mut Canvas, picture: &Picture<'_>, layout: &Layout, index: usi
         canvas.fill(left - tick, top + (y.round() as usize).saturating_sub(back), width + tick - back, 1, INK_INDEX);
     }
     for label in layout.column_labels(picture, &Font) {
-        canvas.text(label.text, left as f64 + label.at, (top + height + 16) as f64, SMALL, Ink::Muted);
+        canvas.text(&label.text, left as f64 + label.at, (top + height + 16) as f64, SMALL, Ink::Muted);
     }
     if layout.has_row_labels(index) {
-        for label in layout.row_labels(picture) {
-            let x = left as f64 - 8.0 - Font.width(label.text);
-            canvas.text(label.text, x.max(4.0), top as f64 + label.at + SMALL / 2.0, SMALL, Ink::Muted);
+        for label in layout.row_labels(picture, &Font) {
+            let x = left as f64 - 8.0 - Font.width(&label.text);
+            canvas.text(&label.text, x.max(4.0), top as f64 + label.at + SMALL / 2.0, SMALL, Ink::Muted);
         }
     }
 }
@@ -202,6 +202,18 @@ mod tests {
             assert_eq!(usize::from(Canvas::shade(shade)), SHADES_FROM + rank);
         }
         assert!(Canvas::palette().len() <= 256);
+    }
+
+    #[test]
+    fn long_names_are_cut_and_do_not_stretch_the_page() {
+        let (symbols, blocks) = (Symbols::dense(1, 8, 8), Blocks::regular(512, 512, 64, 64));
+        let name = "a segment with a name that goes on and on 字 ".repeat(50);
+        let segments = [crate::symbols::draw::Segment { name: name.clone(), start_token: 0, end_token: 512 }];
+        let picture = Picture { symbols: &symbols, blocks: &blocks, segments: &segments, heads: &[0], title: &name };
+        let bytes = png(&picture).unwrap();
+        let reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().unwrap();
+        assert!(reader.info().width < 1400, "{}", reader.info().width);
+        assert!(crate::symbols::draw::svg::svg(&picture).unwrap().contains("..</text>"));
     }
 
     #[test]

@@ -108,11 +108,11 @@ fn panel(out: &mut String, picture: &Picture<'_>, layout: &Layout, index: usize,
         writeln!(out, "\" stroke=\"{ink}\" fill=\"none\" shape-rendering=\"crispEdges\"/>")?;
     }
     for label in layout.column_labels(picture, &Fonts) {
-        writeln!(out, "<text x=\"{:.1}\" y=\"{}\">{}</text>", label.at, height + 17, Escaped(label.text))?;
+        writeln!(out, "<text x=\"{:.1}\" y=\"{}\">{}</text>", label.at, height + 17, Escaped(&label.text))?;
     }
     if layout.has_row_labels(index) {
-        for label in layout.row_labels(picture) {
-            let (y, text) = (label.at + 4.5, Escaped(label.text));
+        for label in layout.row_labels(picture, &Fonts) {
+            let (y, text) = (label.at + 4.5, Escaped(&label.text));
             writeln!(out, "<text x=\"-8\" y=\"{y:.1}\" text-anchor=\"end\">{text}</text>")?;
         }
     }
