@@ -9,6 +9,8 @@ pub(super) trait Metrics {
     fn width(&self, text: &str) -> f64;
 }
 
+/// Longer side of a panel when there are many.
+const SMALLEST_PANEL: usize = 240;
 /// Height of one line of small text, with its distance to the next.
 pub(super) const LINE: usize = 20;
 const MARGIN: usize = 24;
@@ -46,9 +48,16 @@ pub(super) const KEY: f64 = 39.0;
 pub(super) const SWATCH: usize = 12;
 
 /// What the page must be wide for besides the panels: the legend and the lines above.
-pub(super) fn least_width(keys: &[Key], summary: &str, title_width: f64, metrics: &impl Metrics) -> f64 {
+pub(super) fn least_width(
+    picture: &Picture<'_>,
+    keys: &[Key],
+    summary: &str,
+    title_width: f64,
+    metrics: &impl Metrics,
+) -> f64 {
     let keys: f64 = keys.iter().map(|key| KEY + metrics.width(key.name)).sum();
-    let legend = keys + metrics.width(&remark(100));
+    let grouped = picture.blocks.q_blocks().max(picture.blocks.kv_blocks()) > SMALLEST_PANEL;
+    let legend = keys + metrics.width(&remark(if grouped { 100 } else { 1 }));
     // A title without end is cut by the page, not the page stretched by it.
     legend.max(metrics.width(summary)).max(title_width.min(1200.0))
 }
@@ -77,7 +86,7 @@ impl Layout {
             2 => 440,
             3 => 360,
             4..=8 => 300,
-            _ => 240,
+            _ => SMALLEST_PANEL,
         };
         let (q_blocks, kv_blocks) = (picture.blocks.q_blocks(), picture.blocks.kv_blocks());
         let largest = q_blocks.max(kv_blocks);
@@ -100,7 +109,7 @@ impl Layout {
         let kv_labels = !picture.segments.is_empty();
         let mut layout = Layout { rows, columns, blocks_per_cell, cell, per_row, left, width: 0, height: 0, kv_labels };
         let wide = left + per_row * (columns * cell) + (per_row - 1) * GAP + MARGIN;
-        layout.width = wide.max(least_width.ceil() as usize + 2 * MARGIN);
+        layout.width = wide.max(left + least_width.ceil() as usize + MARGIN);
         layout.height = layout.legend_top() + LINE + MARGIN;
         layout.height += panels.saturating_sub(1) / per_row * layout.panel_step();
         layout

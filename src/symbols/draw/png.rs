@@ -33,7 +33,7 @@ pub fn png(picture: &Picture<'_>) -> Result<Vec<u8>> {
     let statistics = picture.statistics()?;
     let summary = picture.summary(&statistics).join("  ·  ");
     let keys = legend(statistics.total.partial_blocks > 0, statistics.total.cached_q_blocks > 0);
-    let least_width = least_width(&keys, &summary, font::width(picture.title, TITLE), &Font);
+    let least_width = least_width(picture, &keys, &summary, font::width(picture.title, TITLE), &Font);
     let layout = Layout::new(picture, &Font, least_width, 1);
     let mut canvas = Canvas::new(layout.width, layout.height);
     let left = layout.text_left() as f64;

@@ -51,7 +51,7 @@ fn document(out: &mut String, picture: &Picture<'_>, statistics: &Statistics, co
     let summary = picture.summary(statistics).join("  ·  ");
     let keys = legend(statistics.total.partial_blocks > 0, statistics.total.cached_q_blocks > 0);
     let title_width = picture.title.chars().count() as f64 * TITLE * 0.56;
-    let layout = Layout::new(picture, &Fonts, least_width(&keys, &summary, title_width, &Fonts), coarser);
+    let layout = Layout::new(picture, &Fonts, least_width(picture, &keys, &summary, title_width, &Fonts), coarser);
     let (width, height) = (layout.width, layout.height);
     writeln!(
         out,
@@ -103,8 +103,8 @@ fn panel(out: &mut String, picture: &Picture<'_>, layout: &Layout, index: usize,
     let tick = if layout.has_row_labels(index) { TICK } else { 0 };
     if !columns.is_empty() || !rows.is_empty() {
         out.write_str("<path d=\"")?;
-        columns.iter().try_for_each(|x| write!(out, "M{x:.1} 0v{}", height + TICK))?;
-        rows.iter().try_for_each(|y| write!(out, "M-{tick} {y:.1}h{}", width + tick))?;
+        columns.iter().try_for_each(|x| write!(out, "M{:.1} 0v{}", x.round() - 0.5, height + TICK))?;
+        rows.iter().try_for_each(|y| write!(out, "M-{tick} {:.1}h{}", y.round() - 0.5, width + tick))?;
         writeln!(out, "\" stroke=\"{ink}\" fill=\"none\" shape-rendering=\"crispEdges\"/>")?;
     }
     for label in layout.column_labels(picture, &Fonts) {
@@ -137,8 +137,13 @@ fn cells(out: &mut String, picture: &Picture<'_>, layout: &Layout, index: usize)
         out.write_str("<path d=\"")?;
         (1..columns).try_for_each(|column| write!(out, "M{column} 0v{rows}"))?;
         (1..rows).try_for_each(|row| write!(out, "M0 {row}h{columns}"))?;
-        let line = 1.0 / cell as f64;
-        writeln!(out, "\" stroke=\"{}\" stroke-width=\"{line:.3}\" fill=\"none\"/>", hex(PAGE))?;
+        // Half a pixel up and left the lines cover whole pixels, and no viewer has to round them.
+        let (line, half) = (1.0 / cell as f64, 0.5 / cell as f64);
+        let page = hex(PAGE);
+        writeln!(
+            out,
+            "\" stroke=\"{page}\" stroke-width=\"{line:.4}\" transform=\"translate(-{half:.4} -{half:.4})\"/>"
+        )?;
     }
     out.write_str("</g>\n")
 }
