@@ -1,8 +1,10 @@
 //! flashomni: a language, compiler and runtime for sparse attention in diffusion transformers.
 
 pub mod check;
+pub mod compile;
 pub mod diagnostics;
 pub mod error;
+pub mod files;
 pub mod ir;
 pub mod passes;
 pub mod plan;
@@ -10,3 +12,7 @@ pub mod source;
 pub mod symbols;
 pub mod syntax;
 pub mod tensor;
+pub mod tensor_file;
+
+pub use compile::{Compiled, Compiler, compile};
+pub use error::{Error, Result};
