@@ -14,7 +14,7 @@ use crate::ir::{Model, Strategy};
 use crate::passes;
 use crate::plan::Plan;
 use crate::source::{Sources, Span};
-use crate::syntax::{ast, parse};
+use crate::syntax::{self, ast};
 
 /// Files of one compilation at most.
 const MAX_FILES: usize = 256;
@@ -266,7 +266,7 @@ impl Compiler {
             if let Some(directory) = &self.directory {
                 loaded.directories.insert(file, directory.clone());
             }
-            let (tree, findings) = parse::parse(file, &text);
+            let (tree, findings) = syntax::parse(file, &text);
             loaded.report(findings);
             for item in tree.items {
                 if let ast::Item::Strategy(strategy) = item {
@@ -370,10 +370,12 @@ fn reshape(model: &mut ast::Model, name: &str, value: &str) -> std::result::Resu
                             arg.value.kind = number()?;
                             return Ok(());
                         }
-                        known.push(axis.map_or_else(
-                            || segment.name.node.clone(),
-                            |axis| format!("{}.{axis}", segment.name.node),
-                        ));
+                        known.push(
+                            axis.map_or_else(
+                                || segment.name.node.clone(),
+                                |axis| format!("{}.{axis}", segment.name.node),
+                            ),
+                        );
                     }
                     if named && second == Some("valid") {
                         let span = segment.span;
@@ -387,7 +389,8 @@ fn reshape(model: &mut ast::Model, name: &str, value: &str) -> std::result::Resu
         }
     }
     let near = did_you_mean(name, known.iter().map(String::as_str));
-    let near = near.map_or_else(|| format!(": it has {}", known.join(", ")), |near| format!(", did you mean `{near}`?"));
+    let near =
+        near.map_or_else(|| format!(": it has {}", known.join(", ")), |near| format!(", did you mean `{near}`?"));
     Err(format!("model `{}` has no size `{name}`{near}", model.name.node))
 }
 
@@ -408,7 +411,7 @@ impl Loaded {
     fn ship_models(&mut self) {
         for (name, text) in MODEL_FILES {
             let file = self.sources.add(format!("<models>/{name}"), *text);
-            let (tree, findings) = parse::parse(file, text);
+            let (tree, findings) = syntax::parse(file, text);
             self.files.push(tree);
             self.findings.extend(findings);
         }
@@ -446,15 +449,17 @@ impl Loaded {
     }
 
     fn add(&mut self, name: &str, bytes: &[u8], directory: Option<PathBuf>, chain: &mut Vec<PathBuf>) {
-        let text = match parse::decode(name, bytes) {
-            Ok(text) => text,
-            Err(reason) => return self.problem(Code::E0105, name, &reason),
+        let next = u16::try_from(self.sources.files().len()).unwrap_or(u16::MAX);
+        let (text, finding) = match syntax::decode(next, name, bytes) {
+            Ok(text) => (text, None),
+            Err(finding) => (String::new(), Some(*finding)),
         };
         let file = self.sources.add(name, text.clone());
+        self.findings.extend(finding);
         if let Some(directory) = &directory {
             self.directories.insert(file, directory.clone());
         }
-        let (tree, findings) = parse::parse(file, &text);
+        let (tree, findings) = syntax::parse(file, &text);
         self.findings.extend(findings);
         let imports: Vec<(String, Span)> = tree
             .items
@@ -487,9 +492,9 @@ impl Loaded {
         };
         if chain.contains(&canonical) {
             let message = format!("`{path}` imports this file in turn");
-            return self.findings.push(
-                Diagnostic::new(Code::E0107, span, message).help("move what both need into a third file"),
-            );
+            return self
+                .findings
+                .push(Diagnostic::new(Code::E0107, span, message).help("move what both need into a third file"));
         }
         if self.paths.contains_key(&canonical) {
             return;
@@ -498,7 +503,7 @@ impl Loaded {
             let message = format!("more than {MAX_FILES} files");
             return self.findings.push(Diagnostic::new(Code::E0309, span, message));
         }
-        let bytes = match read_limited(&joined, parse::MAX_BYTES as u64) {
+        let bytes = match read_limited(&joined, syntax::MAX_BYTES as u64) {
             Ok(bytes) => bytes,
             Err(reason) => {
                 let message = format!("cannot import `{}`: {reason}", joined.display());

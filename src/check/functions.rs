@@ -85,7 +85,7 @@ pub const FUNCTIONS: &[Function] = &[
         "top_p",
         2,
         &["crossing", "direction", "strict", "at_least", "over"],
-        "top_p(x, mass, crossing = kept, direction = descending, strict = false, at_least = 0, over = k)",
+        "top_p(x, mass, crossing = keep, direction = descending, strict = false, at_least = 0, over = k)",
         "the largest of a row that hold the mass together",
     ),
     function(
@@ -546,7 +546,7 @@ impl Checker<'_> {
             }
             "top_p" => {
                 let (Some(crossing), Some(direction), Some(strict)) = (
-                    words(self, "crossing", &["kept", "dropped"]),
+                    words(self, "crossing", &["keep", "drop"]),
                     words(self, "direction", &["descending", "ascending"]),
                     words(self, "strict", &["false", "true"]),
                 ) else {
