@@ -1,0 +1,119 @@
+//! Conversion to single precision and the layouts of the inner loops.
+//!
+//! A right factor is cut into panels of 16 columns (see [`microkernel`](super::microkernel)): `pack_rows` makes
+//! columns of the rows of a matrix (keys, weights in the layout of a PyTorch `Linear`), `pack_columns` keeps them
+//! (values). Missing columns of the last panel are zero.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+use super::microkernel::{Kernels, PANEL, Rows};
+use crate::tensor::{Element, Values};
+
+/// Rows are transposed this many values at a time, so that 16 of them stay in the first cache.
+const SLAB: usize = 256;
+
+/// `len` values from `start` on, as single precision.
+pub(super) fn convert(values: Values<'_>, start: usize, target: &mut [f32]) {
+    let range = start..start + target.len();
+    match values {
+        Values::F32(values) => target.copy_from_slice(&values[range]),
+        Values::F16(values) => values[range].convert_to_f32_slice(target),
+        Values::Bf16(values) => values[range].convert_to_f32_slice(target),
+    }
+}
+
+/// Element types whose slices are written from single precision.
+pub(super) trait Store: Element {
+    /// Rounds `source` into `target`, to nearest even.
+    fn store(source: &[f32], target: &mut [Self]);
+}
+
+impl Store for f32 {
+    fn store(source: &[f32], target: &mut [f32]) {
+        target.copy_from_slice(source);
+    }
+}
+
+impl Store for f16 {
+    fn store(source: &[f32], target: &mut [f16]) {
+        target.convert_from_f32_slice(source);
+    }
+}
+
+impl Store for bf16 {
+    fn store(source: &[f32], target: &mut [bf16]) {
+        target.convert_from_f32_slice(source);
+    }
+}
+
+/// A matrix inside a buffer.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix<'a> {
+    /// The buffer.
+    pub(super) values: Values<'a>,
+    /// Index of the first value.
+    pub(super) start: usize,
+    /// Values from one row to the next.
+    pub(super) stride: usize,
+    /// Number of rows.
+    pub(super) rows: usize,
+    /// Number of columns.
+    pub(super) columns: usize,
+}
+
+/// Writes a matrix as `[rows, columns]` without gaps.
+pub(super) fn copy(matrix: Matrix<'_>, target: &mut [f32]) {
+    if matrix.columns == 0 {
+        return;
+    }
+    for (row, target) in target.chunks_exact_mut(matrix.columns).enumerate().take(matrix.rows) {
+        convert(matrix.values, matrix.start + row * matrix.stride, target);
+    }
+}
+
+/// Values that `pack_rows` writes.
+pub(super) fn packed_rows(rows: usize, columns: usize) -> usize {
+    rows.next_multiple_of(PANEL) * columns
+}
+
+/// Writes the rows of a matrix as columns of panels: `[ceil(rows / 16)][columns][16]`.
+pub(super) fn pack_rows(kernels: Kernels, matrix: Matrix<'_>, target: &mut [f32]) {
+    let mut slab = [0.0; PANEL * SLAB];
+    let panels = target.chunks_exact_mut((matrix.columns * PANEL).max(1));
+    for (panel, target) in panels.enumerate().take(matrix.rows.div_ceil(PANEL)) {
+        let first = panel * PANEL;
+        let rows = PANEL.min(matrix.rows - first);
+        for column in (0..matrix.columns).step_by(SLAB) {
+            let depth = SLAB.min(matrix.columns - column);
+            let start = matrix.start + first * matrix.stride + column;
+            let target = &mut target[column * PANEL..(column + depth) * PANEL];
+            if let (Values::F32(values), PANEL) = (matrix.values, rows) {
+                kernels.transpose(Rows { values: &values[start..], stride: matrix.stride }, depth, target);
+                continue;
+            }
+            for row in 0..rows {
+                convert(matrix.values, start + row * matrix.stride, &mut slab[row * SLAB..row * SLAB + depth]);
+            }
+            slab[rows * SLAB..].fill(0.0);
+            kernels.transpose(Rows { values: &slab, stride: SLAB }, depth, target);
+        }
+    }
+}
+
+/// Values that `pack_columns` writes.
+pub(super) fn packed_columns(rows: usize, columns: usize) -> usize {
+    rows * columns.next_multiple_of(PANEL)
+}
+
+/// Writes a matrix as panels of its columns: `[ceil(columns / 16)][rows][16]`.
+pub(super) fn pack_columns(matrix: Matrix<'_>, target: &mut [f32]) {
+    for (panel, target) in target.chunks_exact_mut((matrix.rows * PANEL).max(1)).enumerate() {
+        let width = PANEL.min(matrix.columns - panel * PANEL);
+        for (row, target) in target.chunks_exact_mut(PANEL).enumerate() {
+            let (target, rest) = target.split_at_mut(width);
+            convert(matrix.values, matrix.start + row * matrix.stride + panel * PANEL, target);
+            rest.fill(0.0);
+        }
+    }
+}
