@@ -76,7 +76,9 @@ fn median(times: &mut [f64]) -> f64 {
 }
 
 fn table(rounds: usize, dtype: Dtype) {
-    println!("| heads x tokens x head_dim | block | s | ms | least | GFLOP/s live | share of dense | of (1 - s) / 0.9 |");
+    println!(
+        "| heads x tokens x head_dim | block | s | ms | least | GFLOP/s live | share of dense | of (1 - s) / 0.9 |"
+    );
     println!("|---|---|---|---|---|---|---|---|");
     for (shape, block) in [([8, 4096, 64], 128), ([8, 4096, 64], 64), ([8, 2048, 128], 128)] {
         let mut cases = SPARSITIES.map(|sparsity| Case::new(shape, block, sparsity, dtype));

@@ -1,17 +1,19 @@
 //! Block-sparse attention: the online softmax over the live blocks of each row.
 //!
-//! Three passes. First the kv-blocks that any live row needs are packed into panels, once for each kv-head and
-//! shared by all of its q-blocks; heads are taken in groups so that the packed keys and values stay below
-//! [`PACKED`] values. Then every (head, q-block) is an item of a queue, longest first. An item gathers its live
-//! kv-blocks into tiles of up to [`TILE`] columns, and for each tile and each strip of [`STRIP`] rows computes
-//! scores, one softmax step and products, so that scores never leave the first two caches. What is skipped is
-//! never looked at: time is proportional to live blocks.
+//! The kv-blocks that any live row needs are packed into panels, once for each kv-head and shared by all of its
+//! q-blocks. Heads are taken in groups whose packed keys and values fit the last cache; every (head, q-block) of a
+//! group is an item of a queue, longest first, and the packing of the next group fills the queue's end, so that
+//! threads neither wait for packing nor for each other. An item gathers its live kv-blocks into tiles of up to
+//! [`TILE`] columns, and for each tile and each strip of [`STRIP`] rows computes scores, one softmax step and
+//! products, so that scores never leave the first two caches. What is skipped is never looked at: time is
+//! proportional to live blocks.
 //!
 //! Scores are kept in base 2: `scale * log2(e)` is folded into the packed queries, and the softmax needs no
 //! multiplication of its own.
 
 use std::cmp::Reverse;
 use std::f32::consts::{LN_2, LOG2_E};
+use std::ops::Range;
 
 use super::check::{self, length};
 use super::forecast::weighted_sum;
@@ -22,8 +24,14 @@ use crate::error::Result;
 use crate::symbols::{BitMatrix, Blocks, Symbols};
 use crate::tensor::{TensorMut, TensorRef, ValuesMut};
 
-/// Most values of packed keys and values at a time (64 MiB), unless a single head needs more.
-const PACKED: usize = 16 << 20;
+/// Packed values of a group of heads (4 MiB): two groups fit the last cache of most machines.
+const GROUP: usize = 1 << 20;
+
+/// Most packed values of a group (64 MiB), unless a single head needs more.
+const MOST: usize = 16 << 20;
+
+/// Items that a group should have for each thread, so that the last ones to finish do not matter.
+const ITEMS: usize = 8;
 
 /// Rows of a strip. With a tile of 256 columns the scores take 48 KiB, half of them in the first cache.
 const STRIP: usize = 48;
@@ -125,9 +133,24 @@ struct Item<'o, T> {
 
 /// Keys and values of a group of kv-heads, in panels.
 struct Packed {
-    first_head: usize,
+    heads: Range<usize>,
     keys: Scratch,
     values: Scratch,
+}
+
+/// One kv-block to pack.
+struct Block<'p> {
+    /// Index of its first value.
+    start: usize,
+    tokens: usize,
+    keys: &'p mut [f32],
+    values: &'p mut [f32],
+}
+
+/// What a thread does next.
+enum Task<'o, 'p, T> {
+    Attend(Item<'o, T>),
+    Pack(Block<'p>),
 }
 
 /// Buffers of one thread.
@@ -212,16 +235,39 @@ impl<'a> Problem<'a> {
 
     fn run<T: Store>(&self, out: &mut [T], lse: Option<&mut [f32]>) {
         let mut items = self.items(out, lse);
-        let per_head = self.key_values() + self.value_values();
-        let heads = (PACKED / per_head.max(1)).clamp(1, self.kv_heads.max(1));
-        for first_head in (0..self.kv_heads).step_by(heads) {
-            let heads = heads.min(self.kv_heads - first_head);
-            let rest = items.partition_point(|item| item.head < (first_head + heads) * self.group);
-            let mut now: Vec<_> = items.drain(..rest).collect();
+        let per_group = self.heads_per_group();
+        let mut next = self.room(0, per_group);
+        let first: Vec<_> = self.to_pack(&mut next).map(Task::<T>::Pack).collect();
+        self.share(first, None);
+        while !next.heads.is_empty() {
+            let packed = next;
+            next = self.room(packed.heads.end, per_group);
+            let count = items.partition_point(|item| item.head < packed.heads.end * self.group);
+            let mut now: Vec<_> = items.drain(..count).collect();
             now.sort_by_key(|item| Reverse(self.cost(item)));
-            let packed = self.pack(first_head, heads);
-            share(now, || self.worker(), |worker, item| self.work(worker, item, &packed));
+            let tasks = now.into_iter().map(Task::Attend).chain(self.to_pack(&mut next).map(Task::Pack)).collect();
+            self.share(tasks, Some(&packed));
         }
+    }
+
+    fn share<T: Store>(&self, tasks: Vec<Task<'_, '_, T>>, packed: Option<&Packed>) {
+        share(
+            tasks,
+            || self.worker(),
+            |worker, task| match (task, packed) {
+                (Task::Pack(block), _) => self.pack(block),
+                (Task::Attend(item), Some(packed)) => self.work(worker, item, packed),
+                (Task::Attend(_), None) => {}
+            },
+        );
+    }
+
+    /// Few enough for the cache, unless threads would go short of items.
+    fn heads_per_group(&self) -> usize {
+        let per_head = (self.key_values() + self.value_values()).max(1);
+        let items = (self.blocks.q_blocks() * self.group).max(1);
+        let wanted = (ITEMS * rayon::current_num_threads()).div_ceil(items);
+        wanted.clamp(GROUP / per_head, MOST / per_head.min(MOST)).max(1)
     }
 
     /// Every q-block there is something to write for, in the order of heads.
@@ -267,41 +313,47 @@ impl<'a> Problem<'a> {
         needed
     }
 
-    fn pack(&self, first_head: usize, heads: usize) -> Packed {
-        let mut keys = Scratch::take(heads * self.key_values());
-        let mut values = Scratch::take(heads * self.value_values());
+    /// Room for the packed keys and values of the next group of kv-heads.
+    fn room(&self, first_head: usize, heads: usize) -> Packed {
+        let heads = heads.min(self.kv_heads - first_head);
+        Packed {
+            heads: first_head..first_head + heads,
+            keys: Scratch::take(heads * self.key_values()),
+            values: Scratch::take(heads * self.value_values()),
+        }
+    }
+
+    /// The kv-blocks of a group that any live row needs; the room of the others stays as it is.
+    fn to_pack<'p>(&self, packed: &'p mut Packed) -> impl Iterator<Item = Block<'p>> {
         let mut pieces = Vec::new();
-        let (mut key_rest, mut value_rest) = (keys.values_mut(), values.values_mut());
-        for kv_head in first_head..first_head + heads {
+        let (mut key_rest, mut value_rest) = (packed.keys.values_mut(), packed.values.values_mut());
+        for kv_head in packed.heads.clone() {
             let needed = self.needed(kv_head);
             for block in 0..self.blocks.kv_blocks() {
                 let tokens = length(&self.blocks.kv, block);
-                let (key, rest) = key_rest.split_at_mut(pack::packed_rows(tokens, self.head_dim));
+                let (keys, rest) = key_rest.split_at_mut(pack::packed_rows(tokens, self.head_dim));
                 key_rest = rest;
-                let (value, rest) = value_rest.split_at_mut(pack::packed_columns(tokens, self.head_dim));
+                let (values, rest) = value_rest.split_at_mut(pack::packed_columns(tokens, self.head_dim));
                 value_rest = rest;
                 if needed.get(0, block) {
                     let first_token = kv_head * self.kv_tokens + self.blocks.kv[block] as usize;
-                    pieces.push((first_token * self.head_dim, tokens, key, value));
+                    pieces.push(Block { start: first_token * self.head_dim, tokens, keys, values });
                 }
             }
         }
-        share(
-            pieces,
-            || (),
-            |(), (start, rows, key, value)| {
-                let matrix = |tensor: TensorRef<'a>| Matrix {
-                    values: tensor.values(),
-                    start,
-                    stride: self.head_dim,
-                    rows,
-                    columns: self.head_dim,
-                };
-                pack::pack_rows(self.kernels, matrix(self.k), key);
-                pack::pack_columns(matrix(self.v), value);
-            },
-        );
-        Packed { first_head, keys, values }
+        pieces.into_iter()
+    }
+
+    fn pack(&self, block: Block<'_>) {
+        let matrix = |tensor: TensorRef<'a>| Matrix {
+            values: tensor.values(),
+            start: block.start,
+            stride: self.head_dim,
+            rows: block.tokens,
+            columns: self.head_dim,
+        };
+        pack::pack_rows(self.kernels, matrix(self.k), block.keys);
+        pack::pack_columns(matrix(self.v), block.values);
     }
 
     fn worker(&self) -> Worker {
@@ -368,7 +420,7 @@ impl<'a> Problem<'a> {
 
     /// One tile: the scores of a few kv-blocks, a step of the softmax, their products with the values.
     fn tile<T>(&self, state: &mut State<'_>, item: &Item<'_, T>, packed: &Packed, tile: &[Piece], columns: usize) {
-        let kv_head = item.head / self.group - packed.first_head;
+        let kv_head = item.head / self.group - packed.heads.start;
         let keys = &packed.keys.values()[kv_head * self.key_values()..];
         let values = &packed.values.values()[kv_head * self.value_values()..];
         // One line more than the tile is wide, so that rows do not share cache sets.
@@ -396,32 +448,16 @@ impl<'a> Problem<'a> {
         }
     }
 
-    fn scores(
-        &self,
-        state: &mut State<'_>,
-        strip: &std::ops::Range<usize>,
-        keys: &[f32],
-        piece: &Piece,
-        stride: usize,
-    ) {
+    fn scores(&self, state: &mut State<'_>, strip: &Range<usize>, keys: &[f32], piece: &Piece, stride: usize) {
         let queries = Rows { values: &state.queries[strip.start * self.head_dim..], stride: self.head_dim };
-        for (index, panel) in
-            keys.chunks(self.head_dim * PANEL).take(piece.tokens.div_ceil(PANEL)).enumerate()
-        {
+        for (index, panel) in keys.chunks(self.head_dim * PANEL).take(piece.tokens.div_ceil(PANEL)).enumerate() {
             let target = RowsMut { values: &mut state.scores[piece.column + index * PANEL..], stride };
             self.kernels.multiply(strip.len(), queries, panel, self.head_dim, target, Onto::Nothing);
         }
     }
 
     /// Takes padding and masked tokens out of the scores of a block.
-    fn mask<T>(
-        &self,
-        state: &mut State<'_>,
-        strip: &std::ops::Range<usize>,
-        item: &Item<'_, T>,
-        piece: &Piece,
-        stride: usize,
-    ) {
+    fn mask<T>(&self, state: &mut State<'_>, strip: &Range<usize>, item: &Item<'_, T>, piece: &Piece, stride: usize) {
         let padding = piece.tokens..piece.tokens.next_multiple_of(PANEL);
         let partial = self.symbols.partial.as_ref();
         let token_mask = partial.and_then(|partial| partial.tile(self.row(item.head, item.q_block), piece.block));

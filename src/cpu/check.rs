@@ -92,3 +92,10 @@ pub(super) fn length(offsets: &[u32], block: usize) -> usize {
 pub(super) fn terms(name: &str, terms: &[(TensorRef<'_>, f32)], wanted: &[usize]) -> Result<()> {
     terms.iter().try_for_each(|(term, _)| shape(name, term.shape(), wanted))
 }
+
+/// `first..first + count` must lie within `total`.
+pub(super) fn part(name: &str, first: usize, count: usize, total: usize) -> Result<()> {
+    ensure(first.checked_add(count).is_some_and(|end| end <= total), || {
+        format!("{count} {name} from {first} on were asked for, there are {total}")
+    })
+}

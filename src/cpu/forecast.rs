@@ -37,7 +37,9 @@ impl Taylor {
     /// # Errors
     /// [`Error::Shape`] when the order is above [`MAX_ORDER`].
     pub fn new(order: usize, shape: &[usize]) -> Result<Self> {
-        check::ensure(order <= MAX_ORDER, || format!("a forecast of order {order} was asked for, wanted 0 to {MAX_ORDER}"))?;
+        check::ensure(order <= MAX_ORDER, || {
+            format!("a forecast of order {order} was asked for, wanted 0 to {MAX_ORDER}")
+        })?;
         let len = shape.iter().product();
         Ok(Taylor { shape: shape.to_vec(), differences: vec![vec![0.0; len]; order + 1], known: 0, step: 0 })
     }

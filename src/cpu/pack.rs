@@ -13,6 +13,9 @@ use crate::tensor::{Element, Values};
 /// Rows are transposed this many values at a time, so that 16 of them stay in the first cache.
 const SLAB: usize = 256;
 
+/// Most columns of `pack_columns`: the largest head.
+const BLOCK: usize = 256;
+
 /// `len` values from `start` on, as single precision.
 pub(super) fn convert(values: Values<'_>, start: usize, target: &mut [f32]) {
     let range = start..start + target.len();
@@ -62,16 +65,6 @@ pub(super) struct Matrix<'a> {
     pub(super) columns: usize,
 }
 
-/// Writes a matrix as `[rows, columns]` without gaps.
-pub(super) fn copy(matrix: Matrix<'_>, target: &mut [f32]) {
-    if matrix.columns == 0 {
-        return;
-    }
-    for (row, target) in target.chunks_exact_mut(matrix.columns).enumerate().take(matrix.rows) {
-        convert(matrix.values, matrix.start + row * matrix.stride, target);
-    }
-}
-
 /// Values that `pack_rows` writes.
 pub(super) fn packed_rows(rows: usize, columns: usize) -> usize {
     rows.next_multiple_of(PANEL) * columns
@@ -108,12 +101,25 @@ pub(super) fn packed_columns(rows: usize, columns: usize) -> usize {
 
 /// Writes a matrix as panels of its columns: `[ceil(columns / 16)][rows][16]`.
 pub(super) fn pack_columns(matrix: Matrix<'_>, target: &mut [f32]) {
-    for (panel, target) in target.chunks_exact_mut((matrix.rows * PANEL).max(1)).enumerate() {
-        let width = PANEL.min(matrix.columns - panel * PANEL);
-        for (row, target) in target.chunks_exact_mut(PANEL).enumerate() {
-            let (target, rest) = target.split_at_mut(width);
-            convert(matrix.values, matrix.start + row * matrix.stride + panel * PANEL, target);
-            rest.fill(0.0);
+    let mut line = [0.0; BLOCK];
+    for row in 0..matrix.rows {
+        let start = matrix.start + row * matrix.stride;
+        let values = match matrix.values {
+            Values::F32(values) => &values[start..start + matrix.columns],
+            values => {
+                convert(values, start, &mut line[..matrix.columns]);
+                &line[..matrix.columns]
+            }
+        };
+        let (whole, rest) = values.as_chunks::<PANEL>();
+        let mut at = row * PANEL;
+        for chunk in whole {
+            target[at..at + PANEL].copy_from_slice(chunk);
+            at += matrix.rows * PANEL;
+        }
+        if !rest.is_empty() {
+            target[at..at + rest.len()].copy_from_slice(rest);
+            target[at + rest.len()..at + PANEL].fill(0.0);
         }
     }
 }

@@ -149,9 +149,10 @@ unsafe fn softmax(
             let now = before.max(greatest(_mm256_max_ps(best[0], best[1])));
             let sums = sum.add(row * LANES);
             let mut total = _mm256_loadu_ps(sums);
-            // Once a row has seen a few blocks its maximum seldom moves: most rows skip this.
-            if now > before {
-                *max.add(row) = now;
+            *max.add(row) = now;
+            // Once a row has seen a few blocks its maximum seldom moves: most rows skip this. Before the first
+            // block there is nothing to scale.
+            if now > before && before > f32::NEG_INFINITY {
                 let factor = exp2(_mm256_set1_ps(before - now));
                 total = _mm256_mul_ps(total, factor);
                 for column in (0..width).step_by(LANES) {

@@ -13,6 +13,7 @@ const ROWS: usize = 4;
 ///
 /// # Safety
 /// `a` reaches over `rows` rows of `depth`, `b` over `depth * 16`, `c` over `rows` rows of 16.
+#[expect(clippy::too_many_arguments, reason = "one signature for all instruction sets, with plain pointers")]
 pub(super) unsafe fn multiply(
     a: *const f32,
     a_stride: usize,
