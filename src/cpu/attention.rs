@@ -394,13 +394,14 @@ impl<'a> Problem<'a> {
             sum: cut(rows * LANES),
             scores: cut(STRIP * (TILE + PANEL)),
         };
-        state.output.fill(0.0);
         state.max.fill(f32::NEG_INFINITY);
         state.sum.fill(0.0);
-        pack::convert(self.q.values(), self.start(item.head, item.q_block), state.queries);
-        state.queries.iter_mut().for_each(|value| *value *= self.scale);
+        let start = self.start(item.head, item.q_block);
+        pack::convert_scaled(self.q.values(), start, self.scale, state.queries);
 
         let mut live = self.symbols.skip.ones_of_row(self.row(item.head, item.q_block)).peekable();
+        // The first products replace what the buffer holds.
+        let mut onto = Onto::Nothing;
         while live.peek().is_some() {
             tile.clear();
             let mut columns = 0;
@@ -413,13 +414,22 @@ impl<'a> Problem<'a> {
                 columns += tokens.next_multiple_of(PANEL);
                 live.next();
             }
-            self.tile(&mut state, &item, packed, tile, columns);
+            self.tile(&mut state, &item, packed, tile, columns, onto);
+            onto = Onto::Values;
         }
-        self.finish(&state, item);
+        self.finish(state, item);
     }
 
     /// One tile: the scores of a few kv-blocks, a step of the softmax, their products with the values.
-    fn tile<T>(&self, state: &mut State<'_>, item: &Item<'_, T>, packed: &Packed, tile: &[Piece], columns: usize) {
+    fn tile<T>(
+        &self,
+        state: &mut State<'_>,
+        item: &Item<'_, T>,
+        packed: &Packed,
+        tile: &[Piece],
+        columns: usize,
+        onto: Onto,
+    ) {
         let kv_head = item.head / self.group - packed.heads.start;
         let keys = &packed.keys.values()[kv_head * self.key_values()..];
         let values = &packed.values.values()[kv_head * self.value_values()..];
@@ -437,13 +447,15 @@ impl<'a> Problem<'a> {
             let scores = RowsMut { values: state.scores, stride };
             let (max, sum) = (&mut state.max[strip.clone()], &mut state.sum[first * LANES..]);
             self.kernels.softmax(scores, columns, max, sum, RowsMut { values: output, stride: self.width }, self.width);
+            let mut onto = onto;
             for piece in tile {
                 let values = &values[self.blocks.kv[piece.block] as usize * self.width..];
                 let weights = Rows { values: &state.scores[piece.column..], stride };
                 for (index, panel) in values.chunks(piece.tokens * PANEL).take(self.width / PANEL).enumerate() {
                     let target = RowsMut { values: &mut output[index * PANEL..], stride: self.width };
-                    self.kernels.multiply(strip.len(), weights, panel, piece.tokens, target, Onto::Values);
+                    self.kernels.multiply(strip.len(), weights, panel, piece.tokens, target, onto);
                 }
+                onto = Onto::Values;
             }
         }
     }
@@ -473,19 +485,22 @@ impl<'a> Problem<'a> {
         }
     }
 
-    fn finish<T: Store>(&self, state: &State<'_>, item: Item<'_, T>) {
-        let mut row_out = [0.0; 256];
-        let row_out = &mut row_out[..self.head_dim];
+    /// Divides by the sums and rounds into the output.
+    fn finish<T: Store>(&self, state: State<'_>, item: Item<'_, T>) {
         let mut lse = item.lse;
-        for (row, target) in item.out.chunks_exact_mut(self.head_dim).enumerate() {
+        let rows = item.out.chunks_exact_mut(self.head_dim).zip(state.output.chunks_exact_mut(self.width));
+        for (row, (target, products)) in rows.enumerate() {
             let total: f32 = state.sum[row * LANES..(row + 1) * LANES].iter().sum();
             // NOTE: a NaN total is not empty; it must reach the output.
-            let factor = if total == 0.0 { 0.0 } else { 1.0 / total };
-            let products = &state.output[row * self.width..][..self.head_dim];
-            row_out.iter_mut().zip(products).for_each(|(value, product)| *value = product * factor);
-            T::store(row_out, target);
+            let empty = total == 0.0;
+            let products = &mut products[..self.head_dim];
+            if empty {
+                // Without a live block the buffer was never written.
+                products.fill(0.0);
+            }
+            T::store_scaled(products, if empty { 0.0 } else { 1.0 / total }, target);
             if let Some(lse) = &mut lse {
-                lse[row] = if total == 0.0 { f32::NEG_INFINITY } else { (state.max[row] + total.log2()) * LN_2 };
+                lse[row] = if empty { f32::NEG_INFINITY } else { (state.max[row] + total.log2()) * LN_2 };
             }
         }
     }

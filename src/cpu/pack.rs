@@ -26,15 +26,36 @@ pub(super) fn convert(values: Values<'_>, start: usize, target: &mut [f32]) {
     }
 }
 
+/// As [`convert`], times a factor; one pass over single precision.
+pub(super) fn convert_scaled(values: Values<'_>, start: usize, factor: f32, target: &mut [f32]) {
+    if let Values::F32(values) = values {
+        let values = &values[start..start + target.len()];
+        target.iter_mut().zip(values).for_each(|(target, value)| *target = value * factor);
+    } else {
+        convert(values, start, target);
+        target.iter_mut().for_each(|value| *value *= factor);
+    }
+}
+
 /// Element types whose slices are written from single precision.
 pub(super) trait Store: Element {
     /// Rounds `source` into `target`, to nearest even.
     fn store(source: &[f32], target: &mut [Self]);
+
+    /// As `store`, times a factor; scales `source` where a pass in place is needed.
+    fn store_scaled(source: &mut [f32], factor: f32, target: &mut [Self]) {
+        source.iter_mut().for_each(|value| *value *= factor);
+        Self::store(source, target);
+    }
 }
 
 impl Store for f32 {
     fn store(source: &[f32], target: &mut [f32]) {
         target.copy_from_slice(source);
+    }
+
+    fn store_scaled(source: &mut [f32], factor: f32, target: &mut [f32]) {
+        target.iter_mut().zip(source).for_each(|(target, value)| *target = *value * factor);
     }
 }
 

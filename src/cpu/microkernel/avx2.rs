@@ -151,7 +151,7 @@ unsafe fn softmax(
             let mut total = _mm256_loadu_ps(sums);
             *max.add(row) = now;
             // Once a row has seen a few blocks its maximum seldom moves: most rows skip this. Before the first
-            // block there is nothing to scale.
+            // block there is nothing to scale, and the output may hold anything.
             if now > before && before > f32::NEG_INFINITY {
                 let factor = exp2(_mm256_set1_ps(before - now));
                 total = _mm256_mul_ps(total, factor);

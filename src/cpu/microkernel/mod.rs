@@ -112,8 +112,8 @@ impl Kernels {
 
     /// One step of the online softmax, in base 2.
     ///
-    /// For each row: raises `max` to the greatest of `scores[row, ..columns]`, scales `sum` and `sums of products`
-    /// by what that changes, replaces the scores by `2^(score - max)` and adds them to the row's eight partial sums.
+    /// For each row: raises `max` to the greatest of `scores[row, ..columns]`, scales `sum` and `output`
+    /// by what that changes (not the first time), replaces the scores by `2^(score - max)` and adds them to the row's eight partial sums.
     /// `columns` and `width` are multiples of eight.
     pub(crate) fn softmax(
         &self,

@@ -94,11 +94,12 @@ pub(super) unsafe fn softmax(
             }
         }
         let greatest = greatest.iter().fold(*max, |best, &score| best.max(score));
-        if greatest > *max {
+        // Before the first block there is nothing to scale, and the output may hold anything.
+        if greatest > *max && *max > f32::NEG_INFINITY {
             let factor = exp2(*max - greatest);
             sums.iter_mut().chain(output).for_each(|value| *value *= factor);
-            *max = greatest;
         }
+        *max = greatest;
         let base = if greatest == f32::NEG_INFINITY { 0.0 } else { greatest };
         for chunk in scores.chunks_exact_mut(LANES) {
             for (score, sum) in chunk.iter_mut().zip(sums.iter_mut()) {
