@@ -308,7 +308,10 @@ fn wrong_shapes_are_refused_in_a_sentence_before_anything_is_written() {
         }
     };
     let (good, symbols, shape) = (Blocks::regular(8, 8, 4, 4), Symbols::dense(2, 2, 2), [2, 8, 4]);
+    let mut stray = symbols.clone();
+    stray.skip.row_mut(3)[0] = 0b101;
     let found = [
+        message(&good, &stray, &shape, &shape, Dtype::F32),
         message(&good, &symbols, &[2, 8, 5], &shape, Dtype::F32),
         message(&good, &symbols, &[8, 4], &shape, Dtype::F32),
         message(&good, &symbols, &[3, 8, 4], &shape, Dtype::F32),
@@ -321,6 +324,7 @@ fn wrong_shapes_are_refused_in_a_sentence_before_anything_is_written() {
     assert_eq!(
         found,
         [
+            "row 3 of `skip` has ones beyond its 2 columns",
             "`k` has the shape [2, 8, 5], wanted the shape [2, 8, 4]",
             "`k` has the shape [8, 4], wanted three axes",
             "`q` has 2 heads, wanted a multiple of the 3 of `k`",

@@ -45,12 +45,18 @@ pub(super) fn offsets(name: &str, offsets: &[u32], tokens: usize) -> Result<()> 
     })
 }
 
-/// A bit matrix must have this many rows and columns.
+/// A bit matrix must have this many rows and columns, and no ones in its padding: kernels walk whole words.
 pub(super) fn bits(name: &str, matrix: &BitMatrix, rows: usize, columns: usize) -> Result<()> {
     ensure((matrix.rows(), matrix.columns()) == (rows, columns), || {
         let found = (matrix.rows(), matrix.columns());
         format!("`{name}` has {} rows and {} columns, wanted {rows} and {columns}", found.0, found.1)
-    })
+    })?;
+    let used = columns % 64;
+    let padded = |row: &usize| used != 0 && matrix.row(*row).last().is_some_and(|word| word >> used != 0);
+    match (0..rows).find(padded) {
+        None => Ok(()),
+        Some(row) => Err(Error::Shape(format!("row {row} of `{name}` has ones beyond its {columns} columns"))),
+    }
 }
 
 /// Symbols must fit the heads and blocks, and their token masks the blocks they belong to.
