@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod compile;
+pub mod cpu;
 pub mod diagnostics;
 pub mod error;
 pub mod files;
