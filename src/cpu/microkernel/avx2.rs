@@ -213,6 +213,14 @@ unsafe fn transpose(source: *const f32, stride: usize, depth: usize, panel: *mut
             unsafe {
                 let rows: [__m256; 8] =
                     std::array::from_fn(|row| _mm256_loadu_ps(source.add((half + row) * stride + k)));
+                if k.is_multiple_of(PANEL) {
+                    // The rows of the next panel: their distance hides them from the hardware's prefetcher, and an
+                    // address beyond the source does no harm.
+                    for row in 0..LANES {
+                        let next = source.wrapping_add((PANEL + half + row) * stride + k);
+                        _mm_prefetch::<_MM_HINT_T0>(next.cast());
+                    }
+                }
                 let columns = transpose_eight(rows);
                 for (column, values) in columns.into_iter().enumerate() {
                     _mm256_storeu_ps(panel.add((k + column) * PANEL + half), values);
