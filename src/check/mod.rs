@@ -127,8 +127,10 @@ struct Checker<'a> {
     scopes: Vec<Scope>,
     /// Conjunction of the guards around the statement.
     guard: Option<ValueId>,
-    /// Strategies being elaborated, innermost last.
-    stack: Vec<String>,
+    /// The guard around the body of the strategy being elaborated.
+    outer_guard: Option<ValueId>,
+    /// Strategies being elaborated, innermost last, and whether each has a schedule of its own.
+    stack: Vec<(String, bool)>,
     block_span: Option<Span>,
     schedule_span: Option<Span>,
     table_ids: HashMap<String, Option<u16>>,
@@ -143,6 +145,7 @@ impl<'a> Checker<'a> {
             diagnostics: Vec::new(),
             scopes: vec![Scope::default()],
             guard: None,
+            outer_guard: None,
             stack: Vec::new(),
             block_span: None,
             schedule_span: None,
@@ -386,8 +389,9 @@ impl<'a> Checker<'a> {
     // ---- bodies ----
 
     fn body(&mut self, strategy: &ast::Strategy, args: Vec<(ast::Ident, Term)>, outermost: bool) {
-        if self.stack.contains(&strategy.name.node) {
-            let chain = self.stack.join("` uses `");
+        if self.stack.iter().any(|(name, _)| *name == strategy.name.node) {
+            let names: Vec<&str> = self.stack.iter().map(|(name, _)| name.as_str()).collect();
+            let chain = names.join("` uses `");
             self.report(
                 Diagnostic::new(
                     Code::E0210,
@@ -398,7 +402,9 @@ impl<'a> Checker<'a> {
             );
             return;
         }
-        self.stack.push(strategy.name.node.clone());
+        let has_schedule = strategy.body.iter().any(|stmt| matches!(stmt.kind, ast::StmtKind::Schedule(_)));
+        self.stack.push((strategy.name.node.clone(), has_schedule));
+        let outer_guard = std::mem::replace(&mut self.outer_guard, self.guard);
         // Names of the user do not reach into what it uses.
         let outer = std::mem::replace(&mut self.scopes, vec![Scope::default()]);
         self.params(strategy, args, outermost);
@@ -407,6 +413,7 @@ impl<'a> Checker<'a> {
         self.leave_scope();
         self.leave_scope();
         self.scopes = outer;
+        self.outer_guard = outer_guard;
         self.stack.pop();
     }
 
@@ -426,7 +433,7 @@ impl<'a> Checker<'a> {
                 let text = self.describe(&term);
                 self.strategy.params.push((name.node.clone(), text));
             }
-            self.declare(name, term, true);
+            self.declare(name, term, outermost);
         }
     }
 
@@ -470,13 +477,13 @@ impl<'a> Checker<'a> {
                 self.guarded(guard, body, otherwise.as_deref(), siblings, stmt.span);
             }
             StmtKind::Schedule(lines) => self.schedule(lines, stmt.span),
-            StmtKind::Use { name, args } => self.use_strategy(name, args, stmt.span),
+            StmtKind::Use { name, args } => self.use_strategy(name, args),
             StmtKind::Quirk(text) => self.strategy.quirks.push(text.node.clone()),
         }
     }
 
     fn only_outside_guards(&mut self, stmt: &ast::Stmt, word: &str) {
-        if self.guard.is_some() {
+        if self.guard != self.outer_guard {
             self.report(
                 Diagnostic::new(Code::E0108, stmt.span, format!("`{word}` holds for the whole strategy"))
                     .help(format!("move `{word}` out of the guard")),
@@ -484,7 +491,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn use_strategy(&mut self, name: &ast::Ident, args: &[ast::Arg], span: Span) {
+    fn use_strategy(&mut self, name: &ast::Ident, args: &[ast::Arg]) {
         let Some(&used) = self.declarations.strategies.get(name.node.as_str()) else {
             let known: Vec<&str> = self.declarations.strategies.keys().copied().collect();
             let mut diagnostic =
@@ -506,17 +513,7 @@ impl<'a> Checker<'a> {
                 ),
             }
         }
-        let before = self.strategy.schedule.len();
-        let own = self.schedule_span;
-        self.schedule_span = None;
         self.body(used, bound, false);
-        // The schedule of the user, where it has one, stands for all it uses.
-        if own.is_some() {
-            self.strategy.schedule.truncate(before);
-            self.schedule_span = own;
-        } else if self.schedule_span.is_some() {
-            self.schedule_span = Some(span);
-        }
     }
 }
 

@@ -306,7 +306,7 @@ impl Checker<'_> {
             let slot = match arg.name.as_ref().map(|name| name.node.as_str()) {
                 None => index,
                 Some("column") => 0,
-                Some("block") => 1,
+                Some("share") => 1,
                 Some(_) => 2,
             };
             let term = self.expression(&arg.value);
@@ -316,7 +316,7 @@ impl Checker<'_> {
                 (Some(value), Some(share)) if (0.0..=1.0).contains(&value) => *share = Some(Real(value)),
                 (_, None) => {
                     let name = arg.name.clone().unwrap_or_else(|| lower.name.clone());
-                    self.unknown_argument("density", &name, &["column", "block"]);
+                    self.unknown_argument("density", &name, &["column", "share"]);
                     return None;
                 }
                 _ => {
@@ -329,7 +329,7 @@ impl Checker<'_> {
         let [Some(column), Some(block)] = shares else {
             self.report(
                 Diagnostic::new(Code::E0204, lower.span, "`density` takes two shares")
-                    .help("write `lower density(column = 1/3, block = 3/5)`"),
+                    .help("write `lower density(1 / 3, 3 / 5)`: the share of a column, and of the columns"),
             );
             return None;
         };
@@ -599,7 +599,7 @@ impl Checker<'_> {
     }
 
     pub(super) fn block(&mut self, q: &ast::Expr, kv: Option<&ast::Expr>, span: Span) {
-        if self.guard.is_some() {
+        if self.guard != self.outer_guard {
             self.report(
                 Diagnostic::new(Code::E0108, span, "`block` holds for the whole strategy")
                     .help("move `block` out of the guard"),

@@ -16,6 +16,10 @@ const KINDS: &[(&str, StepKind)] = &[
 
 impl Checker<'_> {
     pub(super) fn schedule(&mut self, lines: &[ast::ScheduleStmt], span: Span) {
+        // The schedule of a user, where it has one, stands for all that it uses.
+        if self.stack.split_last().is_some_and(|(_, users)| users.iter().any(|(_, has_schedule)| *has_schedule)) {
+            return;
+        }
         if let Some(first) = self.schedule_span.replace(span) {
             self.report(
                 Diagnostic::new(Code::E0108, span, "a strategy has one `schedule`")
@@ -35,7 +39,6 @@ impl Checker<'_> {
             return;
         }
         self.schedule_lines(lines, guard);
-        // What follows a schedule of a used strategy may still be this strategy's own.
     }
 
     fn depends_on_step_or_head(&self, id: ValueId) -> bool {
