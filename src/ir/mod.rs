@@ -19,6 +19,7 @@
 pub mod print;
 pub mod read;
 pub mod scalar;
+pub mod typing;
 pub mod validate;
 
 use std::collections::HashMap;

@@ -1,0 +1,620 @@
+//! The typing rule of every operation.
+//!
+//! [`type_of`] derives the type of an operation from its operands and says in plain English what does not fit. The
+//! checker calls it for each value it builds; the validator calls it again for each value of a finished graph. It looks
+//! at nothing but the operation, the types of its operands and the sets, axes and tables of the graph, and it never
+//! panics, whatever the operation names.
+//!
+//! # Rules
+//! Extents join side by side: a scalar fits everything; token values vary over what either operand varies over; block
+//! values have one set for each side or lack the side. Token values are integers or truth values, block values reals
+//! or truth values, pooled values real vectors that only [`Op::Dot`] takes.
+//!
+//! | operation | operands | result |
+//! |---|---|---|
+//! | `Bool`, `Int`, `Real`, `Size`, `Place` | | scalar |
+//! | `Table` | integer keys, scalars or token values, one for each dimension; `otherwise` of the table's kind | kind of the table, extents joined |
+//! | `Coordinate`, `InSet` | | token integer, token truth value |
+//! | `Negate`, `Abs` | numbers | same type |
+//! | `Not` | truth values | same type |
+//! | `Sqrt`, `Exp` | real scalar or blocks | same type |
+//! | `Log` | real scalar | same type |
+//! | `Floor`, `Ceil`, `Round` | scalar number | integer scalar |
+//! | `BitLength` | integers | same type |
+//! | `ToReal` | scalar integer; truth values of a scalar or blocks | real, same extent |
+//! | `Add`, `Subtract`, `Multiply`, `Min`, `Max` | two of one number kind | that kind, extents joined |
+//! | `Divide` | two reals | real, extents joined |
+//! | `FloorDivide`, `Modulo` | two integers | integer, extents joined |
+//! | `Power` | two scalars of one number kind | that kind |
+//! | `Xor` | two integers, or two truth values | that kind, extents joined |
+//! | `And`, `Or` | two truth values | truth value, extents joined |
+//! | `Equal`, `NotEqual` | two of one kind | truth value, extents joined |
+//! | `Less`, `LessEqual` | two of one number kind | truth value, extents joined |
+//! | `Choose` | a truth value, two of one kind | that kind, extents joined |
+//! | `Pool` | | pooled |
+//! | `SelfSimilarity` | | real blocks of the side, over the whole sequence |
+//! | `Dot` | pooled queries, pooled keys | real `[all -> all]` |
+//! | `Transpose` | blocks | sides exchanged |
+//! | `Slice` | blocks that have the sides, over sets that contain the new ones | the new sets |
+//! | `Reduce` | real blocks that have the side | without the side |
+//! | `Softmax` | real blocks that have the side | same type |
+//! | `Select` | real blocks that have the side; amount a real scalar, for `TopK` also an integer; `at_least` an integer scalar | truth values of that extent |
+//! | `Embed` | truth values of blocks | the sides it has, over the whole sequence |
+//! | `Lower` | a token truth value | blocks of the sides it varies over, over the whole sequence |
+//! | `Mask` | | truth values `[all -> all]`, or `[all -> _]`, see [`check`] |
+//!
+//! `Not`, `And`, `Or` and `Xor` also join a token truth value with one of blocks, to [`Extent::Mixed`]. Such blocks must
+//! be over the whole sequence ([`Op::Embed`]), else it would be unsaid what holds outside of their sets.
+
+use super::{
+    Binary, Comparison, Coordinate, Extent, Graph, Kind, Lower, Op, Selector, SetId, Side, Size, Type, Unary, ValueId,
+    Which,
+};
+
+/// The type of an operation over operands that are in the graph.
+///
+/// For [`Op::Mask`], whose shape only the plan knows, the type of a matrix; see [`check`].
+///
+/// # Errors
+/// A sentence without a subject, lower case: what was found and what is allowed.
+pub fn type_of(graph: &Graph, op: &Op) -> Result<Type, String> {
+    for id in op.operands() {
+        if id.0 as usize >= graph.len() {
+            return Err(format!("there is no value %{}", id.0));
+        }
+    }
+    let ty = derive(graph, op)?;
+    representable(ty)
+}
+
+/// Whether an operation may have a type: the one of [`type_of`], or for [`Op::Mask`] also a vector of q-blocks.
+///
+/// # Errors
+/// A sentence that says both types, or why there is none.
+pub fn check(graph: &Graph, op: &Op, ty: Type) -> Result<(), String> {
+    let derived = type_of(graph, op)?;
+    let vector = Type::new(Kind::Bool, blocks(Some(SetId::ALL), None));
+    if derived == ty || (matches!(op, Op::Mask(_)) && ty == vector) {
+        return Ok(());
+    }
+    Err(format!("the type is {}, but must be {}", describe(graph, ty), describe(graph, derived)))
+}
+
+/// A type in words, for messages: `real number for each block [text -> image]`.
+#[must_use]
+pub fn describe(graph: &Graph, ty: Type) -> String {
+    let kind = kind_name(ty.kind);
+    match ty.extent {
+        Extent::Scalar => format!("one {kind}"),
+        Extent::Token { q: true, kv: true } => format!("one {kind} for each pair of tokens"),
+        Extent::Token { q: true, kv: false } => format!("one {kind} for each query token"),
+        Extent::Token { q: false, kv: true } => format!("one {kind} for each key token"),
+        Extent::Token { q: false, kv: false } => format!("one {kind} for all tokens"),
+        Extent::Blocks { q, kv } => {
+            let side = |set: Option<SetId>| set.map_or_else(|| "_".to_string(), |set| set_name(graph, set));
+            format!("one {kind} for each block [{} -> {}]", side(q), side(kv))
+        }
+        Extent::Pooled(side) => format!("one vector for each block of {}", side_name(side)),
+        Extent::Mixed => "a condition on tokens and blocks".to_string(),
+    }
+}
+
+fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
+    match op {
+        Op::Bool(_) => Ok(Type::scalar(Kind::Bool)),
+        Op::Int(_) => Ok(Type::scalar(Kind::Int)),
+        Op::Real(_) => Ok(Type::scalar(Kind::Real)),
+        Op::Place(_) => Ok(Type::scalar(Kind::Int)),
+        Op::Size(size) => {
+            match *size {
+                Size::Layers | Size::Heads | Size::HeadDim | Size::Steps => {}
+                Size::Tokens(set) | Size::Blocks(set, _) => in_range_set(graph, set)?,
+                Size::Axis(axis) => in_range_axis(graph, axis)?,
+            }
+            Ok(Type::scalar(Kind::Int))
+        }
+        Op::Table { table, item, keys, otherwise } => look_up(graph, *table, *item, keys, *otherwise),
+        Op::Coordinate(coordinate, side) => {
+            if let Coordinate::Axis(axis) = coordinate {
+                in_range_axis(graph, *axis)?;
+            }
+            Ok(Type::new(Kind::Int, tokens_of(*side)))
+        }
+        Op::InSet(set, side) => {
+            in_range_set(graph, *set)?;
+            Ok(Type::new(Kind::Bool, tokens_of(*side)))
+        }
+        Op::Unary(op, a) => unary(*op, graph.ty(*a)),
+        Op::Binary(op, a, b) => binary(graph, *op, graph.ty(*a), graph.ty(*b)),
+        Op::Compare(op, a, b) => compare(graph, *op, graph.ty(*a), graph.ty(*b)),
+        Op::Choose(condition, a, b) => choose(graph, graph.ty(*condition), graph.ty(*a), graph.ty(*b)),
+        Op::Pool(_, side) => Ok(Type::new(Kind::Real, Extent::Pooled(*side))),
+        Op::SelfSimilarity(side) => Ok(Type::new(
+            Kind::Real,
+            match side {
+                Side::Query => blocks(Some(SetId::ALL), None),
+                Side::Key => blocks(None, Some(SetId::ALL)),
+            },
+        )),
+        Op::Dot(a, b) => match (graph.ty(*a).extent, graph.ty(*b).extent) {
+            (Extent::Pooled(Side::Query), Extent::Pooled(Side::Key)) => {
+                Ok(Type::new(Kind::Real, blocks(Some(SetId::ALL), Some(SetId::ALL))))
+            }
+            (Extent::Pooled(Side::Key), Extent::Pooled(Side::Query)) => {
+                Err("the pooled queries come first, the pooled keys second".to_string())
+            }
+            (Extent::Pooled(_), Extent::Pooled(_)) => {
+                Err("a dot product is between pooled queries and pooled keys, found one side twice".to_string())
+            }
+            (a_extent, _) => {
+                let other = if matches!(a_extent, Extent::Pooled(_)) { *b } else { *a };
+                Err(format!(
+                    "a dot product is between pooled queries and pooled keys, found {}",
+                    describe(graph, graph.ty(other))
+                ))
+            }
+        },
+        Op::Transpose(a) => {
+            let (kind, q, kv) = block_operand(graph, *a)?;
+            Ok(Type::new(kind, blocks(kv, q)))
+        }
+        Op::Slice { value, q, kv } => {
+            let (kind, old_q, old_kv) = block_operand(graph, *value)?;
+            Ok(Type::new(kind, blocks(slice(graph, old_q, *q, Side::Query)?, slice(graph, old_kv, *kv, Side::Key)?)))
+        }
+        Op::Reduce { value, over, .. } => {
+            let (q, kv) = real_axis(graph, *value, *over)?;
+            Ok(Type::new(
+                Kind::Real,
+                match over {
+                    Side::Query => blocks(None, kv),
+                    Side::Key => blocks(q, None),
+                },
+            ))
+        }
+        Op::Softmax { value, over } => {
+            let (q, kv) = real_axis(graph, *value, *over)?;
+            Ok(Type::new(Kind::Real, blocks(q, kv)))
+        }
+        Op::Select { rule, value, amount, at_least, over } => {
+            let (q, kv) = real_axis(graph, *value, *over)?;
+            amount_fits(graph, *rule, *amount)?;
+            if let Some(at_least) = at_least
+                && graph.ty(*at_least) != Type::scalar(Kind::Int)
+            {
+                let found = describe(graph, graph.ty(*at_least));
+                return Err(format!("the least number of blocks is one integer, found {found}"));
+            }
+            Ok(Type::new(Kind::Bool, blocks(q, kv)))
+        }
+        Op::Embed(a) => {
+            let (kind, q, kv) = block_operand(graph, *a)?;
+            if kind != Kind::Bool {
+                return Err(format!("only truth values can be embedded, found {}", describe(graph, graph.ty(*a))));
+            }
+            Ok(Type::new(Kind::Bool, blocks(q.map(|_| SetId::ALL), kv.map(|_| SetId::ALL))))
+        }
+        Op::Lower(how, a) => lower(graph, *how, graph.ty(*a)),
+        Op::Mask(_) => Ok(Type::new(Kind::Bool, blocks(Some(SetId::ALL), Some(SetId::ALL)))),
+    }
+}
+
+fn look_up(graph: &Graph, table: u16, item: u8, keys: &[ValueId], otherwise: Option<ValueId>) -> Result<Type, String> {
+    let Some(data) = graph.tables.get(usize::from(table)) else {
+        return Err(format!("there is no table {table}"));
+    };
+    if item >= data.width {
+        return Err(format!("the entries of table `{}` hold {}, asked for number {item}", data.name, data.width));
+    }
+    if keys.len() != data.dims.len() {
+        return Err(format!("table `{}` has {} dimensions, found {} indices", data.name, data.dims.len(), keys.len()));
+    }
+    let mut extent = Extent::Scalar;
+    for &key in keys {
+        let ty = graph.ty(key);
+        if ty.kind != Kind::Int || !matches!(ty.extent, Extent::Scalar | Extent::Token { .. }) {
+            return Err(format!("the index of a table is an integer, found {}", describe(graph, ty)));
+        }
+        extent = join(graph, extent, ty.extent)?;
+    }
+    if let Some(otherwise) = otherwise {
+        let ty = graph.ty(otherwise);
+        if ty.kind != data.kind || !matches!(ty.extent, Extent::Scalar | Extent::Token { .. }) {
+            return Err(format!(
+                "table `{}` holds {}s, what stands for missing entries is {}",
+                data.name,
+                kind_name(data.kind),
+                describe(graph, ty)
+            ));
+        }
+        extent = join(graph, extent, ty.extent)?;
+    }
+    Ok(Type::new(data.kind, extent))
+}
+
+fn unary(op: Unary, a: Type) -> Result<Type, String> {
+    let scalar = a.extent == Extent::Scalar;
+    let number = a.kind != Kind::Bool;
+    match op {
+        Unary::Not if a.kind == Kind::Bool => Ok(a),
+        Unary::Not => Err(format!("`not` takes a truth value, found a {}", kind_name(a.kind))),
+        _ if matches!(a.extent, Extent::Pooled(_)) => Err(POOLED.to_string()),
+        _ if a.extent == Extent::Mixed => Err(MIXED.to_string()),
+        Unary::Negate | Unary::Abs if number => Ok(a),
+        Unary::Sqrt | Unary::Exp if a.kind == Kind::Real => Ok(a),
+        Unary::Log if a.kind == Kind::Real && scalar => Ok(a),
+        Unary::Floor | Unary::Ceil | Unary::Round if number && scalar => Ok(Type::scalar(Kind::Int)),
+        Unary::Log | Unary::Floor | Unary::Ceil | Unary::Round if number && !scalar => {
+            Err(format!("`{}` takes one number, not one for each token or block", unary_name(op)))
+        }
+        Unary::BitLength if a.kind == Kind::Int => Ok(a),
+        Unary::BitLength => Err(format!("`bit_length` takes an integer, found a {}", kind_name(a.kind))),
+        Unary::ToReal if matches!(a.extent, Extent::Token { .. }) => Err(TOKEN_REAL.to_string()),
+        Unary::ToReal if a.kind != Kind::Real => Ok(Type::new(Kind::Real, a.extent)),
+        Unary::ToReal => Err("the value is real already".to_string()),
+        Unary::Sqrt | Unary::Exp | Unary::Log if a.kind == Kind::Int => {
+            Err(format!("`{}` takes a real number, found an integer", unary_name(op)))
+        }
+        _ => Err(format!("`{}` takes a number, found a truth value", unary_name(op))),
+    }
+}
+
+fn binary(graph: &Graph, op: Binary, a: Type, b: Type) -> Result<Type, String> {
+    let kind = one_kind(a, b)?;
+    let name = binary_name(op);
+    let takes = match op {
+        Binary::Divide => [Kind::Real].as_slice(),
+        Binary::FloorDivide | Binary::Modulo => &[Kind::Int],
+        Binary::Xor => &[Kind::Int, Kind::Bool],
+        Binary::And | Binary::Or => &[Kind::Bool],
+        Binary::Add | Binary::Subtract | Binary::Multiply | Binary::Power | Binary::Min | Binary::Max => {
+            &[Kind::Int, Kind::Real]
+        }
+    };
+    if !takes.contains(&kind) {
+        let wanted: Vec<String> = takes.iter().map(|&kind| format!("{}s", kind_name(kind))).collect();
+        return Err(format!("`{name}` takes {}, found {}s", wanted.join(" or "), kind_name(kind)));
+    }
+    if op == Binary::Power && (a.extent, b.extent) != (Extent::Scalar, Extent::Scalar) {
+        return Err("`^` takes two numbers, not one for each token or block; write a product".to_string());
+    }
+    let logical = kind == Kind::Bool && matches!(op, Binary::And | Binary::Or | Binary::Xor);
+    let extent = if logical { join_truth(graph, a.extent, b.extent)? } else { join(graph, a.extent, b.extent)? };
+    Ok(Type::new(kind, extent))
+}
+
+fn compare(graph: &Graph, op: Comparison, a: Type, b: Type) -> Result<Type, String> {
+    let kind = one_kind(a, b)?;
+    if kind == Kind::Bool && matches!(op, Comparison::Less | Comparison::LessEqual) {
+        return Err("truth values are equal or not, they have no order".to_string());
+    }
+    Ok(Type::new(Kind::Bool, join(graph, a.extent, b.extent)?))
+}
+
+fn choose(graph: &Graph, condition: Type, a: Type, b: Type) -> Result<Type, String> {
+    if condition.kind != Kind::Bool {
+        return Err(format!("a condition is a truth value, found {}", describe(graph, condition)));
+    }
+    let kind = one_kind(a, b)?;
+    let extent = join(graph, condition.extent, join(graph, a.extent, b.extent)?)?;
+    Ok(Type::new(kind, extent))
+}
+
+fn lower(graph: &Graph, how: Lower, a: Type) -> Result<Type, String> {
+    if let Lower::Density { column, block, per } = how {
+        for share in [column, block] {
+            if !(0.0..=1.0).contains(&share.0) {
+                return Err(format!("a share is between 0 and 1, found {}", share.0));
+            }
+        }
+        if let Some(axis) = per {
+            in_range_axis(graph, axis)?;
+        }
+    }
+    match a {
+        Type { kind: Kind::Bool, extent: Extent::Token { q, kv } } => {
+            let all = |varies: bool| varies.then_some(SetId::ALL);
+            Ok(Type::new(Kind::Bool, blocks(all(q), all(kv))))
+        }
+        _ => Err(format!("a condition on tokens can be lowered to blocks, found {}", describe(graph, a))),
+    }
+}
+
+fn amount_fits(graph: &Graph, rule: Selector, amount: ValueId) -> Result<(), String> {
+    let ty = graph.ty(amount);
+    let counts = matches!(rule, Selector::TopK { .. });
+    if ty == Type::scalar(Kind::Real) || (counts && ty == Type::scalar(Kind::Int)) {
+        return Ok(());
+    }
+    let wanted = if counts { "one real number or one integer" } else { "one real number" };
+    Err(format!("the amount to select is {wanted}, found {}", describe(graph, ty)))
+}
+
+/// The extent of an operation over operands of two extents that are not both truth values to be joined.
+///
+/// # Errors
+/// A sentence that says why they do not join.
+pub fn join(graph: &Graph, a: Extent, b: Extent) -> Result<Extent, String> {
+    match (a, b) {
+        (Extent::Pooled(_), _) | (_, Extent::Pooled(_)) => Err(POOLED.to_string()),
+        (Extent::Mixed, _) | (_, Extent::Mixed) => Err(MIXED.to_string()),
+        (Extent::Scalar, other) | (other, Extent::Scalar) => Ok(other),
+        (Extent::Token { q, kv }, Extent::Token { q: other_q, kv: other_kv }) => {
+            Ok(Extent::Token { q: q || other_q, kv: kv || other_kv })
+        }
+        (Extent::Blocks { q, kv }, Extent::Blocks { q: other_q, kv: other_kv }) => {
+            Ok(blocks(join_side(graph, q, other_q, Side::Query)?, join_side(graph, kv, other_kv, Side::Key)?))
+        }
+        (Extent::Token { .. }, Extent::Blocks { .. }) | (Extent::Blocks { .. }, Extent::Token { .. }) => {
+            Err("a value of tokens and a value of blocks join only by `and`, `or`, `xor`".to_string())
+        }
+    }
+}
+
+fn join_truth(graph: &Graph, a: Extent, b: Extent) -> Result<Extent, String> {
+    let whole = |extent| match extent {
+        Extent::Blocks { q, kv } => {
+            let outside = [q, kv].into_iter().flatten().find(|&set| set != SetId::ALL);
+            outside.map_or(Ok(()), |set| {
+                Err(format!(
+                    "a condition on the blocks of `{}` must be embedded in the whole sequence before it joins tokens",
+                    set_name(graph, set)
+                ))
+            })
+        }
+        _ => Ok(()),
+    };
+    match (a, b) {
+        (Extent::Mixed, Extent::Pooled(_)) | (Extent::Pooled(_), Extent::Mixed) => Err(POOLED.to_string()),
+        (Extent::Mixed, other) | (other, Extent::Mixed) => whole(other).map(|()| Extent::Mixed),
+        (Extent::Token { .. }, other @ Extent::Blocks { .. })
+        | (other @ Extent::Blocks { .. }, Extent::Token { .. }) => whole(other).map(|()| Extent::Mixed),
+        _ => join(graph, a, b),
+    }
+}
+
+fn join_side(graph: &Graph, a: Option<SetId>, b: Option<SetId>, side: Side) -> Result<Option<SetId>, String> {
+    match (a, b) {
+        (Some(a), Some(b)) if a != b => Err(format!(
+            "the blocks of {} are those of `{}` on one hand and of `{}` on the other",
+            side_name(side),
+            set_name(graph, a),
+            set_name(graph, b)
+        )),
+        _ => Ok(a.or(b)),
+    }
+}
+
+fn block_operand(graph: &Graph, id: ValueId) -> Result<(Kind, Option<SetId>, Option<SetId>), String> {
+    match graph.ty(id) {
+        Type { kind, extent: Extent::Blocks { q, kv } } => Ok((kind, q, kv)),
+        ty => Err(format!("expected values of blocks, found {}", describe(graph, ty))),
+    }
+}
+
+fn real_axis(graph: &Graph, id: ValueId, over: Side) -> Result<(Option<SetId>, Option<SetId>), String> {
+    let (kind, q, kv) = block_operand(graph, id)?;
+    let found = || describe(graph, graph.ty(id));
+    if kind != Kind::Real {
+        return Err(format!("expected real numbers of blocks, found {}", found()));
+    }
+    let axis = match over {
+        Side::Query => q,
+        Side::Key => kv,
+    };
+    if axis.is_none() {
+        return Err(format!("expected a value for each block of {}, found {}", side_name(over), found()));
+    }
+    Ok((q, kv))
+}
+
+fn slice(graph: &Graph, old: Option<SetId>, new: Option<SetId>, side: Side) -> Result<Option<SetId>, String> {
+    let Some(new) = new else { return Ok(old) };
+    in_range_set(graph, new)?;
+    let Some(old) = old else {
+        return Err(format!(
+            "cannot take the blocks of `{}` from a value that has none of {}",
+            set_name(graph, new),
+            side_name(side)
+        ));
+    };
+    if contains(graph, old, new) {
+        return Ok(Some(new));
+    }
+    Err(format!("cannot take the blocks of `{}` from those of `{}`", set_name(graph, new), set_name(graph, old)))
+}
+
+fn contains(graph: &Graph, large: SetId, small: SetId) -> bool {
+    let (large, small) = (parts(graph, large), parts(graph, small));
+    let inside = |part: &super::Part| {
+        large
+            .iter()
+            .any(|other| other.segment == part.segment && (other.which == Which::Whole || other.which == part.which))
+    };
+    large.is_empty() || (!small.is_empty() && small.iter().all(inside))
+}
+
+fn representable(ty: Type) -> Result<Type, String> {
+    match (ty.extent, ty.kind) {
+        (Extent::Token { .. }, Kind::Real) => Err(TOKEN_REAL.to_string()),
+        (Extent::Blocks { .. }, Kind::Int) => {
+            Err("values of blocks are real numbers or truth values; make the integers real first".to_string())
+        }
+        _ => Ok(ty),
+    }
+}
+
+fn one_kind(a: Type, b: Type) -> Result<Kind, String> {
+    if a.kind == b.kind {
+        return Ok(a.kind);
+    }
+    Err(format!("both operands must be of one kind, found a {} and a {}", kind_name(a.kind), kind_name(b.kind)))
+}
+
+fn in_range_set(graph: &Graph, set: SetId) -> Result<(), String> {
+    if usize::from(set.0) < graph.sets().len() { Ok(()) } else { Err(format!("there is no set {}", set.0)) }
+}
+
+fn in_range_axis(graph: &Graph, axis: u8) -> Result<(), String> {
+    if usize::from(axis) < graph.axes.len() { Ok(()) } else { Err(format!("there is no axis {axis}")) }
+}
+
+fn parts(graph: &Graph, set: SetId) -> &[super::Part] {
+    graph.sets().get(usize::from(set.0)).map_or(&[], Vec::as_slice)
+}
+
+/// The segments of a set in words: `text + image.valid`, `all`.
+#[must_use]
+pub fn set_name(graph: &Graph, set: SetId) -> String {
+    let Some(parts) = graph.sets().get(usize::from(set.0)) else { return format!("set {}", set.0) };
+    if parts.is_empty() {
+        return "all".to_string();
+    }
+    let names: Vec<String> = parts
+        .iter()
+        .map(|part| match part.which {
+            Which::Whole => part.segment.clone(),
+            Which::Valid => format!("{}.valid", part.segment),
+            Which::Pad => format!("{}.pad", part.segment),
+        })
+        .collect();
+    names.join(" + ")
+}
+
+fn blocks(q: Option<SetId>, kv: Option<SetId>) -> Extent {
+    Extent::Blocks { q, kv }
+}
+
+fn tokens_of(side: Side) -> Extent {
+    Extent::Token { q: side == Side::Query, kv: side == Side::Key }
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Bool => "truth value",
+        Kind::Int => "integer",
+        Kind::Real => "real number",
+    }
+}
+
+fn side_name(side: Side) -> &'static str {
+    match side {
+        Side::Query => "queries",
+        Side::Key => "keys",
+    }
+}
+
+fn unary_name(op: Unary) -> &'static str {
+    match op {
+        Unary::Negate => "-",
+        Unary::Not => "not",
+        Unary::Abs => "abs",
+        Unary::Sqrt => "sqrt",
+        Unary::Exp => "exp",
+        Unary::Log => "log",
+        Unary::Floor => "floor",
+        Unary::Ceil => "ceil",
+        Unary::Round => "round",
+        Unary::BitLength => "bit_length",
+        Unary::ToReal => "real",
+    }
+}
+
+fn binary_name(op: Binary) -> &'static str {
+    match op {
+        Binary::Add => "+",
+        Binary::Subtract => "-",
+        Binary::Multiply => "*",
+        Binary::Divide => "/",
+        Binary::FloorDivide => "//",
+        Binary::Modulo => "mod",
+        Binary::Power => "^",
+        Binary::Min => "min",
+        Binary::Max => "max",
+        Binary::Xor => "xor",
+        Binary::And => "and",
+        Binary::Or => "or",
+    }
+}
+
+const POOLED: &str = "pooled vectors have no arithmetic, only dot products";
+const MIXED: &str = "a condition on tokens and blocks joins only by `and`, `or`, `xor`, `not`";
+const TOKEN_REAL: &str =
+    "values of tokens are integers; compute with integers, or move the real number to the other side";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Reduction, Rounding, Statistic};
+    use crate::source::Span;
+
+    fn push(graph: &mut Graph, op: Op) -> ValueId {
+        let ty = type_of(graph, &op).expect("typed");
+        graph.push(op, ty, Span::default())
+    }
+
+    fn score(graph: &mut Graph) -> ValueId {
+        let q = push(graph, Op::Pool(Statistic::Mean, Side::Query));
+        let k = push(graph, Op::Pool(Statistic::Mean, Side::Key));
+        push(graph, Op::Dot(q, k))
+    }
+
+    #[test]
+    fn a_score_is_sliced_reduced_and_selected() {
+        let mut graph = Graph::default();
+        let text = graph.set(vec![super::super::Part { segment: "text".to_string(), which: Which::Whole }]);
+        let score = score(&mut graph);
+        let sliced = push(&mut graph, Op::Slice { value: score, q: Some(text), kv: None });
+        assert_eq!(graph.ty(sliced), Type::new(Kind::Real, blocks(Some(text), Some(SetId::ALL))));
+        let sum = push(&mut graph, Op::Reduce { how: Reduction::Sum, value: sliced, over: Side::Query });
+        assert_eq!(graph.ty(sum).extent, blocks(None, Some(SetId::ALL)));
+        let amount = push(&mut graph, Op::Int(3));
+        let rule = Selector::TopK { rounding: Rounding::Floor };
+        let kept = push(&mut graph, Op::Select { rule, value: sum, amount, at_least: None, over: Side::Key });
+        let side = push(&mut graph, Op::Coordinate(Coordinate::Block, Side::Query));
+        let zero = push(&mut graph, Op::Int(0));
+        let first = push(&mut graph, Op::Compare(Comparison::Equal, side, zero));
+        let both = push(&mut graph, Op::Binary(Binary::And, kept, first));
+        assert_eq!(graph.ty(both).extent, Extent::Mixed);
+        assert!(type_of(&graph, &Op::Reduce { how: Reduction::Sum, value: sum, over: Side::Query }).is_err());
+        assert!(type_of(&graph, &Op::Slice { value: sliced, q: Some(SetId::ALL), kv: None }).is_err());
+        let rule = Selector::BottomMass;
+        let wrong = Op::Select { rule, value: sum, amount, at_least: None, over: Side::Key };
+        assert!(type_of(&graph, &wrong).is_err(), "a mass is real");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let mut graph = Graph::default();
+        let score = score(&mut graph);
+        let one = push(&mut graph, Op::Int(1));
+        let block = push(&mut graph, Op::Coordinate(Coordinate::Block, Side::Key));
+        let truth = push(&mut graph, Op::Bool(true));
+        for op in [
+            Op::Binary(Binary::Add, score, one),
+            Op::Binary(Binary::Divide, one, one),
+            Op::Binary(Binary::And, one, one),
+            Op::Binary(Binary::Power, block, block),
+            Op::Unary(Unary::ToReal, block),
+            Op::Unary(Unary::ToReal, score),
+            Op::Unary(Unary::Log, score),
+            Op::Unary(Unary::Not, score),
+            Op::Unary(Unary::Sqrt, one),
+            Op::Unary(Unary::Abs, truth),
+            Op::Compare(Comparison::Less, truth, truth),
+            Op::Compare(Comparison::Equal, block, score),
+            Op::Choose(one, one, one),
+            Op::Transpose(one),
+            Op::Embed(score),
+            Op::Lower(Lower::Any, truth),
+            Op::Dot(ValueId(1), ValueId(0)),
+            Op::Unary(Unary::Abs, ValueId(0)),
+            Op::Unary(Unary::Abs, ValueId(99)),
+            Op::InSet(SetId(9), Side::Query),
+            Op::Coordinate(Coordinate::Axis(0), Side::Query),
+            Op::Table { table: 0, item: 0, keys: vec![], otherwise: None },
+        ] {
+            assert!(type_of(&graph, &op).is_err(), "{op:?}");
+        }
+    }
+}
