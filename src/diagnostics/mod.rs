@@ -161,10 +161,12 @@ impl fmt::Display for Diagnostics {
 
 /// The candidate nearest to `name` by edit distance, when it is near enough to be a slip of the pen.
 pub fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let limit = (name.chars().count() / 3).max(1);
+    let length = name.chars().count();
+    let limit = (length / 3).max(1);
     candidates
         .into_iter()
-        .filter(|candidate| *candidate != name)
+        // NOTE: the difference in length bounds the distance from below; without it a name of a megabyte costs seconds.
+        .filter(|candidate| *candidate != name && candidate.chars().count().abs_diff(length) <= limit)
         .map(|candidate| (edit_distance(name, candidate), candidate))
         .filter(|(distance, _)| *distance <= limit)
         .min()

@@ -19,7 +19,11 @@
 mod forms;
 pub mod print;
 pub mod read;
+#[cfg(test)]
+pub(crate) mod samples;
 pub mod scalar;
+#[cfg(test)]
+mod tests;
 pub mod typing;
 pub mod validate;
 
@@ -904,4 +908,18 @@ pub struct Strategy {
     pub bounds: Vec<Bound>,
     /// Deviations of published code that the rules reproduce.
     pub quirks: Vec<String>,
+}
+
+impl Graph {
+    /// A graph without values over the same sets, axes and tables.
+    #[must_use]
+    pub fn emptied(&self) -> Graph {
+        Graph {
+            values: Vec::new(),
+            ids: HashMap::new(),
+            sets: self.sets.clone(),
+            axes: self.axes.clone(),
+            tables: self.tables.clone(),
+        }
+    }
 }

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::record::{ClassRecord, ModelRecord};
 use super::{Arrangement, Blocks, Plan, Schedule};
 use crate::error::{Error, Result};
+use crate::files::write_atomic;
 use crate::ir::StepKind;
 use crate::ir::read::{MAX_TABLE_NUMBERS, Readable, read};
 use crate::symbols::BitMatrix;
@@ -99,21 +100,7 @@ impl Plan {
     /// # Errors
     /// [`Error::Io`] when the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let write = || -> std::io::Result<()> {
-            let mut builder = tempfile::Builder::new();
-            #[cfg(unix)]
-            {
-                // As any new file: readable by whom the user's mask allows.
-                use std::os::unix::fs::PermissionsExt;
-                builder.permissions(std::fs::Permissions::from_mode(0o666));
-            }
-            let mut file = builder.prefix(".plan").tempfile_in(folder)?;
-            std::io::Write::write_all(&mut file, &self.to_bytes())?;
-            file.persist(path).map(drop).map_err(|error| error.error)
-        };
-        write().map_err(|source| Error::Io { action: "write", path: path.to_path_buf(), source })
+        write_atomic(path, |file| file.write_all(&self.to_bytes()))
     }
 
     /// The plan as the bytes of a file.

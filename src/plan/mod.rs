@@ -8,6 +8,8 @@
 pub mod check;
 pub mod file;
 mod record;
+#[cfg(test)]
+mod tests;
 
 use crate::ir::{Graph, Model, Part, Side, StepKind, ValueId};
 use crate::symbols::{BitMatrix, Blocks};

@@ -10,7 +10,11 @@
 //! | `S_p` | head, q-block | kv-block | computed under a token mask | whole block |
 //!
 //! # Source
-//! FlashOmni, arXiv 2509.25401, section 3; the layout is ours, `interchange` converts to the published one.
+//! FlashOmni, arXiv 2509.25401, section 3; the layout is ours, [`interchange`] converts to the published one.
+
+pub mod draw;
+pub mod interchange;
+pub mod statistics;
 
 /// A matrix of bits whose rows start at word boundaries.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

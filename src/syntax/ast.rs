@@ -329,7 +329,7 @@ pub enum BinaryOp {
     Of,
     /// `/`: division of reals.
     Divide,
-    /// `//`: division rounded down.
+    /// `div`: division rounded down.
     FloorDivide,
     /// `mod`
     Modulo,

@@ -1,0 +1,36 @@
+# Everything a developer does, by name. `make` alone lists the targets.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+setup := . scripts/setup.sh
+
+.PHONY: help setup demo test lint docs bench fuzz clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
+
+setup: ## find or install LLVM 22
+	@scripts/setup.sh
+
+demo: ## check, build, show and run a strategy on recorded tensors
+	@scripts/demo.sh
+
+test: ## all tests
+	@$(setup); cargo test
+
+lint: ## formatting and clippy, with and without LLVM
+	@$(setup); cargo fmt --check; cargo clippy --all-targets -- -D warnings; \
+	cargo clippy --no-default-features --all-targets -- -D warnings
+
+docs: ## the library's documentation, in target/doc
+	@$(setup); RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+bench: ## benchmarks
+	@$(setup); cargo bench
+
+fuzz: ## fuzz the parser for a minute (needs a nightly toolchain and cargo-fuzz)
+	@command -v cargo-fuzz >/dev/null || { echo "make fuzz: install cargo-fuzz first: cargo install cargo-fuzz" >&2; exit 2; }; \
+	$(setup); cargo +nightly fuzz run parse -- -max_total_time=60
+
+clean: ## remove what was built
+	@cargo clean

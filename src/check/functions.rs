@@ -1,0 +1,631 @@
+//! The functions and names of the language.
+//!
+//! [`FUNCTIONS`] is the list that the reference, the editor and "did you mean" share; [`Checker::call`] gives each its
+//! meaning.
+
+use super::expression::is_blocks;
+use super::{Checker, Term, code_list};
+use crate::diagnostics::{Code, Diagnostic, did_you_mean};
+use crate::ir::{
+    Binary, Comparison, Coordinate, Extent, Kind, Op, Place, Real, Reduction, Rounding, Selector, Side, Size,
+    Statistic, Unary, ValueId,
+};
+use crate::source::Span;
+use crate::syntax::ast::{self, ExprKind};
+
+/// Names that have a value everywhere.
+pub const NAMES: &[&str] = &[
+    "step",
+    "layer",
+    "head",
+    "steps",
+    "layers",
+    "heads",
+    "head_dim",
+    "tokens",
+    "q_blocks",
+    "kv_blocks",
+    "frames",
+    "frame_tokens",
+    "tiles",
+    "q",
+    "k",
+    "inf",
+    "first",
+    "last",
+    "reuse",
+];
+
+/// A function: its name, its signature and what it gives.
+pub struct Function {
+    /// Its name.
+    pub name: &'static str,
+    /// Arguments with the defaults of the named ones.
+    pub signature: &'static str,
+    /// What it gives.
+    pub summary: &'static str,
+    positional: usize,
+    named: &'static [&'static str],
+}
+
+const fn function(
+    name: &'static str,
+    positional: usize,
+    named: &'static [&'static str],
+    signature: &'static str,
+    summary: &'static str,
+) -> Function {
+    Function { name, signature, summary, positional, named }
+}
+
+/// Every function. The axes of a layout are functions too: `h(q)`.
+pub const FUNCTIONS: &[Function] = &[
+    function("pos", 1, &[], "pos(q)", "position of the token in the (reordered) sequence"),
+    function("block", 1, &[], "block(q)", "index of the token's block"),
+    function("index", 1, &[], "index(q)", "index of the token in its segment, in the model's order"),
+    function("tile", 1, &[], "tile(q)", "coordinates of the token's tile, a tuple; needs `order tiles(...)`"),
+    function("frame", 1, &[], "frame(q)", "coordinate along the first axis of the layout's grid"),
+    function("patch", 1, &[], "patch(q)", "index of the token in its frame, row-major over the other axes"),
+    function("mean", 1, &[], "mean(q)", "mean of the tokens of each block: one vector a block"),
+    function("centred_mean", 1, &[], "centred_mean(k)", "`mean(k)` minus the mean of the whole sequence"),
+    function("self_similarity", 1, &[], "self_similarity(q)", "mean cosine between the tokens of each block"),
+    function("dot", 2, &[], "dot(mean(q), mean(k))", "dot product of every q-block's vector with every kv-block's"),
+    function("softmax", 1, &["over"], "softmax(x, over = k)", "exponentials that sum to one along an axis"),
+    function("sum", 1, &["over"], "sum(x, over = k)", "sum along an axis"),
+    function("average", 1, &["over"], "average(x, over = k)", "mean along an axis"),
+    function("transpose", 1, &[], "transpose(x)", "queries become keys and keys become queries"),
+    function(
+        "top_k",
+        2,
+        &["rounding", "at_least", "over"],
+        "top_k(x, amount, rounding = floor, at_least = 0, over = k)",
+        "the `amount` largest of a row: a count, or a share such as `25%`",
+    ),
+    function(
+        "top_p",
+        2,
+        &["crossing", "direction", "strict", "at_least", "over"],
+        "top_p(x, mass, crossing = keep, direction = descending, strict = false, at_least = 0, over = k)",
+        "the largest of a row that hold the mass together",
+    ),
+    function(
+        "bottom_mass",
+        2,
+        &["over"],
+        "bottom_mass(x, mass, over = k)",
+        "the smallest of a row that hold no more than the mass together",
+    ),
+    function("above", 2, &[], "above(x, threshold)", "those larger than the threshold"),
+    function(
+        "statistical_top_k",
+        2,
+        &["over"],
+        "statistical_top_k(x, sparsity, over = k)",
+        "those above mean + deviation x normal quantile of `sparsity`",
+    ),
+    function("abs", 1, &[], "abs(x)", "absolute value"),
+    function("sqrt", 1, &[], "sqrt(x)", "square root"),
+    function("exp", 1, &[], "exp(x)", "exponential"),
+    function("log", 1, &[], "log(x)", "natural logarithm of a single number"),
+    function("floor", 1, &[], "floor(x)", "rounded down, to an integer"),
+    function("ceil", 1, &[], "ceil(x)", "rounded up, to an integer"),
+    function("round", 1, &[], "round(x)", "rounded to nearest, ties to even, to an integer"),
+    function("bit_length", 1, &[], "bit_length(n)", "number of bits of an integer: 0, 1, 2, 2, 3, ..."),
+    function("min", 2, &["over"], "min(a, b)` or `min(x, over = k)", "the smaller; the smallest along an axis"),
+    function("max", 2, &["over"], "max(a, b)` or `max(x, over = k)", "the larger; the largest along an axis"),
+    function("clamp", 3, &[], "clamp(x, low, high)", "`min(max(x, low), high)`"),
+    function("choose", 3, &[], "choose(condition, a, b)", "`a` where the condition holds, else `b`"),
+    function("extent", 1, &[], "extent(h)", "size of an axis"),
+    function("size", 1, &[], "size(text)", "number of tokens of a segment"),
+    function(
+        "table",
+        2,
+        &[],
+        "table(\"file.json\", step, layer, head) else x",
+        "an entry of a JSON or CSV file; `else` stands for missing ones",
+    ),
+    function("taylor", 1, &[], "taylor(order)", "forecast from the last updates, for `as`"),
+];
+
+pub(super) fn is_function(name: &str) -> bool {
+    FUNCTIONS.iter().any(|function| function.name == name)
+}
+
+/// The arguments of a call, counted and named.
+struct Args<'a> {
+    function: &'static str,
+    positional: Vec<&'a ast::Expr>,
+    named: Vec<(&'a ast::Ident, &'a ast::Expr)>,
+    span: Span,
+}
+
+impl<'a> Args<'a> {
+    fn named(&self, name: &str) -> Option<&'a ast::Expr> {
+        self.named.iter().find(|(ident, _)| ident.node == name).map(|(_, value)| *value)
+    }
+}
+
+impl Checker<'_> {
+    pub(super) fn builtin_name(&mut self, name: &str, span: Span) -> Option<Term> {
+        let size = match name {
+            "q" => return Some(Term::Side(Side::Query)),
+            "k" => return Some(Term::Side(Side::Key)),
+            "inf" => return Some(self.push_term(Op::Real(Real(f64::INFINITY)), span)),
+            "reuse" => {
+                let order = self.int(0, span);
+                return Some(Term::Mode(order));
+            }
+            "step" => return Some(self.push_term(Op::Place(Place::Step), span)),
+            "layer" => return Some(self.push_term(Op::Place(Place::Layer), span)),
+            "head" => return Some(self.push_term(Op::Place(Place::Head), span)),
+            "tiles" => return Some(self.tile_counts(span)),
+            "frames" | "frame_tokens" => return Some(self.frame_size(name, span)),
+            "steps" => Size::Steps,
+            "layers" => Size::Layers,
+            "heads" => Size::Heads,
+            "head_dim" => Size::HeadDim,
+            "tokens" => Size::Tokens(crate::ir::SetId::ALL),
+            "q_blocks" => Size::Blocks(crate::ir::SetId::ALL, Side::Query),
+            "kv_blocks" => Size::Blocks(crate::ir::SetId::ALL, Side::Key),
+            _ => return None,
+        };
+        Some(self.push_term(Op::Size(size), span))
+    }
+
+    fn frame_size(&mut self, name: &str, span: Span) -> Term {
+        let axes = self.grid_axes();
+        if axes.is_empty() {
+            return self.no_grid(name, span);
+        }
+        let wanted = if name == "frames" { &axes[..1] } else { &axes[1..] };
+        let mut product = Term::Value(self.int(1, span));
+        for axis in wanted {
+            let size = self.axis_size(axis, span);
+            product = self.apply(Binary::Multiply, product, size, span);
+        }
+        product
+    }
+
+    fn axis_size(&mut self, axis: &str, span: Span) -> Term {
+        match self.axis(axis) {
+            Some(axis) => self.push_term(Op::Size(Size::Axis(axis)), span),
+            None => Term::Hole,
+        }
+    }
+
+    fn no_grid(&mut self, name: &str, span: Span) -> Term {
+        let message = format!("`{name}` needs a segment with axes");
+        self.hole(
+            Diagnostic::new(Code::E0208, span, message)
+                .help("name its axes in the layout, as in `layout video(t, h, w)`"),
+        )
+    }
+
+    /// Number of tiles along each axis.
+    fn tile_counts(&mut self, span: Span) -> Term {
+        let Some((axes, sizes)) = self.tiling(span) else { return Term::Hole };
+        let counts = axes.iter().zip(sizes).map(|(axis, size)| {
+            // Rounded up: -(-extent // size).
+            let extent = self.axis_size(axis, span);
+            let negative = self.unary(Unary::Negate, extent, span);
+            let divided = self.apply(Binary::FloorDivide, negative, Term::Value(size), span);
+            self.unary(Unary::Negate, divided, span)
+        });
+        Term::Tuple(counts.collect())
+    }
+
+    /// The axes and tile sizes of the (first) tile order.
+    fn tiling(&mut self, span: Span) -> Option<(Vec<String>, Vec<ValueId>)> {
+        let tiles = self.strategy.orders.iter().find_map(|rule| match &rule.order {
+            crate::ir::Order::Tiles(sizes) => Some((rule.segment.clone(), sizes.clone())),
+            crate::ir::Order::Axes(_) => None,
+        });
+        let Some((segment, sizes)) = tiles else {
+            let diagnostic = Diagnostic::new(Code::E0208, span, "there are no tiles without a tile order");
+            self.hole(diagnostic.help("say how the tokens are tiled before this line, as in `order tiles(6, 8, 8)`"));
+            return None;
+        };
+        let axes = match segment {
+            Some(name) => self.strategy.layout.iter().find(|known| known.name == name)?.axes.clone(),
+            None => self.grid_axes(),
+        };
+        Some((axes, sizes))
+    }
+
+    pub(super) fn call(
+        &mut self,
+        name: &ast::Ident,
+        args: &[ast::Arg],
+        otherwise: Option<&ast::Expr>,
+        span: Span,
+    ) -> Term {
+        if let Some(axis) = self.axis(&name.node) {
+            return self.coordinate_call(&name.node, Coordinate::Axis(axis), args, span);
+        }
+        let Some(function) = FUNCTIONS.iter().find(|function| function.name == name.node) else {
+            return self.unknown_function(name);
+        };
+        let positional: Vec<&ast::Expr> = args.iter().filter(|arg| arg.name.is_none()).map(|arg| &arg.value).collect();
+        let named: Vec<(&ast::Ident, &ast::Expr)> =
+            args.iter().filter_map(|arg| Some((arg.name.as_ref()?, &arg.value))).collect();
+        for (name, _) in &named {
+            if !function.named.contains(&name.node.as_str()) {
+                self.unknown_argument(function.name, name, function.named);
+                return Term::Hole;
+            }
+        }
+        let reduces = named.iter().any(|(name, _)| name.node == "over");
+        let wanted = match function.name {
+            "min" | "max" if reduces => 1..=1,
+            "min" | "max" => 2..=8,
+            "table" => 2..=4,
+            _ => function.positional..=function.positional,
+        };
+        if !wanted.contains(&positional.len()) {
+            let message = format!(
+                "`{}` takes {}, found {}",
+                function.name,
+                count_words(*wanted.start(), *wanted.end()),
+                positional.len()
+            );
+            let diagnostic = Diagnostic::new(Code::E0204, span, message);
+            return self.hole(diagnostic.help(format!("write `{}`", function.signature)));
+        }
+        let args = Args { function: function.name, positional, named, span };
+        self.known_call(&args, otherwise)
+    }
+
+    fn unknown_function(&mut self, name: &ast::Ident) -> Term {
+        let axes: Vec<String> = self.strategy.layout.iter().flat_map(|segment| segment.axes.clone()).collect();
+        let known = FUNCTIONS.iter().map(|function| function.name).chain(axes.iter().map(String::as_str));
+        let near = did_you_mean(&name.node, known).map(str::to_owned);
+        let diagnostic = Diagnostic::new(Code::E0203, name.span, format!("there is no function `{}`", name.node));
+        self.hole(match near {
+            Some(near) => diagnostic.fix(format!("did you mean `{near}`?"), name.span, near),
+            None if axes.is_empty() => {
+                diagnostic.help("axes are functions once the layout names them, as in `layout video(t, h, w)`")
+            }
+            None => diagnostic.help(format!("coordinates of this layout: {}", code_list(&axes))),
+        })
+    }
+
+    fn known_call(&mut self, args: &Args<'_>, otherwise: Option<&ast::Expr>) -> Term {
+        let span = args.span;
+        match args.function {
+            "pos" => self.coordinate(Coordinate::Position, args),
+            "block" => self.coordinate(Coordinate::Block, args),
+            "index" => self.coordinate(Coordinate::Index, args),
+            "tile" => self.tile(args),
+            "frame" | "patch" => self.frame_coordinate(args),
+            "mean" => self.pool(Statistic::Mean, args),
+            "centred_mean" => self.pool(Statistic::CentredMean, args),
+            "self_similarity" => match self.side(args.positional[0]) {
+                Some(side) => self.push_term(Op::SelfSimilarity(side), span),
+                None => Term::Hole,
+            },
+            "dot" => self.dot(args),
+            "softmax" => {
+                let Some((value, over)) = self.reducible(args) else { return Term::Hole };
+                self.push_term(Op::Softmax { value, over }, span)
+            }
+            "sum" => self.reduction(Reduction::Sum, args),
+            "average" => self.reduction(Reduction::Mean, args),
+            "min" | "max" if args.positional.len() == 1 => {
+                let how = if args.function == "min" { Reduction::Min } else { Reduction::Max };
+                self.reduction(how, args)
+            }
+            "min" | "max" => {
+                let op = if args.function == "min" { Binary::Min } else { Binary::Max };
+                let mut terms = args.positional.iter().map(|arg| self.expression(arg)).collect::<Vec<_>>().into_iter();
+                let first = terms.next().unwrap_or(Term::Hole);
+                terms.fold(first, |a, b| self.apply(op, a, b, span))
+            }
+            "transpose" => match self.blocks_argument(args) {
+                Some(id) => self.push_term(Op::Transpose(id), span),
+                None => Term::Hole,
+            },
+            "top_k" | "top_p" | "bottom_mass" | "statistical_top_k" => self.select(args),
+            "above" => {
+                let (x, t) = (self.expression(args.positional[0]), self.expression(args.positional[1]));
+                let (Ok(x), Ok(t)) = (self.single(x, span), self.single(t, span)) else { return Term::Hole };
+                let (Ok(x), Ok(t)) = (self.to_real(x, span), self.to_real(t, span)) else { return Term::Hole };
+                self.push_term(Op::Compare(Comparison::Less, t, x), span)
+            }
+            "clamp" => {
+                let terms: Vec<Term> = args.positional.iter().map(|arg| self.expression(arg)).collect();
+                let raised = self.apply(Binary::Max, terms[0].clone(), terms[1].clone(), span);
+                self.apply(Binary::Min, raised, terms[2].clone(), span)
+            }
+            "choose" => self.choose(args),
+            "extent" => self.extent(args),
+            "size" => match self.segment_argument(args.positional[0]) {
+                Some(set) => self.push_term(Op::Size(Size::Tokens(set)), span),
+                None => Term::Hole,
+            },
+            "table" => self.table(&args.positional, otherwise, span),
+            "taylor" => match self.expression(args.positional[0]) {
+                Term::Value(order) if self.ty(order) == crate::ir::Type::scalar(Kind::Int) => Term::Mode(order),
+                Term::Hole => Term::Hole,
+                _ => self.hole(Diagnostic::new(Code::E0205, span, "the order of a forecast is an integer from 0 to 4")),
+            },
+            other => match elementwise(other) {
+                Some(op) => {
+                    let term = self.expression(args.positional[0]);
+                    self.unary(op, term, span)
+                }
+                None => Term::Hole,
+            },
+        }
+    }
+
+    // ---- geometry ----
+
+    /// `q` or `k`.
+    fn side(&mut self, expr: &ast::Expr) -> Option<Side> {
+        match self.expression(expr) {
+            Term::Side(side) => Some(side),
+            Term::Hole => None,
+            _ => {
+                self.report(
+                    Diagnostic::new(Code::E0205, expr.span, "expected `q` or `k`")
+                        .help("`q` stands for the query token or block, `k` for the key"),
+                );
+                None
+            }
+        }
+    }
+
+    fn coordinate_call(&mut self, name: &str, what: Coordinate, args: &[ast::Arg], span: Span) -> Term {
+        let [ast::Arg { name: None, value }] = args else {
+            let diagnostic = Diagnostic::new(Code::E0204, span, format!("`{name}` takes one argument"));
+            return self.hole(diagnostic.help(format!("write `{name}(q)` or `{name}(k)`")));
+        };
+        match self.side(value) {
+            Some(side) => self.push_term(Op::Coordinate(what, side), span),
+            None => Term::Hole,
+        }
+    }
+
+    fn coordinate(&mut self, what: Coordinate, args: &Args<'_>) -> Term {
+        match self.side(args.positional[0]) {
+            Some(side) => self.push_term(Op::Coordinate(what, side), args.span),
+            None => Term::Hole,
+        }
+    }
+
+    fn tile(&mut self, args: &Args<'_>) -> Term {
+        let Some(side) = self.side(args.positional[0]) else { return Term::Hole };
+        let Some((axes, _)) = self.tiling(args.span) else { return Term::Hole };
+        let coordinates =
+            (0..axes.len()).map(|axis| self.push_term(Op::Coordinate(Coordinate::Tile(axis as u8), side), args.span));
+        Term::Tuple(coordinates.collect())
+    }
+
+    fn frame_coordinate(&mut self, args: &Args<'_>) -> Term {
+        let Some(side) = self.side(args.positional[0]) else { return Term::Hole };
+        let axes = self.grid_axes();
+        let Some((first, rest)) = axes.split_first() else { return self.no_grid(args.function, args.span) };
+        let span = args.span;
+        if args.function == "frame" {
+            let axis = self.axis(first).unwrap_or_default();
+            return self.push_term(Op::Coordinate(Coordinate::Axis(axis), side), span);
+        }
+        let mut index = Term::Value(self.int(0, span));
+        for name in rest {
+            let axis = self.axis(name).unwrap_or_default();
+            let (size, coordinate) =
+                (self.axis_size(name, span), self.push_term(Op::Coordinate(Coordinate::Axis(axis), side), span));
+            let scaled = self.apply(Binary::Multiply, index, size, span);
+            index = self.apply(Binary::Add, scaled, coordinate, span);
+        }
+        index
+    }
+
+    fn extent(&mut self, args: &Args<'_>) -> Term {
+        let expr = args.positional[0];
+        let axes: Vec<String> = self.strategy.layout.iter().flat_map(|segment| segment.axes.clone()).collect();
+        if let ExprKind::Name(name) = &expr.kind
+            && axes.contains(name)
+        {
+            return self.axis_size(name, args.span);
+        }
+        let diagnostic = Diagnostic::new(Code::E0208, expr.span, "expected the name of an axis");
+        self.hole(if axes.is_empty() {
+            diagnostic.help("name axes in the layout, as in `layout video(t, h, w)`")
+        } else {
+            diagnostic.help(format!("axes of this layout: {}", code_list(&axes)))
+        })
+    }
+
+    fn segment_argument(&mut self, expr: &ast::Expr) -> Option<crate::ir::SetId> {
+        let ExprKind::Name(name) = &expr.kind else {
+            self.report(Diagnostic::new(Code::E0207, expr.span, "expected the name of a segment"));
+            return None;
+        };
+        let name = ast::Ident { node: name.clone(), span: expr.span };
+        self.set(&ast::Set { parts: vec![(name, None)], span: expr.span })
+    }
+
+    // ---- blocks ----
+
+    fn pool(&mut self, statistic: Statistic, args: &Args<'_>) -> Term {
+        match self.expression(args.positional[0]) {
+            Term::Side(side) => self.push_term(Op::Pool(statistic, side), args.span),
+            Term::Hole => Term::Hole,
+            _ => {
+                let message = format!("`{}` pools the tokens of `q` or `k`", args.function);
+                let diagnostic = Diagnostic::new(Code::E0205, args.span, message);
+                self.hole(diagnostic.help("the mean of a score along an axis is `average(x, over = k)`"))
+            }
+        }
+    }
+
+    fn dot(&mut self, args: &Args<'_>) -> Term {
+        let mut pooled = [None, None];
+        for expr in &args.positional {
+            let term = self.expression(expr);
+            let Ok(id) = self.single(term, expr.span) else { return Term::Hole };
+            let Extent::Pooled(side) = self.ty(id).extent else {
+                let diagnostic = Diagnostic::new(Code::E0206, expr.span, "`dot` takes pooled q and k");
+                return self.hole(diagnostic.help("write `dot(mean(q), mean(k))`"));
+            };
+            pooled[usize::from(side == Side::Key)] = Some(id);
+        }
+        match pooled {
+            [Some(q), Some(k)] => self.push_term(Op::Dot(q, k), args.span),
+            _ => self.hole(
+                Diagnostic::new(Code::E0206, args.span, "`dot` takes one statistic of `q` and one of `k`")
+                    .help("write `dot(mean(q), mean(k))`"),
+            ),
+        }
+    }
+
+    fn blocks_argument(&mut self, args: &Args<'_>) -> Option<ValueId> {
+        let expr = args.positional[0];
+        let term = self.expression(expr);
+        let id = self.single(term, expr.span).ok()?;
+        if is_blocks(self.ty(id)) {
+            return Some(id);
+        }
+        let words = self.extent_words(id);
+        self.report(
+            Diagnostic::new(Code::E0206, expr.span, format!("`{}` takes a value over blocks", args.function))
+                .label(format!("this is {words}"))
+                .help("scores of blocks come from `dot(mean(q), mean(k))` or `self_similarity(q)`"),
+        );
+        None
+    }
+
+    /// The first argument and the axis of `over`.
+    fn reducible(&mut self, args: &Args<'_>) -> Option<(ValueId, Side)> {
+        let id = self.blocks_argument(args)?;
+        let Extent::Blocks { q, kv } = self.ty(id).extent else { return None };
+        let over = match args.named("over") {
+            Some(expr) => self.side(expr)?,
+            None if kv.is_some() => Side::Key,
+            None => Side::Query,
+        };
+        let present = if over == Side::Query { q.is_some() } else { kv.is_some() };
+        if !present {
+            let words = self.extent_words(id);
+            self.report(
+                Diagnostic::new(Code::E0206, args.span, "there is no such axis to go over")
+                    .label(format!("the value is over {words}")),
+            );
+            return None;
+        }
+        let id = if args.function == "sum" || self.ty(id).kind != Kind::Int {
+            id
+        } else {
+            self.to_real(id, args.span).ok()?
+        };
+        Some((id, over))
+    }
+
+    fn reduction(&mut self, how: Reduction, args: &Args<'_>) -> Term {
+        let Some((value, over)) = self.reducible(args) else { return Term::Hole };
+        let Ok(value) = self.to_real(value, args.span) else { return Term::Hole };
+        self.push_term(Op::Reduce { how, value, over }, args.span)
+    }
+
+    fn select(&mut self, args: &Args<'_>) -> Term {
+        let Some((value, over)) = self.reducible(args) else { return Term::Hole };
+        let Ok(value) = self.to_real(value, args.span) else { return Term::Hole };
+        let amount_expr = args.positional[1];
+        let amount = self.expression(amount_expr);
+        let Ok(mut amount) = self.single(amount, amount_expr.span) else { return Term::Hole };
+        if self.ty(amount).extent != Extent::Scalar {
+            let diagnostic = Diagnostic::new(Code::E0206, amount_expr.span, "the amount of a selection is one number");
+            return self.hole(diagnostic.label(format!("this is {}", self.extent_words(amount))));
+        }
+        let words = |this: &mut Self, name: &str, choices: &[&str]| this.word(args, name, choices);
+        let rule = match args.function {
+            "top_k" => {
+                let Some(choice) = words(self, "rounding", &["floor", "ceil", "nearest"]) else { return Term::Hole };
+                Selector::TopK { rounding: [Rounding::Floor, Rounding::Ceil, Rounding::Nearest][choice] }
+            }
+            "top_p" => {
+                let (Some(crossing), Some(direction), Some(strict)) = (
+                    words(self, "crossing", &["keep", "drop"]),
+                    words(self, "direction", &["descending", "ascending"]),
+                    words(self, "strict", &["false", "true"]),
+                ) else {
+                    return Term::Hole;
+                };
+                Selector::TopP { crossing: crossing == 0, ascending: direction == 1, strict: strict == 1 }
+            }
+            "bottom_mass" => Selector::BottomMass,
+            _ => Selector::Statistical,
+        };
+        if !matches!(rule, Selector::TopK { .. }) {
+            match self.to_real(amount, amount_expr.span) {
+                Ok(id) => amount = id,
+                Err(hole) => return hole,
+            }
+        }
+        let at_least = match args.named("at_least") {
+            None => None,
+            Some(expr) => {
+                let term = self.expression(expr);
+                let Ok(id) = self.single(term, expr.span) else { return Term::Hole };
+                Some(id)
+            }
+        };
+        self.push_term(Op::Select { rule, value, amount, at_least, over }, args.span)
+    }
+
+    /// Which of the choices a named argument names; the first without it.
+    fn word(&mut self, args: &Args<'_>, name: &str, choices: &[&str]) -> Option<usize> {
+        let Some(expr) = args.named(name) else { return Some(0) };
+        let found = match &expr.kind {
+            ExprKind::Name(word) => word.clone(),
+            ExprKind::Bool(value) => value.to_string(),
+            _ => String::new(),
+        };
+        let index = choices.iter().position(|choice| *choice == found);
+        if index.is_none() {
+            let message = format!("`{name}` is {}", code_list(choices).replace(" and ", " or "));
+            self.report(Diagnostic::new(Code::E0204, expr.span, message));
+        }
+        index
+    }
+
+    fn choose(&mut self, args: &Args<'_>) -> Term {
+        let span = args.span;
+        let mut ids = Vec::new();
+        for expr in &args.positional {
+            let term = self.expression(expr);
+            let Ok(id) = self.single(term, expr.span) else { return Term::Hole };
+            ids.push(id);
+        }
+        let (condition, mut a, mut b) = (ids[0], ids[1], ids[2]);
+        if self.ty(condition).kind != Kind::Bool {
+            let diagnostic = Diagnostic::new(Code::E0205, args.positional[0].span, "a condition is a truth value");
+            return self.hole(diagnostic);
+        }
+        if self.ty(a).kind != self.ty(b).kind {
+            let (Ok(real_a), Ok(real_b)) = (self.to_real(a, span), self.to_real(b, span)) else { return Term::Hole };
+            (a, b) = (real_a, real_b);
+        }
+        self.push_term(Op::Choose(condition, a, b), span)
+    }
+}
+
+fn elementwise(name: &str) -> Option<Unary> {
+    Some(match name {
+        "abs" => Unary::Abs,
+        "sqrt" => Unary::Sqrt,
+        "exp" => Unary::Exp,
+        "log" => Unary::Log,
+        "floor" => Unary::Floor,
+        "ceil" => Unary::Ceil,
+        "round" => Unary::Round,
+        "bit_length" => Unary::BitLength,
+        _ => return None,
+    })
+}
+
+fn count_words(least: usize, most: usize) -> String {
+    let plural = if most == 1 { "" } else { "s" };
+    if least == most { format!("{least} argument{plural}") } else { format!("{least} to {most} arguments") }
+}

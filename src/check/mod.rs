@@ -1,0 +1,545 @@
+//! From syntax tree to IR: names, kinds, shapes, units and ranges that need no model.
+//!
+//! Elaboration walks the statements once, with a stack of scopes for names and a guard that grows with nesting. What
+//! has no meaning becomes a diagnostic and a hole; a hole silences everything that depends on it, so that one
+//! mistake is reported once, and checking goes on. Parameters are bound here: a parameter is a `let` whose
+//! value the caller may replace. Tuples exist only here; the IR sees their components.
+//!
+//! Nothing here reads files: tables come through [`ReadFile`].
+
+mod expression;
+mod functions;
+pub mod model;
+mod rules;
+mod schedule;
+mod tables;
+
+use std::collections::HashMap;
+
+use crate::diagnostics::{Code, Diagnostic, did_you_mean};
+use crate::ir::{self, Binary, Kind, Op, SetId, Side, Strategy, Type, ValueId};
+use crate::source::Span;
+use crate::syntax::ast;
+
+/// Reads a file named in a source text, relative to the file that names it.
+pub trait ReadFile {
+    /// The bytes, or a sentence that says why not.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    fn read(&self, from: u16, path: &str) -> Result<Vec<u8>, String>;
+}
+
+/// Reads no files.
+pub struct NoFiles;
+
+impl ReadFile for NoFiles {
+    fn read(&self, _: u16, _: &str) -> Result<Vec<u8>, String> {
+        Err("files cannot be read here".to_owned())
+    }
+}
+
+/// All declarations in sight of a strategy.
+#[derive(Default)]
+pub struct Declarations<'a> {
+    /// Strategies by name.
+    pub strategies: HashMap<&'a str, &'a ast::Strategy>,
+}
+
+impl<'a> Declarations<'a> {
+    /// Collects the strategies of all files; later ones of the same name are reported.
+    pub fn collect(files: impl IntoIterator<Item = &'a ast::File>, diagnostics: &mut Vec<Diagnostic>) -> Self {
+        let mut declarations = Declarations::default();
+        let mut models: HashMap<&str, Span> = HashMap::new();
+        for item in files.into_iter().flat_map(|file| &file.items) {
+            let (name, earlier) = match item {
+                ast::Item::Strategy(strategy) => {
+                    let earlier = declarations.strategies.insert(&strategy.name.node, strategy);
+                    (&strategy.name, earlier.map(|earlier| earlier.name.span))
+                }
+                ast::Item::Model(model) => (&model.name, models.insert(&model.name.node, model.name.span)),
+                ast::Item::Import(_) => continue,
+            };
+            if let Some(earlier) = earlier {
+                diagnostics.push(
+                    Diagnostic::new(Code::E0202, name.span, format!("`{}` is declared twice", name.node))
+                        .also(earlier, "first here"),
+                );
+            }
+        }
+        declarations
+    }
+}
+
+/// Elaborates a strategy with the given parameters (expressions of the same language).
+pub fn check(
+    declarations: &Declarations<'_>,
+    files: &dyn ReadFile,
+    strategy: &ast::Strategy,
+    params: &[(ast::Ident, ast::Expr)],
+) -> (Option<Strategy>, Vec<Diagnostic>) {
+    let mut checker = Checker::new(declarations, files);
+    checker.strategy.name.clone_from(&strategy.name.node);
+    checker.layouts(strategy, &mut Vec::new());
+    let args = params.iter().map(|(name, value)| (name.clone(), checker.expression(value))).collect();
+    checker.body(strategy, args, true);
+    let failed = checker.diagnostics.iter().any(|found| found.severity() == crate::diagnostics::Severity::Error);
+    ((!failed).then_some(checker.strategy), checker.diagnostics)
+}
+
+/// What an expression stands for while checking.
+#[derive(Clone, Debug)]
+enum Term {
+    /// A value of the IR.
+    Value(ValueId),
+    /// Several values.
+    Tuple(Vec<Term>),
+    /// `[a, b]`.
+    List(Vec<Term>),
+    /// `"text"`.
+    Text(String),
+    /// `q` or `k`.
+    Side(Side),
+    /// `reuse`, `taylor(n)`: order of the forecast.
+    Mode(ValueId),
+    /// Something that was reported already.
+    Hole,
+}
+
+struct Binding {
+    term: Term,
+    span: Span,
+    used: bool,
+    /// Warn when it is never used.
+    watched: bool,
+}
+
+#[derive(Default)]
+struct Scope {
+    names: HashMap<String, Binding>,
+}
+
+struct Checker<'a> {
+    declarations: &'a Declarations<'a>,
+    files: &'a dyn ReadFile,
+    strategy: Strategy,
+    diagnostics: Vec<Diagnostic>,
+    scopes: Vec<Scope>,
+    /// Conjunction of the guards around the statement.
+    guard: Option<ValueId>,
+    /// Strategies being elaborated, innermost last.
+    stack: Vec<String>,
+    block_span: Option<Span>,
+    schedule_span: Option<Span>,
+    table_ids: HashMap<String, Option<u16>>,
+}
+
+impl<'a> Checker<'a> {
+    fn new(declarations: &'a Declarations<'a>, files: &'a dyn ReadFile) -> Self {
+        Checker {
+            declarations,
+            files,
+            strategy: Strategy::default(),
+            diagnostics: Vec::new(),
+            scopes: vec![Scope::default()],
+            guard: None,
+            stack: Vec::new(),
+            block_span: None,
+            schedule_span: None,
+            table_ids: HashMap::new(),
+        }
+    }
+
+    fn report(&mut self, diagnostic: Diagnostic) {
+        self.diagnostics.push(diagnostic);
+    }
+
+    /// Reports and gives a hole.
+    fn hole(&mut self, diagnostic: Diagnostic) -> Term {
+        self.report(diagnostic);
+        Term::Hole
+    }
+
+    /// Adds a value whose operands are known to fit.
+    fn push(&mut self, op: Op, span: Span) -> Result<ValueId, Term> {
+        match ir::typing::type_of(&self.strategy.graph, &op) {
+            Ok(ty) => Ok(self.strategy.graph.push(op, ty, span)),
+            Err(reason) => Err(self.hole(Diagnostic::new(Code::E0206, span, reason))),
+        }
+    }
+
+    fn push_term(&mut self, op: Op, span: Span) -> Term {
+        self.push(op, span).map_or_else(|hole| hole, Term::Value)
+    }
+
+    fn int(&mut self, value: i64, span: Span) -> ValueId {
+        self.strategy.graph.push(Op::Int(value), Type::scalar(Kind::Int), span)
+    }
+
+    fn boolean(&mut self, value: bool, span: Span) -> ValueId {
+        self.strategy.graph.push(Op::Bool(value), Type::scalar(Kind::Bool), span)
+    }
+
+    fn ty(&self, id: ValueId) -> Type {
+        self.strategy.graph.ty(id)
+    }
+
+    /// `a and b` of two truth scalars, where either may be absent.
+    fn conjunction(&mut self, a: Option<ValueId>, b: Option<ValueId>, span: Span) -> Option<ValueId> {
+        match (a, b) {
+            (Some(a), Some(b)) => self.push(Op::Binary(Binary::And, a, b), span).ok(),
+            (one, other) => one.or(other),
+        }
+    }
+
+    // ---- names ----
+
+    fn declare(&mut self, name: &ast::Ident, term: Term, watched: bool) {
+        if let Some(why) = self.reserved(&name.node) {
+            self.report(
+                Diagnostic::new(Code::E0202, name.span, format!("`{}` is taken: {why}", name.node))
+                    .help("choose another name"),
+            );
+            return;
+        }
+        let watched = watched && !name.node.starts_with('_');
+        let binding = Binding { term, span: name.span, used: false, watched };
+        let Some(scope) = self.scopes.last_mut() else { return };
+        let Some(earlier) = scope.names.get(&name.node).map(|earlier| earlier.span) else {
+            scope.names.insert(name.node.clone(), binding);
+            return;
+        };
+        self.report(
+            Diagnostic::new(Code::E0202, name.span, format!("`{}` is declared twice", name.node))
+                .also(earlier, "first here"),
+        );
+    }
+
+    fn lookup(&mut self, name: &str) -> Option<Term> {
+        self.scopes.iter_mut().rev().find_map(|scope| {
+            let binding = scope.names.get_mut(name)?;
+            binding.used = true;
+            Some(binding.term.clone())
+        })
+    }
+
+    fn names_in_scope(&self) -> Vec<String> {
+        let declared = self.scopes.iter().flat_map(|scope| scope.names.keys().cloned());
+        declared.chain(functions::NAMES.iter().map(|name| (*name).to_owned())).collect()
+    }
+
+    fn leave_scope(&mut self) {
+        let Some(scope) = self.scopes.pop() else { return };
+        let mut unused: Vec<_> =
+            scope.names.into_iter().filter(|(_, binding)| binding.watched && !binding.used).collect();
+        unused.sort_by_key(|(_, binding)| binding.span);
+        for (name, binding) in unused {
+            self.report(
+                Diagnostic::new(Code::W0501, binding.span, format!("`{name}` is never used"))
+                    .help("remove it, or begin its name with `_`"),
+            );
+        }
+    }
+
+    fn reserved(&self, name: &str) -> Option<&'static str> {
+        if functions::NAMES.contains(&name) {
+            Some("the language defines it")
+        } else if functions::is_function(name) {
+            Some("it is a function of the language")
+        } else {
+            None
+        }
+    }
+
+    // ---- segments ----
+
+    /// The set a `Set` of the tree names; reports segments that the layout lacks.
+    fn set(&mut self, set: &ast::Set) -> Option<SetId> {
+        let mut parts = Vec::new();
+        let mut whole = false;
+        let mut fine = true;
+        for (name, which) in &set.parts {
+            if name.node == "all" && which.is_none() {
+                whole = true;
+                continue;
+            }
+            let which = match which.as_ref().map(|which| which.node.as_str()) {
+                None => ir::Which::Whole,
+                Some("valid") => ir::Which::Valid,
+                Some("pad") => ir::Which::Pad,
+                Some(other) => {
+                    let span = which.as_ref().map_or(name.span, |which| which.span);
+                    self.report(
+                        Diagnostic::new(Code::E0207, span, format!("a segment has no part `{other}`"))
+                            .help("the parts of a segment are `valid` and `pad`"),
+                    );
+                    fine = false;
+                    continue;
+                }
+            };
+            if self.strategy.layout.iter().any(|segment| segment.name == name.node) {
+                parts.push(ir::Part { segment: name.node.clone(), which });
+            } else {
+                self.unknown_segment(name);
+                fine = false;
+            }
+        }
+        fine.then(|| if whole { SetId::ALL } else { self.strategy.graph.set(parts) })
+    }
+
+    fn unknown_segment(&mut self, name: &ast::Ident) {
+        let known: Vec<String> =
+            self.strategy.layout.iter().map(|segment| segment.name.clone()).chain(["all".to_owned()]).collect();
+        let mut diagnostic = Diagnostic::new(
+            Code::E0207,
+            name.span,
+            format!("`{}` is not a segment of this strategy's layout", name.node),
+        )
+        .label(format!("segments: {}", code_list(&known)));
+        diagnostic = match did_you_mean(&name.node, known.iter().map(String::as_str)) {
+            Some(near) => diagnostic.fix(format!("did you mean `{near}`?"), name.span, near),
+            None => diagnostic.help(format!("name it in the layout, as in `layout {} ++ ...`", name.node)),
+        };
+        self.report(diagnostic);
+    }
+
+    /// Index of an axis name in the graph, registered when the layout has it.
+    fn axis(&mut self, name: &str) -> Option<u8> {
+        let known = self.strategy.layout.iter().any(|segment| segment.axes.iter().any(|axis| axis == name));
+        known.then(|| {
+            let axes = &mut self.strategy.graph.axes;
+            let index = axes.iter().position(|axis| axis == name).unwrap_or_else(|| {
+                axes.push(name.to_owned());
+                axes.len() - 1
+            });
+            index as u8
+        })
+    }
+
+    /// The axes of the first segment that has any.
+    fn grid_axes(&self) -> Vec<String> {
+        self.strategy
+            .layout
+            .iter()
+            .find(|segment| !segment.axes.is_empty())
+            .map(|segment| segment.axes.clone())
+            .unwrap_or_default()
+    }
+
+    /// Merges the layouts of a strategy and of those it uses, before anything refers to them.
+    fn layouts(&mut self, strategy: &ast::Strategy, seen: &mut Vec<String>) {
+        if seen.contains(&strategy.name.node) {
+            return;
+        }
+        seen.push(strategy.name.node.clone());
+        let mut first: Option<Span> = None;
+        for stmt in &strategy.body {
+            let ast::StmtKind::Layout(segments) = &stmt.kind else { continue };
+            if let Some(first) = first.replace(stmt.span) {
+                self.report(
+                    Diagnostic::new(Code::E0108, stmt.span, "a strategy has one `layout`").also(first, "first here"),
+                );
+            }
+            for (name, axes) in segments {
+                self.layout_segment(name, axes);
+            }
+        }
+        for name in used_strategies(&strategy.body) {
+            if let Some(used) = self.declarations.strategies.get(name) {
+                self.layouts(used, seen);
+            }
+        }
+    }
+
+    fn layout_segment(&mut self, name: &ast::Ident, axes: &[ast::Ident]) {
+        if name.node == "all" {
+            self.report(Diagnostic::new(Code::E0202, name.span, "`all` is the whole sequence and no segment"));
+            return;
+        }
+        let axes: Vec<String> = axes.iter().map(|axis| axis.node.clone()).collect();
+        let taken = |axis: &str| functions::is_function(axis) || functions::NAMES.contains(&axis);
+        if let Some(axis) = axes.iter().find(|axis| taken(axis)) {
+            self.report(
+                Diagnostic::new(
+                    Code::E0202,
+                    name.span,
+                    format!("an axis cannot be called `{axis}`: the language has that name"),
+                )
+                .help("call it something else in the model and the layout"),
+            );
+            return;
+        }
+        match self.strategy.layout.iter_mut().find(|segment| segment.name == name.node) {
+            Some(segment) => {
+                for axis in axes {
+                    if !segment.axes.contains(&axis) {
+                        segment.axes.push(axis);
+                    }
+                }
+            }
+            None => {
+                self.strategy.layout.push(ir::LayoutSegment { name: name.node.clone(), axes, span: name.span });
+            }
+        }
+    }
+
+    // ---- bodies ----
+
+    fn body(&mut self, strategy: &ast::Strategy, args: Vec<(ast::Ident, Term)>, outermost: bool) {
+        if self.stack.contains(&strategy.name.node) {
+            let chain = self.stack.join("` uses `");
+            self.report(
+                Diagnostic::new(
+                    Code::E0210,
+                    strategy.name.span,
+                    format!("`{}` uses itself: `{chain}` uses `{}`", strategy.name.node, strategy.name.node),
+                )
+                .help("remove one of the `use` statements"),
+            );
+            return;
+        }
+        self.stack.push(strategy.name.node.clone());
+        // Names of the user do not reach into what it uses.
+        let outer = std::mem::replace(&mut self.scopes, vec![Scope::default()]);
+        self.params(strategy, args, outermost);
+        self.scopes.push(Scope::default());
+        self.statements(&strategy.body);
+        self.leave_scope();
+        self.leave_scope();
+        self.scopes = outer;
+        self.stack.pop();
+    }
+
+    fn params(&mut self, strategy: &ast::Strategy, args: Vec<(ast::Ident, Term)>, outermost: bool) {
+        for (name, _) in &args {
+            if !strategy.params.iter().any(|(param, _)| param.node == name.node) {
+                self.unknown_param(strategy, name);
+            }
+        }
+        for (name, default) in &strategy.params {
+            let given = args.iter().rev().find(|(arg, _)| arg.node == name.node);
+            let term = match given {
+                Some((_, term)) => term.clone(),
+                None => self.expression(default),
+            };
+            if outermost {
+                let text = self.describe(&term);
+                self.strategy.params.push((name.node.clone(), text));
+            }
+            self.declare(name, term, true);
+        }
+    }
+
+    fn unknown_param(&mut self, strategy: &ast::Strategy, name: &ast::Ident) {
+        let known: Vec<String> = strategy.params.iter().map(|(param, _)| param.node.clone()).collect();
+        let message = format!("`{}` has no parameter `{}`", strategy.name.node, name.node);
+        let mut diagnostic = Diagnostic::new(Code::E0308, name.span, message);
+        diagnostic = if known.is_empty() {
+            diagnostic.label("it has no parameters")
+        } else {
+            diagnostic.label(format!("parameters: {}", code_list(&known)))
+        };
+        if let Some(near) = did_you_mean(&name.node, known.iter().map(String::as_str)) {
+            diagnostic = diagnostic.fix(format!("did you mean `{near}`?"), name.span, near);
+        }
+        self.report(diagnostic);
+    }
+
+    fn statements(&mut self, body: &[ast::Stmt]) {
+        for stmt in body {
+            self.statement(stmt, body);
+        }
+    }
+
+    fn statement(&mut self, stmt: &ast::Stmt, siblings: &[ast::Stmt]) {
+        use ast::StmtKind;
+        match &stmt.kind {
+            StmtKind::Layout(_) => self.only_outside_guards(stmt, "layout"),
+            StmtKind::Order { segment, order } => self.order(segment.as_ref(), order, stmt.span),
+            StmtKind::Block { q, kv } => self.block(q, kv.as_ref(), stmt.span),
+            StmtKind::Let(name, value) => {
+                let term = self.expression(value);
+                self.declare(name, term, true);
+            }
+            StmtKind::Keep(rule) => self.rule(ir::Action::Keep, rule, stmt.span),
+            StmtKind::Skip(rule) => self.rule(ir::Action::Skip, rule, stmt.span),
+            StmtKind::Cache { segments, predicate, mode } => {
+                self.cache(segments, predicate.as_ref(), mode.as_ref(), stmt.span);
+            }
+            StmtKind::Guard { guard, body, otherwise } => {
+                self.guarded(guard, body, otherwise.as_deref(), siblings, stmt.span);
+            }
+            StmtKind::Schedule(lines) => self.schedule(lines, stmt.span),
+            StmtKind::Use { name, args } => self.use_strategy(name, args, stmt.span),
+            StmtKind::Quirk(text) => self.strategy.quirks.push(text.node.clone()),
+        }
+    }
+
+    fn only_outside_guards(&mut self, stmt: &ast::Stmt, word: &str) {
+        if self.guard.is_some() {
+            self.report(
+                Diagnostic::new(Code::E0108, stmt.span, format!("`{word}` holds for the whole strategy"))
+                    .help(format!("move `{word}` out of the guard")),
+            );
+        }
+    }
+
+    fn use_strategy(&mut self, name: &ast::Ident, args: &[ast::Arg], span: Span) {
+        let Some(&used) = self.declarations.strategies.get(name.node.as_str()) else {
+            let known: Vec<&str> = self.declarations.strategies.keys().copied().collect();
+            let mut diagnostic =
+                Diagnostic::new(Code::E0201, name.span, format!("there is no strategy `{}`", name.node));
+            diagnostic = match did_you_mean(&name.node, known) {
+                Some(near) => diagnostic.fix(format!("did you mean `{near}`?"), name.span, near),
+                None => diagnostic.help("import the file that declares it: `import \"path.omni\"`"),
+            };
+            return self.report(diagnostic);
+        };
+        let mut bound = Vec::new();
+        for arg in args {
+            let term = self.expression(&arg.value);
+            match &arg.name {
+                Some(name) => bound.push((name.clone(), term)),
+                None => self.report(
+                    Diagnostic::new(Code::E0204, arg.value.span, "a strategy takes its parameters by name")
+                        .help(format!("write `{} = ...`", used.params.first().map_or("name", |(name, _)| &name.node))),
+                ),
+            }
+        }
+        let before = self.strategy.schedule.len();
+        let own = self.schedule_span;
+        self.schedule_span = None;
+        self.body(used, bound, false);
+        // The schedule of the user, where it has one, stands for all it uses.
+        if own.is_some() {
+            self.strategy.schedule.truncate(before);
+            self.schedule_span = own;
+        } else if self.schedule_span.is_some() {
+            self.schedule_span = Some(span);
+        }
+    }
+}
+
+/// Names of the strategies that statements use, guards included.
+fn used_strategies(body: &[ast::Stmt]) -> Vec<&str> {
+    body.iter()
+        .flat_map(|stmt| match &stmt.kind {
+            ast::StmtKind::Use { name, .. } => vec![name.node.as_str()],
+            ast::StmtKind::Guard { body, otherwise, .. } => {
+                let mut names = used_strategies(body);
+                names.extend(used_strategies(otherwise.as_deref().unwrap_or_default()));
+                names
+            }
+            _ => Vec::new(),
+        })
+        .collect()
+}
+
+/// "`a`, `b` and `c`".
+fn code_list<S: AsRef<str>>(names: &[S]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{}`", name.as_ref())).collect();
+    match quoted.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+        _ => quoted.concat(),
+    }
+}

@@ -1,0 +1,176 @@
+//! The schedule block.
+
+use super::{Checker, Term};
+use crate::diagnostics::{Code, Diagnostic, did_you_mean};
+use crate::ir::{self, Binary, Kind, Op, Size, StepKind, ValueId};
+use crate::source::Span;
+use crate::syntax::ast;
+
+const KINDS: &[(&str, StepKind)] = &[
+    ("dense", StepKind::Dense),
+    ("update", StepKind::Update),
+    ("refresh", StepKind::Refresh),
+    ("dispatch", StepKind::Dispatch),
+    ("reuse", StepKind::Reuse),
+];
+
+impl Checker<'_> {
+    pub(super) fn schedule(&mut self, lines: &[ast::ScheduleStmt], span: Span) {
+        if let Some(first) = self.schedule_span.replace(span) {
+            self.report(
+                Diagnostic::new(Code::E0108, span, "a strategy has one `schedule`")
+                    .also(first, "first here")
+                    .help("put all lines into one block; the first line that holds decides"),
+            );
+            return;
+        }
+        let guard = self.guard;
+        if let Some(guard) = guard
+            && self.depends_on_step_or_head(guard)
+        {
+            self.report(
+                Diagnostic::new(Code::E0209, span, "a schedule is made for layers, not for heads or steps")
+                    .help("move it out of the guard; `while` says at which steps a line holds"),
+            );
+            return;
+        }
+        self.schedule_lines(lines, guard);
+        // What follows a schedule of a used strategy may still be this strategy's own.
+    }
+
+    fn depends_on_step_or_head(&self, id: ValueId) -> bool {
+        let mut open = vec![id];
+        while let Some(id) = open.pop() {
+            let op = self.strategy.graph.op(id);
+            if matches!(op, Op::Place(ir::Place::Step | ir::Place::Head)) {
+                return true;
+            }
+            open.extend(op.operands());
+        }
+        false
+    }
+
+    fn schedule_lines(&mut self, lines: &[ast::ScheduleStmt], guard: Option<ValueId>) {
+        for line in lines {
+            match line {
+                ast::ScheduleStmt::Layers(places, body, span) => {
+                    let condition = match places {
+                        ast::Places::Rest(rest) => self.other_layers(lines, *rest),
+                        _ => self.places(ast::Dimension::Layers, places, *span),
+                    };
+                    if let Some(condition) = condition {
+                        let inside = self.conjunction(guard, Some(condition), *span);
+                        self.schedule_lines(body, inside);
+                    }
+                }
+                ast::ScheduleStmt::Kind { kind, mode, clauses, span } => {
+                    self.schedule_line(kind, mode.as_ref(), clauses, *span, guard);
+                }
+            }
+        }
+    }
+
+    fn other_layers(&mut self, lines: &[ast::ScheduleStmt], span: Span) -> Option<ValueId> {
+        let mut any = self.boolean(false, span);
+        for line in lines {
+            if let ast::ScheduleStmt::Layers(places, _, _) = line
+                && !matches!(places, ast::Places::Rest(_))
+            {
+                let one = self.places(ast::Dimension::Layers, places, span)?;
+                any = self.push(Op::Binary(Binary::Or, any, one), span).ok()?;
+            }
+        }
+        self.push(Op::Unary(ir::Unary::Not, any), span).ok()
+    }
+
+    fn schedule_line(
+        &mut self,
+        kind: &ast::Ident,
+        mode: Option<&ast::Expr>,
+        clauses: &[ast::Clause],
+        span: Span,
+        guard: Option<ValueId>,
+    ) {
+        let Some(&(_, step_kind)) = KINDS.iter().find(|(name, _)| *name == kind.node) else {
+            let near = did_you_mean(&kind.node, KINDS.iter().map(|(name, _)| *name));
+            let diagnostic =
+                Diagnostic::new(Code::E0201, kind.span, format!("there is no kind of step `{}`", kind.node));
+            return self.report(match near {
+                Some(near) => diagnostic.fix(format!("did you mean `{near}`?"), kind.span, near),
+                None => diagnostic.help("steps are `dense`, `update`, `refresh`, `dispatch` or `reuse`"),
+            });
+        };
+        let order = match (mode, step_kind) {
+            (Some(mode), StepKind::Reuse) => self.mode(Some(mode), span),
+            (Some(mode), _) => {
+                let message = format!("`{}` steps reuse nothing, so `as` has no meaning here", kind.node);
+                return self.report(Diagnostic::new(Code::E0108, mode.span, message));
+            }
+            (None, _) => None,
+        };
+        let clauses: Option<Vec<ir::Clause>> = clauses.iter().map(|clause| self.clause(clause)).collect();
+        if let Some(clauses) = clauses {
+            self.strategy.schedule.push(ir::ScheduleRule { kind: step_kind, guard, clauses, order, span });
+        }
+    }
+
+    fn clause(&mut self, clause: &ast::Clause) -> Option<ir::Clause> {
+        match clause {
+            ast::Clause::While(expr) => {
+                let term = self.expression(expr);
+                self.scalar_condition(term, expr.span, "`while`").map(ir::Clause::While)
+            }
+            ast::Clause::Every { interval, from, except } => {
+                let id = self.integer(interval, "an interval")?;
+                if self.constant(id).is_some_and(|value| value.int() < 1) {
+                    self.report(
+                        Diagnostic::new(Code::E0301, interval.span, "an interval is at least 1 step")
+                            .help("`every 1` is every step"),
+                    );
+                    return None;
+                }
+                let from = match from {
+                    Some(expr) => Some(self.integer(expr, "a step")?),
+                    None => None,
+                };
+                Some(ir::Clause::Every { interval: id, from, except: *except })
+            }
+            ast::Clause::On { steps, except } => {
+                let steps = self.step_list(steps)?;
+                Some(ir::Clause::On { steps, except: *except })
+            }
+        }
+    }
+
+    fn step_list(&mut self, expr: &ast::Expr) -> Option<Vec<ValueId>> {
+        if let ast::ExprKind::Name(name) = &expr.kind {
+            match name.as_str() {
+                "first" => return Some(vec![self.int(0, expr.span)]),
+                "last" => {
+                    let steps = self.push(Op::Size(Size::Steps), expr.span).ok()?;
+                    let one = self.int(1, expr.span);
+                    return self.push(Op::Binary(Binary::Subtract, steps, one), expr.span).ok().map(|id| vec![id]);
+                }
+                _ => {}
+            }
+        }
+        let terms = match self.expression(expr) {
+            Term::List(items) => items,
+            Term::Hole => return None,
+            one => vec![one],
+        };
+        let mut steps = Vec::new();
+        for term in terms {
+            let id = self.single(term, expr.span).ok()?;
+            if self.ty(id) != ir::Type::scalar(Kind::Int) {
+                self.report(
+                    Diagnostic::new(Code::E0205, expr.span, "`on` takes steps")
+                        .help("write `on last`, `on first` or `on [3, 7]`"),
+                );
+                return None;
+            }
+            steps.push(id);
+        }
+        Some(steps)
+    }
+}

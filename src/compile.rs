@@ -1,0 +1,610 @@
+//! From files to a plan: the front door of the compiler.
+//!
+//! A [`Compiler`] reads a strategy and what it imports, chooses the model, and runs every stage. It is the only part of
+//! the compiler that reads files. Diagnostics of all stages come back together with the texts they point into.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::check::{self, Declarations, ReadFile};
+use crate::diagnostics::{Code, Diagnostic, Diagnostics, Severity, did_you_mean};
+use crate::error::{Error, Result};
+use crate::ir::{Model, Strategy};
+use crate::passes;
+use crate::plan::Plan;
+use crate::source::{Sources, Span};
+use crate::syntax::{self, ast};
+
+/// Files of one compilation at most.
+const MAX_FILES: usize = 256;
+/// Bytes of a table at most.
+const MAX_TABLE_BYTES: u64 = 256 << 20;
+
+/// The shipped models: name of the file and its text.
+pub const MODEL_FILES: &[(&str, &str)] = &[
+    ("flux.omni", include_str!("../models/flux.omni")),
+    ("hunyuan_video.omni", include_str!("../models/hunyuan_video.omni")),
+    ("wan.omni", include_str!("../models/wan.omni")),
+    ("cogvideox.omni", include_str!("../models/cogvideox.omni")),
+    ("others.omni", include_str!("../models/others.omni")),
+];
+
+/// Compiles a strategy.
+///
+/// # Errors
+/// [`Error::Compile`] with every diagnostic when the strategy is wrong or does not fit its model.
+///
+/// # Examples
+/// ```
+/// let plan = flashomni::compile(
+///     r#"
+///     model small { layers 2 heads 4 head_dim 64 steps 8 tokens text(64) ++ image(h = 16, w = 16) }
+///     strategy window {
+///         layout text ++ image(h, w)
+///         block 64
+///         keep text <-> all
+///         keep image -> image where abs(h(q) - h(k)) <= 4
+///     }
+///     "#,
+/// )?;
+/// assert_eq!(plan.model.tokens(), 320);
+/// # Ok::<(), flashomni::Error>(())
+/// ```
+pub fn compile(source: &str) -> Result<Plan> {
+    Compiler::from_source("<source>", source).compile().map(|compiled| compiled.plan)
+}
+
+/// What a compilation gives.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// The plan.
+    pub plan: Plan,
+    /// Warnings.
+    pub warnings: Diagnostics,
+}
+
+/// A compilation: where the strategy comes from, and what the caller chooses.
+#[derive(Clone, Debug)]
+pub struct Compiler {
+    name: String,
+    bytes: std::result::Result<Vec<u8>, String>,
+    directory: Option<PathBuf>,
+    strategy: Option<String>,
+    model: Option<String>,
+    params: Vec<(String, String)>,
+    shape: Vec<(String, String)>,
+}
+
+impl Compiler {
+    /// Compiles a text. Imports and tables are looked up in the current directory.
+    pub fn from_source(name: impl Into<String>, source: impl Into<Vec<u8>>) -> Self {
+        Compiler {
+            name: name.into(),
+            bytes: Ok(source.into()),
+            directory: Some(PathBuf::from(".")),
+            strategy: None,
+            model: None,
+            params: Vec::new(),
+            shape: Vec::new(),
+        }
+    }
+
+    /// Compiles a file. Imports and tables are looked up beside it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        let bytes =
+            std::fs::read(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?;
+        let mut compiler = Compiler::from_source(path.display().to_string(), bytes);
+        compiler.directory = path.parent().map(Path::to_owned);
+        Ok(compiler)
+    }
+
+    /// Chooses a strategy of the file by name; without, the last one is compiled.
+    #[must_use]
+    pub fn strategy(mut self, name: impl Into<String>) -> Self {
+        self.strategy = Some(name.into());
+        self
+    }
+
+    /// Chooses the model by name, among those of the file and its imports and the shipped ones. Without, the last model
+    /// of the file is taken, and else [`DEFAULT_MODELS`] are tried.
+    #[must_use]
+    pub fn model(mut self, name: impl Into<String>) -> Self {
+        self.model = Some(name.into());
+        self
+    }
+
+    /// Gives a parameter a value, an expression of the language.
+    #[must_use]
+    pub fn param(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.params.push((name.into(), value.into()));
+        self
+    }
+
+    /// Changes a size of the model: `layers`, `heads`, `head_dim`, `steps`, `dtype`, a segment (`text`: tokens),
+    /// its axes (`video.t`, or `t` alone) or its valid tokens (`text.valid`).
+    #[must_use]
+    pub fn shape(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.shape.push((name.into(), value.into()));
+        self
+    }
+
+    /// Runs every stage.
+    ///
+    /// # Errors
+    /// [`Error::Compile`] with every diagnostic.
+    pub fn compile(&self) -> Result<Compiled> {
+        self.compile_with(&mut |_, _| {})
+    }
+
+    /// Runs every stage; `after` sees the IR after `check` and after each pass that leaves one.
+    ///
+    /// # Errors
+    /// [`Error::Compile`] with every diagnostic.
+    pub fn compile_with(&self, after: &mut dyn FnMut(&'static str, &Strategy)) -> Result<Compiled> {
+        let mut loaded = self.load();
+        let checked = self.check_loaded(&mut loaded);
+        let (Some(strategy), Some(model)) = (checked, self.choose_model(&mut loaded)) else {
+            return Err(loaded.failure());
+        };
+        if loaded.failed() {
+            return Err(loaded.failure());
+        }
+        after("check", &strategy);
+        match passes::run(strategy, &model, after) {
+            Ok((plan, warnings)) => {
+                loaded.findings.extend(warnings);
+                let warnings = Diagnostics::new(Arc::new(loaded.sources), loaded.findings);
+                Ok(Compiled { plan, warnings })
+            }
+            Err(errors) => {
+                loaded.findings.extend(errors);
+                Err(loaded.failure())
+            }
+        }
+    }
+
+    /// The findings of all stages, warnings included; without a model to bind to, of those that need none. Every strategy
+    /// of the file is checked.
+    #[must_use]
+    pub fn check(&self) -> Diagnostics {
+        let mut loaded = self.load();
+        let names: Vec<String> = match &self.strategy {
+            Some(name) => vec![name.clone()],
+            None => loaded.own_strategies(),
+        };
+        let model = if self.model.is_some() || loaded.has_own_model() || !self.shape.is_empty() {
+            self.choose_model(&mut loaded)
+        } else {
+            None
+        };
+        if names.is_empty() && self.strategy.is_none() && loaded.models().is_empty() && !loaded.failed() {
+            loaded.no_strategy();
+        }
+        for name in names {
+            let one = self.clone().strategy(name);
+            let Some(strategy) = one.check_loaded(&mut loaded) else { continue };
+            let model = match &model {
+                Some(model) => Some(model.clone()),
+                None => loaded.default_model(&strategy),
+            };
+            let Some(model) = model else { continue };
+            match passes::run(strategy, &model, &mut |_, _| {}) {
+                Ok((_, warnings)) => loaded.findings.extend(warnings),
+                Err(errors) => loaded.findings.extend(errors),
+            }
+        }
+        for model in loaded.own_models() {
+            let (_, findings) = check::model::check_model(&model);
+            loaded.findings.extend(findings);
+        }
+        Diagnostics::new(Arc::new(loaded.sources), loaded.findings)
+    }
+
+    /// The syntax tree of the file itself.
+    ///
+    /// # Errors
+    /// [`Error::Compile`] with the syntax errors.
+    pub fn syntax(&self) -> Result<ast::File> {
+        let mut loaded = self.load();
+        if loaded.failed() || loaded.files.is_empty() {
+            return Err(loaded.failure());
+        }
+        Ok(loaded.files.swap_remove(loaded.main))
+    }
+
+    fn load(&self) -> Loaded {
+        let mut loaded = Loaded { directories: HashMap::new(), ..Loaded::default() };
+        loaded.ship_models();
+        loaded.main = loaded.files.len();
+        match &self.bytes {
+            Ok(bytes) => loaded.add(&self.name, bytes, self.directory.clone(), &mut Vec::new()),
+            Err(reason) => loaded.problem(Code::E0106, &self.name, reason),
+        }
+        loaded
+    }
+
+    fn check_loaded(&self, loaded: &mut Loaded) -> Option<Strategy> {
+        let files = loaded.files.clone();
+        let mut findings = Vec::new();
+        let declarations = Declarations::collect(&files, &mut findings);
+        let own = loaded.own_strategies();
+        let name = match &self.strategy {
+            Some(name) => name.clone(),
+            None => match own.last() {
+                Some(name) => name.clone(),
+                None => {
+                    if !loaded.failed() {
+                        loaded.no_strategy();
+                    }
+                    return None;
+                }
+            },
+        };
+        let Some(strategy) = declarations.strategies.get(name.as_str()) else {
+            let near = did_you_mean(&name, declarations.strategies.keys().copied());
+            let near = near.map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
+            loaded.problem(Code::E0201, &self.name, &format!("there is no strategy `{name}`{near}"));
+            return None;
+        };
+        let params = self.parse_params(loaded);
+        let (checked, more) = check::check(&declarations, &*loaded, strategy, &params);
+        findings.extend(more);
+        loaded.report(findings);
+        checked
+    }
+
+    /// The parameters as expressions; each becomes a source of its own, so that messages can point into it.
+    fn parse_params(&self, loaded: &mut Loaded) -> Vec<(ast::Ident, ast::Expr)> {
+        let mut params = Vec::new();
+        for (name, value) in &self.params {
+            let text = format!("strategy _({name} = {value}) {{}}");
+            let file = loaded.sources.add(format!("<parameter {name}>"), text.clone());
+            if let Some(directory) = &self.directory {
+                loaded.directories.insert(file, directory.clone());
+            }
+            let (tree, findings) = syntax::parse(file, &text);
+            loaded.report(findings);
+            for item in tree.items {
+                if let ast::Item::Strategy(strategy) = item {
+                    params.extend(strategy.params);
+                }
+            }
+        }
+        params
+    }
+
+    fn choose_model(&self, loaded: &mut Loaded) -> Option<Model> {
+        let models = loaded.models();
+        let found = match &self.model {
+            Some(name) => models.iter().rev().find(|model| model.name.node == *name).cloned(),
+            None => loaded.own_models().pop().or_else(|| {
+                let strategy = self.strategy.clone().or_else(|| loaded.own_strategies().pop())?;
+                loaded.default_model_for(&strategy)
+            }),
+        };
+        let Some(mut model) = found else {
+            let message = match &self.model {
+                Some(name) => {
+                    let names = models.iter().map(|model| model.name.node.as_str());
+                    let near = did_you_mean(name, names).map_or_else(
+                        || ", `omni models` lists the shipped ones".to_owned(),
+                        |near| format!(", did you mean `{near}`?"),
+                    );
+                    format!("there is no model `{name}`{near}")
+                }
+                None => "no shipped model has the segments of this strategy; declare one with `model`".to_owned(),
+            };
+            if !loaded.failed() {
+                loaded.problem(Code::E0302, &self.name, &message);
+            }
+            return None;
+        };
+        for (name, value) in &self.shape {
+            if let Err(message) = reshape(&mut model, name, value) {
+                loaded.problem(Code::E0308, &self.name, &message);
+                return None;
+            }
+        }
+        let (shape, findings) = check::model::check_model(&model);
+        loaded.report(findings);
+        shape
+    }
+}
+
+/// Models that are tried, in order, for a strategy that names none.
+pub const DEFAULT_MODELS: &[&str] = &["minidit_128", "hunyuan_video_720p", "wan21_14b_720p"];
+
+/// The shapes of all shipped models.
+#[must_use]
+pub fn shipped_models() -> Vec<(Model, Vec<String>)> {
+    let mut loaded = Loaded::default();
+    loaded.ship_models();
+    loaded
+        .models()
+        .into_iter()
+        .filter_map(|model| {
+            let docs = model.docs.clone();
+            Some((check::model::check_model(&model).0?, docs))
+        })
+        .collect()
+}
+
+/// Changes a size of a model's tree.
+fn reshape(model: &mut ast::Model, name: &str, value: &str) -> std::result::Result<(), String> {
+    let number = || -> std::result::Result<ast::ExprKind, String> {
+        value.parse().map(ast::ExprKind::Int).map_err(|_| format!("shape `{name}={value}`: expected an integer"))
+    };
+    let (first, second) = name.split_once('.').map_or((name, None), |(first, second)| (first, Some(second)));
+    let mut known = vec!["dtype".to_owned()];
+    for field in &mut model.fields {
+        match field {
+            ast::ModelField::Count(field, expr) => {
+                if field.node == name {
+                    expr.kind = number()?;
+                    return Ok(());
+                }
+                known.push(field.node.clone());
+            }
+            ast::ModelField::Dtype(dtype) => {
+                if name == "dtype" {
+                    value.clone_into(&mut dtype.node);
+                    return Ok(());
+                }
+            }
+            ast::ModelField::Tokens(segments, _) => {
+                for segment in segments {
+                    let named = segment.name.node == first;
+                    for arg in &mut segment.args {
+                        let axis = arg.name.as_ref().map(|name| name.node.clone());
+                        let hit = match (&axis, second) {
+                            (None, None) => named,
+                            (Some(axis), Some(second)) => named && axis == second,
+                            (Some(axis), None) => axis == name,
+                            (None, Some(_)) => false,
+                        };
+                        if hit {
+                            arg.value.kind = number()?;
+                            return Ok(());
+                        }
+                        known.push(
+                            axis.map_or_else(
+                                || segment.name.node.clone(),
+                                |axis| format!("{}.{axis}", segment.name.node),
+                            ),
+                        );
+                    }
+                    if named && second == Some("valid") {
+                        let span = segment.span;
+                        let name = ast::Ident { node: "valid".to_owned(), span };
+                        let value = ast::Expr { kind: number()?, span };
+                        segment.args.push(ast::Arg { name: Some(name), value });
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+    let near = did_you_mean(name, known.iter().map(String::as_str));
+    let near =
+        near.map_or_else(|| format!(": it has {}", known.join(", ")), |near| format!(", did you mean `{near}`?"));
+    Err(format!("model `{}` has no size `{name}`{near}", model.name.node))
+}
+
+/// All files of a compilation.
+#[derive(Default)]
+struct Loaded {
+    sources: Sources,
+    files: Vec<ast::File>,
+    /// Index of the file that is compiled; those before it are shipped.
+    main: usize,
+    directories: HashMap<u16, PathBuf>,
+    /// Canonical paths that are loaded.
+    paths: HashMap<PathBuf, u16>,
+    findings: Vec<Diagnostic>,
+}
+
+impl Loaded {
+    fn ship_models(&mut self) {
+        for (name, text) in MODEL_FILES {
+            let file = self.sources.add(format!("<models>/{name}"), *text);
+            let (tree, findings) = syntax::parse(file, text);
+            self.files.push(tree);
+            self.findings.extend(findings);
+        }
+    }
+
+    fn report(&mut self, findings: Vec<Diagnostic>) {
+        for finding in findings {
+            if !self.findings.contains(&finding) {
+                self.findings.push(finding);
+            }
+        }
+    }
+
+    /// A finding that no text shows the place of.
+    fn problem(&mut self, code: Code, name: &str, message: &str) {
+        let file = match self.sources.files().iter().position(|file| file.name == name) {
+            Some(index) => index as u16,
+            None => self.sources.add(name, ""),
+        };
+        self.findings.push(Diagnostic::new(code, Span { file, start: 0, end: 0 }, message));
+    }
+
+    fn no_strategy(&mut self) {
+        let name = self.sources.files().get(self.main).map_or_else(String::new, |file| file.name.clone());
+        self.problem(Code::E0201, &name, "the file declares no strategy");
+    }
+
+    fn failed(&self) -> bool {
+        self.findings.iter().any(|finding| finding.severity() == Severity::Error)
+    }
+
+    fn failure(&mut self) -> Error {
+        let sources = std::mem::take(&mut self.sources);
+        Error::Compile(Diagnostics::new(Arc::new(sources), std::mem::take(&mut self.findings)))
+    }
+
+    fn add(&mut self, name: &str, bytes: &[u8], directory: Option<PathBuf>, chain: &mut Vec<PathBuf>) {
+        let next = u16::try_from(self.sources.files().len()).unwrap_or(u16::MAX);
+        let (text, finding) = match syntax::decode(next, name, bytes) {
+            Ok(text) => (text, None),
+            Err(finding) => (String::new(), Some(*finding)),
+        };
+        let file = self.sources.add(name, text.clone());
+        self.findings.extend(finding);
+        if let Some(directory) = &directory {
+            self.directories.insert(file, directory.clone());
+        }
+        let (tree, findings) = syntax::parse(file, &text);
+        self.findings.extend(findings);
+        let imports: Vec<(String, Span)> = tree
+            .items
+            .iter()
+            .filter_map(|item| match item {
+                ast::Item::Import(path) => Some((path.node.clone(), path.span)),
+                _ => None,
+            })
+            .collect();
+        self.files.push(tree);
+        for (path, span) in imports {
+            self.import(file, &path, span, chain);
+        }
+    }
+
+    fn import(&mut self, from: u16, path: &str, span: Span, chain: &mut Vec<PathBuf>) {
+        let Some(directory) = self.directories.get(&from).cloned() else {
+            let message = format!("cannot import `{path}`: this text has no directory");
+            return self.findings.push(Diagnostic::new(Code::E0106, span, message));
+        };
+        let joined = directory.join(path);
+        let canonical = match joined.canonicalize() {
+            Ok(canonical) => canonical,
+            Err(error) => {
+                let message = format!("cannot import `{}`: {}", joined.display(), io_words(&error));
+                return self.findings.push(
+                    Diagnostic::new(Code::E0106, span, message).help("paths are relative to the file that imports"),
+                );
+            }
+        };
+        if chain.contains(&canonical) {
+            let message = format!("`{path}` imports this file in turn");
+            return self
+                .findings
+                .push(Diagnostic::new(Code::E0107, span, message).help("move what both need into a third file"));
+        }
+        if self.paths.contains_key(&canonical) {
+            return;
+        }
+        if self.sources.files().len() >= MAX_FILES {
+            let message = format!("more than {MAX_FILES} files");
+            return self.findings.push(Diagnostic::new(Code::E0309, span, message));
+        }
+        let bytes = match read_limited(&joined, syntax::MAX_BYTES as u64) {
+            Ok(bytes) => bytes,
+            Err(reason) => {
+                let message = format!("cannot import `{}`: {reason}", joined.display());
+                return self.findings.push(Diagnostic::new(Code::E0106, span, message));
+            }
+        };
+        self.paths.insert(canonical.clone(), from);
+        chain.push(canonical);
+        let parent = joined.parent().map(Path::to_owned);
+        self.add(&joined.display().to_string(), &bytes, parent, chain);
+        chain.pop();
+    }
+
+    fn own_strategies(&self) -> Vec<String> {
+        let items = self.files.get(self.main).map(|file| file.items.as_slice()).unwrap_or_default();
+        items
+            .iter()
+            .filter_map(|item| match item {
+                ast::Item::Strategy(strategy) => Some(strategy.name.node.clone()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn models(&self) -> Vec<ast::Model> {
+        let items = self.files.iter().flat_map(|file| &file.items);
+        items
+            .filter_map(|item| match item {
+                ast::Item::Model(model) => Some(model.clone()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Models of the file and what it imports.
+    fn own_models(&self) -> Vec<ast::Model> {
+        let items = self.files.get(self.main..).unwrap_or_default().iter().flat_map(|file| &file.items);
+        items
+            .filter_map(|item| match item {
+                ast::Item::Model(model) => Some(model.clone()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn has_own_model(&self) -> bool {
+        !self.own_models().is_empty()
+    }
+
+    /// The first default model that has a checked strategy's segments.
+    fn default_model(&self, strategy: &Strategy) -> Option<Model> {
+        let fits = |model: &Model| {
+            strategy.layout.iter().all(|wanted| {
+                model.segment(&wanted.name).is_some_and(|segment| {
+                    wanted.axes.iter().all(|axis| segment.axes.iter().any(|(known, _)| known == axis))
+                })
+            })
+        };
+        self.default_candidates().into_iter().filter_map(|model| check::model::check_model(&model).0).find(fits)
+    }
+
+    fn default_model_for(&self, strategy: &str) -> Option<ast::Model> {
+        let mut findings = Vec::new();
+        let declarations = Declarations::collect(&self.files, &mut findings);
+        let tree = declarations.strategies.get(strategy)?;
+        let (checked, _) = check::check(&declarations, self, tree, &[]);
+        let model = self.default_model(&checked?)?;
+        self.default_candidates().into_iter().find(|candidate| candidate.name.node == model.name)
+    }
+
+    /// The default models first, then all shipped ones.
+    fn default_candidates(&self) -> Vec<ast::Model> {
+        let models = self.models();
+        let first = DEFAULT_MODELS.iter().filter_map(|name| models.iter().find(|model| model.name.node == *name));
+        first.chain(models.iter()).cloned().collect()
+    }
+}
+
+impl ReadFile for Loaded {
+    fn read(&self, from: u16, path: &str) -> std::result::Result<Vec<u8>, String> {
+        let directory = self.directories.get(&from).ok_or("this text has no directory to look in")?;
+        read_limited(&directory.join(path), MAX_TABLE_BYTES)
+    }
+}
+
+fn read_limited(path: &Path, most: u64) -> std::result::Result<Vec<u8>, String> {
+    let metadata = std::fs::metadata(path).map_err(|error| io_words(&error))?;
+    if !metadata.is_file() {
+        return Err("is not a file".to_owned());
+    }
+    if metadata.len() > most {
+        return Err(format!("has {} bytes, at most {most}", metadata.len()));
+    }
+    std::fs::read(path).map_err(|error| io_words(&error))
+}
+
+/// What the system says, without the number of the error.
+fn io_words(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => error.to_string(),
+    }
+}

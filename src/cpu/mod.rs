@@ -1,0 +1,34 @@
+//! The CPU backend: attention and projections that really skip what the symbols leave out.
+//!
+//! | function | computes | skips |
+//! |---|---|---|
+//! | [`attention`] | softmax over live blocks, token masks included | kv-blocks by `S_s`, q-blocks by `S_c` |
+//! | [`gemm_q`] | the projection of queries | (q-block, head) tiles by `S_c` |
+//! | [`gemm_o`], [`gemm_o_split`] | the projection of outputs | heads of a q-block, by `S_c` |
+//! | [`linear`] | any dense projection | nothing |
+//! | [`Taylor`] | forecasts of cached features | |
+//!
+//! All of them take f32, f16 and bf16, add up in f32, share their work among the threads of the current rayon pool
+//! and are deterministic: the result does not depend on the number of threads. Their common part is four inner
+//! loops, hand-written for AVX2 and portable for every other target, chosen at run time ([`instruction_set`]).
+//! `docs/performance.md` has the measurements behind the sizes of blocks, tiles and strips.
+
+mod attention;
+mod check;
+mod forecast;
+mod gemm;
+mod microkernel;
+mod pack;
+mod scratch;
+mod weight;
+
+pub use attention::{AttentionOptions, Cached, attention};
+pub use forecast::{MAX_ORDER, Taylor, Terms, Weights};
+pub use gemm::{Part, Start, gemm_o, gemm_o_split, gemm_q, linear};
+pub use weight::{AnyWeight, PackedWeight, Weight};
+
+/// The instruction set whose inner loops this machine uses: `avx2` or `portable`.
+#[must_use]
+pub fn instruction_set() -> &'static str {
+    microkernel::Kernels::best().name
+}

@@ -1,0 +1,511 @@
+//! A strategy meets a model: sizes become constants, and everything that does not fit is reported.
+//!
+//! Behind this pass nothing can fail: segments and axes exist, ranges end in time, tables have an entry for every
+//! place, amounts are in their range. What depends on the place (a ramp over the steps, a table) is tried at
+//! every place it depends on.
+
+use std::collections::BTreeSet;
+
+use super::fold_constants::push_folded;
+use crate::diagnostics::{Code, Diagnostic, Severity};
+use crate::ir::scalar::{At, NoTokens, Scalar, evaluate};
+use crate::ir::{
+    Action, Clause, Graph, Kind, Model, Op, Order, Part, Place, Selector, Size, StepKind, Strategy, ValueId,
+};
+use crate::plan::blocks_of_set;
+use crate::source::Span;
+use crate::symbols::Blocks;
+
+/// Tokens of a block.
+const BLOCK_SIZES: std::ops::RangeInclusive<i64> = 8..=256;
+/// Blocks of a side at most: a bitmap of one head then has 32 MiB.
+const MAX_BLOCKS: usize = 1 << 14;
+/// The highest order of a forecast.
+pub const MAX_FORECAST_ORDER: i64 = 4;
+
+/// Binds `strategy` to `model`. Gives the warnings.
+///
+/// # Errors
+/// All findings, when one of them is an error.
+pub fn bind_model(strategy: &mut Strategy, model: &Model) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
+    let mut binder = Binder { model, findings: Vec::new() };
+    binder.layout(strategy);
+    binder.stop_at_errors()?;
+    let block = binder.block(strategy);
+    binder.stop_at_errors()?;
+    let tokens = model.tokens() as usize;
+    let blocks = Blocks::regular(tokens, tokens, block.0, block.1);
+    strategy.rewrite(|new, old, id, op| {
+        let value = old.value(id);
+        let op = match op {
+            Op::Size(size) => Op::Int(size_of(size, old, model, &blocks)),
+            other => other,
+        };
+        push_folded(new, op, value.ty, value.span)
+    });
+    strategy.model = Some(model.clone());
+    binder.bounds(strategy);
+    binder.orders(strategy);
+    binder.schedule(strategy);
+    binder.rules(strategy, &blocks);
+    binder.values(strategy);
+    binder.stop_at_errors()?;
+    Ok(binder.findings)
+}
+
+fn size_of(size: Size, graph: &Graph, model: &Model, blocks: &Blocks) -> i64 {
+    let tokens = |parts: &[Part]| -> i64 { model.ranges(parts).iter().map(|(a, b)| i64::from(b - a)).sum() };
+    match size {
+        Size::Layers => model.layers.into(),
+        Size::Heads => model.heads.into(),
+        Size::HeadDim => model.head_dim.into(),
+        Size::Steps => model.steps.into(),
+        Size::Tokens(set) => tokens(graph.parts(set)),
+        Size::Axis(axis) => {
+            let name = &graph.axes[usize::from(axis)];
+            let sizes = model.segments.iter().flat_map(|segment| &segment.axes);
+            sizes.filter(|(known, _)| known == name).map(|(_, size)| i64::from(*size)).next().unwrap_or(1)
+        }
+        Size::Blocks(set, side) => blocks_of_set(model, graph.parts(set), blocks, side).len() as i64,
+    }
+}
+
+/// Which of step, layer and head a scalar depends on.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Dependence {
+    /// Depends on the step.
+    pub step: bool,
+    /// Depends on the layer.
+    pub layer: bool,
+    /// Depends on the head.
+    pub head: bool,
+}
+
+impl Dependence {
+    /// The dependence of a value.
+    #[must_use]
+    pub fn of(graph: &Graph, id: ValueId) -> Self {
+        let mut dependence = Dependence::default();
+        let (mut open, mut seen) = (vec![id], BTreeSet::new());
+        while let Some(id) = open.pop() {
+            if !seen.insert(id) {
+                continue;
+            }
+            match graph.op(id) {
+                Op::Place(Place::Step) => dependence.step = true,
+                Op::Place(Place::Layer) => dependence.layer = true,
+                Op::Place(Place::Head) => dependence.head = true,
+                _ => {}
+            }
+            open.extend(graph.op(id).operands());
+        }
+        dependence
+    }
+
+    /// Whether either depends.
+    #[must_use]
+    pub fn or(self, other: Dependence) -> Self {
+        Dependence { step: self.step || other.step, layer: self.layer || other.layer, head: self.head || other.head }
+    }
+
+    /// Every place that may differ, for a model.
+    pub fn places(self, model: &Model) -> impl Iterator<Item = At> + use<> {
+        let count = |depends: bool, count: u32| if depends { count } else { 1 };
+        let (layers, heads) = (count(self.layer, model.layers), count(self.head, model.heads));
+        (0..count(self.step, model.steps)).flat_map(move |step| {
+            (0..layers).flat_map(move |layer| (0..heads).map(move |head| At { step, layer, head }))
+        })
+    }
+}
+
+struct Binder<'a> {
+    model: &'a Model,
+    findings: Vec<Diagnostic>,
+}
+
+impl Binder<'_> {
+    fn stop_at_errors(&mut self) -> Result<(), Vec<Diagnostic>> {
+        if self.findings.iter().any(|finding| finding.severity() == Severity::Error) {
+            return Err(std::mem::take(&mut self.findings));
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, diagnostic: Diagnostic) {
+        self.findings.push(diagnostic);
+    }
+
+    fn layout(&mut self, strategy: &Strategy) {
+        for wanted in &strategy.layout {
+            let Some(segment) = self.model.segment(&wanted.name) else {
+                let names: Vec<String> =
+                    self.model.segments.iter().map(|segment| format!("`{}`", segment.name)).collect();
+                let mut diagnostic = Diagnostic::new(
+                    Code::E0302,
+                    wanted.span,
+                    format!("model `{}` has no segment `{}`", self.model.name, wanted.name),
+                )
+                .label("needed here")
+                .also(self.model.span, format!("it has {}", names.join(", ")));
+                if let (Some(grid), false) = (self.model.grid(), wanted.axes.is_empty()) {
+                    diagnostic = diagnostic.help(format!(
+                        "`vision` stands for the segment with coordinates of any model, here `{}`",
+                        grid.name
+                    ));
+                }
+                self.report(diagnostic);
+                continue;
+            };
+            for axis in &wanted.axes {
+                if !segment.axes.iter().any(|(known, _)| known == axis) {
+                    let has: Vec<String> = segment.axes.iter().map(|(name, _)| format!("`{name}`")).collect();
+                    let has = if has.is_empty() { "no axes".to_owned() } else { has.join(", ") };
+                    let message =
+                        format!("segment `{}` of model `{}` has no axis `{axis}`", segment.name, self.model.name);
+                    self.report(
+                        Diagnostic::new(Code::E0302, wanted.span, message)
+                            .label("needed here")
+                            .also(segment.span, format!("it has {has}")),
+                    );
+                }
+            }
+        }
+    }
+
+    /// Block sizes; they may depend on the sizes of the model, but not on blocks or places.
+    fn block(&mut self, strategy: &Strategy) -> (usize, usize) {
+        let Some((q, kv)) = strategy.block else { return self.check_blocks(128, 128, self.model.span) };
+        let mut size = |id: ValueId| {
+            let span = strategy.graph.value(id).span;
+            let graph = &strategy.graph;
+            let value = self.block_size(graph, id);
+            match value {
+                Some(size) if BLOCK_SIZES.contains(&size) => Some((size as usize, span)),
+                found => {
+                    let found = found.map_or("a value that changes".to_owned(), |size| size.to_string());
+                    let (least, most) = (BLOCK_SIZES.start(), BLOCK_SIZES.end());
+                    self.findings.push(Diagnostic::new(
+                        Code::E0304,
+                        span,
+                        format!("a block has {least} to {most} tokens, found {found}"),
+                    ));
+                    None
+                }
+            }
+        };
+        match (size(q), size(kv)) {
+            (Some((q, span)), Some((kv, _))) => self.check_blocks(q, kv, span),
+            _ => (128, 128),
+        }
+    }
+
+    fn block_size(&self, graph: &Graph, id: ValueId) -> Option<i64> {
+        let sizes_known = Blocks::regular(1, 1, 1, 1);
+        let mut folded = graph.emptied();
+        let mut map: Vec<ValueId> = Vec::new();
+        for (_, value) in graph.values().take(id.0 as usize + 1) {
+            let op = match value.op.map_operands(|operand| map[operand.0 as usize]) {
+                Op::Size(size @ Size::Blocks(..)) => Op::Size(size),
+                Op::Size(size) => Op::Int(size_of(size, graph, self.model, &sizes_known)),
+                other => other,
+            };
+            map.push(push_folded(&mut folded, op, value.ty, value.span));
+        }
+        match folded.op(map[id.0 as usize]) {
+            Op::Int(size) => Some(*size),
+            _ => None,
+        }
+    }
+
+    fn check_blocks(&mut self, q: usize, kv: usize, span: Span) -> (usize, usize) {
+        let tokens = self.model.tokens() as usize;
+        if tokens.div_ceil(q.min(kv)) > MAX_BLOCKS {
+            let message = format!("{tokens} tokens in blocks of {} are more than {MAX_BLOCKS} blocks", q.min(kv));
+            self.report(
+                Diagnostic::new(Code::E0309, span, message)
+                    .also(self.model.span, "the model's sequence")
+                    .help("choose larger blocks"),
+            );
+        }
+        (q, kv)
+    }
+
+    fn bounds(&mut self, strategy: &Strategy) {
+        for bound in &strategy.bounds {
+            let (count, word) = match bound.place {
+                Place::Step => (self.model.steps, "steps"),
+                Place::Layer => (self.model.layers, "layers"),
+                Place::Head => (self.model.heads, "heads"),
+            };
+            let graph = &strategy.graph;
+            if Dependence::of(graph, bound.value) != Dependence::default() {
+                let message = "the bound of a guard is a constant";
+                self.report(Diagnostic::new(Code::E0209, bound.span, message).help("use `when` for other conditions"));
+                continue;
+            }
+            let value = evaluate(graph, bound.value, At::default(), &NoTokens).int();
+            let most = i64::from(count) - i64::from(!bound.exclusive);
+            if !(0..=most).contains(&value) {
+                let message = format!("{value} is past the end: model `{}` has {count} {word}", self.model.name);
+                let first = format!("{word} are counted from 0 to {}", count - 1);
+                self.report(
+                    Diagnostic::new(Code::E0303, bound.span, message)
+                        .label(format!("at most {most} here"))
+                        .also(self.model.span, format!("{count} {word}"))
+                        .note(first),
+                );
+            }
+        }
+    }
+
+    fn orders(&mut self, strategy: &Strategy) {
+        let graph = &strategy.graph;
+        for rule in &strategy.orders {
+            let segment = match &rule.segment {
+                Some(name) => self.model.segment(name),
+                None => self.model.grid(),
+            };
+            let (Some(segment), Order::Tiles(tiles)) = (segment, &rule.order) else { continue };
+            if tiles.len() != segment.axes.len() {
+                let message = format!("a tile of {} sizes for {} axes", tiles.len(), segment.axes.len());
+                self.report(
+                    Diagnostic::new(Code::E0304, rule.span, message).also(segment.span, "the axes of the model"),
+                );
+                continue;
+            }
+            for (&tile, (axis, size)) in tiles.iter().zip(&segment.axes) {
+                let span = graph.value(tile).span;
+                if Dependence::of(graph, tile) != Dependence::default() {
+                    self.report(Diagnostic::new(Code::E0209, span, "the size of a tile is a constant"));
+                    continue;
+                }
+                let tile = evaluate(graph, tile, At::default(), &NoTokens).int();
+                if tile < 1 {
+                    let message = format!("a tile has at least 1 token along `{axis}`, found {tile}");
+                    self.report(Diagnostic::new(Code::E0304, span, message));
+                } else if i64::from(*size) % tile != 0 {
+                    let message = format!("a tile of {tile} does not divide axis `{axis}` of {size}");
+                    self.report(
+                        Diagnostic::new(Code::W0503, span, message)
+                            .also(segment.span, format!("`{axis}` has {size}"))
+                            .note("tiles at the border are smaller, so tiles and blocks no longer line up"),
+                    );
+                }
+            }
+        }
+    }
+
+    fn schedule(&mut self, strategy: &Strategy) {
+        let graph = &strategy.graph;
+        for rule in &strategy.schedule {
+            for clause in &rule.clauses {
+                let ids: Vec<ValueId> = match clause {
+                    Clause::While(id) => vec![*id],
+                    Clause::Every { interval, from, .. } => [*interval].into_iter().chain(*from).collect(),
+                    Clause::On { steps, .. } => steps.clone(),
+                };
+                for id in ids {
+                    let dependence = Dependence::of(graph, id);
+                    let step_allowed = matches!(clause, Clause::While(_));
+                    if dependence.head || (dependence.step && !step_allowed) {
+                        let message = "a schedule is made for layers and cannot depend on this";
+                        self.report(Diagnostic::new(Code::E0209, graph.value(id).span, message));
+                    }
+                }
+                if let Clause::Every { interval, .. } = clause {
+                    let value = evaluate(graph, *interval, At::default(), &NoTokens).int();
+                    if value < 1 {
+                        let message = format!("an interval is at least 1 step, found {value}");
+                        self.report(Diagnostic::new(Code::E0301, graph.value(*interval).span, message));
+                    }
+                }
+                if let Clause::On { steps, except: false } = clause {
+                    self.listed_steps(graph, steps, rule.span);
+                }
+            }
+            if let Some(order) = rule.order {
+                self.forecast_order(graph, order, rule.span);
+            }
+        }
+        let obeys = |kind: StepKind| strategy.schedule.iter().any(|rule| rule.kind == kind);
+        let cached = strategy.rules.iter().find(|rule| rule.action == Action::Cache);
+        if let Some(rule) = cached
+            && !obeys(StepKind::Update)
+        {
+            self.report(
+                Diagnostic::new(Code::E0310, rule.span, "nothing ever fills this cache")
+                    .help("say when features are stored: `schedule { update every 5 }`"),
+            );
+        }
+    }
+
+    fn listed_steps(&mut self, graph: &Graph, steps: &[ValueId], span: Span) {
+        for &id in steps {
+            let step = evaluate(graph, id, At::default(), &NoTokens).int();
+            if !(0..i64::from(self.model.steps)).contains(&step) {
+                let place = graph.value(id).span;
+                let place = if place.file == span.file { place } else { span };
+                let message =
+                    format!("there is no step {step}: model `{}` has {} steps", self.model.name, self.model.steps);
+                self.report(
+                    Diagnostic::new(Code::E0303, place, message)
+                        .also(self.model.span, format!("{} steps", self.model.steps)),
+                );
+            }
+        }
+    }
+
+    fn forecast_order(&mut self, graph: &Graph, order: ValueId, span: Span) {
+        for at in Dependence::of(graph, order).places(self.model) {
+            let value = evaluate(graph, order, at, &NoTokens).int();
+            if !(0..=MAX_FORECAST_ORDER).contains(&value) {
+                let message = format!("a forecast has order 0 to {MAX_FORECAST_ORDER}, found {value}");
+                let place = graph.value(order).span;
+                let place = if place.file == span.file { place } else { span };
+                return self.report(Diagnostic::new(Code::E0301, place, message));
+            }
+        }
+    }
+
+    fn rules(&mut self, strategy: &Strategy, blocks: &Blocks) {
+        let graph = &strategy.graph;
+        for rule in &strategy.rules {
+            if let Some(order) = rule.order {
+                self.forecast_order(graph, order, rule.span);
+            }
+            if matches!(graph.op(rule.predicate), Op::Bool(false)) {
+                self.report(Diagnostic::new(
+                    Code::W0504,
+                    rule.span,
+                    format!("this rule never holds for `{}`", self.model.name),
+                ));
+            }
+        }
+        for (_, value) in graph.values() {
+            if let Op::InSet(set, _) = value.op
+                && self.model.ranges(graph.parts(set)).is_empty()
+            {
+                let name = graph.parts(set).first().map_or("all", |part| part.segment.as_str());
+                self.findings.push(Diagnostic::new(
+                    Code::W0504,
+                    value.span,
+                    format!("this names no token of model `{}`: `{name}` has none there", self.model.name),
+                ));
+            }
+            if let (Op::Transpose(_), false) = (&value.op, blocks.q == blocks.kv) {
+                let message = "`transpose` needs q-blocks and kv-blocks of one size";
+                self.report(Diagnostic::new(Code::E0304, value.span, message));
+            }
+        }
+    }
+
+    /// Ranges of amounts and table keys, at every place they depend on.
+    fn values(&mut self, strategy: &Strategy) {
+        let graph = &strategy.graph;
+        for (id, value) in graph.values() {
+            match &value.op {
+                Op::Select { rule, amount, at_least, .. } => {
+                    self.amount(graph, *rule, *amount);
+                    if let Some(at_least) = at_least {
+                        self.everywhere(graph, *at_least, |value| {
+                            (value.int() < 0).then(|| format!("`at_least` is not negative, found {}", value.int()))
+                        });
+                    }
+                }
+                Op::Table { table, keys, otherwise, .. } => {
+                    self.table(graph, id, usize::from(*table), keys, otherwise.is_some());
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn amount(&mut self, graph: &Graph, rule: Selector, amount: ValueId) {
+        let share = graph.ty(amount).kind == Kind::Real;
+        self.everywhere(graph, amount, |value| match (rule, value) {
+            (Selector::TopK { .. }, Scalar::Int(count)) if count < 0 => {
+                Some(format!("`top_k` takes a count that is not negative, found {count}"))
+            }
+            (Selector::TopK { .. }, Scalar::Real(found)) if share && !(0.0..=1.0).contains(&found) => {
+                Some(format!("the share of `top_k` is from 0 to 1, found {found}"))
+            }
+            (Selector::TopP { .. }, value) if !(0.0..=1.0).contains(&value.real()) => {
+                Some(format!("the mass of `top_p` is from 0 to 1, found {}", value.real()))
+            }
+            // Scores need not sum to one, so that there is no upper limit.
+            (Selector::BottomMass, value) if value.real().is_nan() || value.real() < 0.0 => {
+                Some(format!("the mass of `bottom_mass` is not negative, found {}", value.real()))
+            }
+            (Selector::Statistical, value) if !(value.real() > 0.0 && value.real() < 1.0) => {
+                Some(format!("the sparsity of `statistical_top_k` lies between 0 and 1, found {}", value.real()))
+            }
+            _ => None,
+        });
+    }
+
+    /// Reports the first place at which a scalar is out of its range.
+    fn everywhere(&mut self, graph: &Graph, id: ValueId, wrong: impl Fn(Scalar) -> Option<String>) {
+        let dependence = Dependence::of(graph, id);
+        for at in dependence.places(self.model) {
+            if let Some(message) = wrong(evaluate(graph, id, at, &NoTokens)) {
+                let mut diagnostic = Diagnostic::new(Code::E0301, graph.value(id).span, message);
+                if dependence != Dependence::default() {
+                    diagnostic = diagnostic.note(place_words(dependence, at));
+                }
+                return self.report(diagnostic);
+            }
+        }
+    }
+
+    fn table(&mut self, graph: &Graph, id: ValueId, table: usize, keys: &[ValueId], has_default: bool) {
+        let span = graph.value(id).span;
+        let table = &graph.tables[table];
+        for (&key, &size) in keys.iter().zip(&table.dims) {
+            let (count, word) = match graph.op(key) {
+                Op::Place(Place::Step) => (self.model.steps, "steps"),
+                Op::Place(Place::Layer) => (self.model.layers, "layers"),
+                Op::Place(Place::Head) => (self.model.heads, "heads"),
+                _ => continue,
+            };
+            if size != count && !(has_default && size < count) {
+                let message =
+                    format!("table `{}` has {size} {word}, model `{}` has {count}", table.name, self.model.name);
+                self.report(
+                    Diagnostic::new(Code::E0305, span, message)
+                        .label(format!("dimensions {:?}", table.dims))
+                        .also(self.model.span, format!("{count} {word}"))
+                        .help("take a table made for this model, or give `else` for what it lacks"),
+                );
+                return;
+            }
+        }
+        if has_default {
+            return;
+        }
+        let dependence = keys.iter().fold(Dependence::default(), |all, &key| all.or(Dependence::of(graph, key)));
+        for at in dependence.places(self.model) {
+            let at_keys: Vec<i64> = keys.iter().map(|&key| evaluate(graph, key, at, &NoTokens).int()).collect();
+            if table.get(&at_keys, 0).is_none() {
+                let message = format!("table `{}` has no entry {at_keys:?}", table.name);
+                self.report(
+                    Diagnostic::new(Code::E0305, span, message)
+                        .label(format!("dimensions {:?}", table.dims))
+                        .note(place_words(dependence, at))
+                        .help("give `else` for missing entries"),
+                );
+                return;
+            }
+        }
+    }
+}
+
+/// "at step 3, layer 0".
+fn place_words(dependence: Dependence, at: At) -> String {
+    let words = [
+        dependence.step.then(|| format!("step {}", at.step)),
+        dependence.layer.then(|| format!("layer {}", at.layer)),
+        dependence.head.then(|| format!("head {}", at.head)),
+    ];
+    let words: Vec<String> = words.into_iter().flatten().collect();
+    format!("at {}", words.join(", "))
+}

@@ -1,0 +1,83 @@
+//! Lines of a schedule become a kind for every (step, layer).
+//!
+//! For each layer the lines are taken in order, and each claims the steps at which it holds and that no
+//! line above has claimed.
+
+use crate::ir::scalar::{At, NoTokens, evaluate};
+use crate::ir::{Clause, Extent, Model, ScheduleRule, StepKind, Strategy};
+use crate::plan::Schedule;
+
+/// The schedule of a bound strategy.
+#[must_use]
+pub fn build_schedule(strategy: &Strategy, model: &Model) -> Schedule {
+    let places = (model.steps * model.layers) as usize;
+    let mut schedule =
+        Schedule { layers: model.layers, kinds: vec![default_kind(strategy); places], reuse_orders: vec![0; places] };
+    for layer in 0..model.layers {
+        let mut free: Vec<u32> = (0..model.steps).collect();
+        for rule in &strategy.schedule {
+            let claimed = steps_of(strategy, rule, layer, &free);
+            free.retain(|step| !claimed.contains(step));
+            for step in claimed {
+                let at = At { step, layer, head: 0 };
+                let order = rule.order.map_or(0, |id| evaluate(&strategy.graph, id, at, &NoTokens).int());
+                let place = (step * model.layers + layer) as usize;
+                schedule.kinds[place] = rule.kind;
+                schedule.reuse_orders[place] = order.clamp(0, 4) as u8;
+            }
+        }
+    }
+    schedule
+}
+
+/// The kind of steps that no line speaks of.
+fn default_kind(strategy: &Strategy) -> StepKind {
+    let refreshes = strategy.schedule.iter().any(|rule| matches!(rule.kind, StepKind::Update | StepKind::Refresh));
+    let is_dynamic = strategy.rules.iter().any(|rule| is_dynamic(strategy, rule.predicate));
+    if refreshes || !is_dynamic { StepKind::Dispatch } else { StepKind::Refresh }
+}
+
+/// Whether a predicate needs q and k.
+fn is_dynamic(strategy: &Strategy, id: crate::ir::ValueId) -> bool {
+    let mut open = vec![id];
+    let mut seen = std::collections::HashSet::new();
+    while let Some(id) = open.pop() {
+        let value = strategy.graph.value(id);
+        if matches!(value.op, crate::ir::Op::Lower(..)) || !seen.insert(id) {
+            continue;
+        }
+        if matches!(value.ty.extent, Extent::Pooled(_)) || matches!(value.op, crate::ir::Op::SelfSimilarity(_)) {
+            return true;
+        }
+        open.extend(value.op.operands());
+    }
+    false
+}
+
+/// The free steps at which a line holds in a layer.
+fn steps_of(strategy: &Strategy, rule: &ScheduleRule, layer: u32, free: &[u32]) -> Vec<u32> {
+    let graph = &strategy.graph;
+    let value = |id, step| evaluate(graph, id, At { step, layer, head: 0 }, &NoTokens);
+    if rule.guard.is_some_and(|guard| !value(guard, 0).truth()) {
+        return Vec::new();
+    }
+    let holds = |clause: &Clause, step: u32| match clause {
+        Clause::While(id) => value(*id, step).truth(),
+        Clause::On { steps, except } => steps.iter().any(|&id| value(id, step).int() == i64::from(step)) != *except,
+        Clause::Every { .. } => true,
+    };
+    let mut steps: Vec<u32> =
+        free.iter().copied().filter(|&step| rule.clauses.iter().all(|clause| holds(clause, step))).collect();
+    // Intervals count from the first step that everything else allows.
+    let origin = steps.first().copied().map_or(0, i64::from);
+    for clause in &rule.clauses {
+        let Clause::Every { interval, from, except } = clause else { continue };
+        let interval = value(*interval, 0).int().max(1);
+        let origin = from.map_or(origin, |id| value(id, 0).int());
+        steps.retain(|&step| {
+            let since = i64::from(step) - origin;
+            (since >= 0 && since % interval == 0) != *except
+        });
+    }
+    steps
+}

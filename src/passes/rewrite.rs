@@ -1,0 +1,54 @@
+//! Rebuilding a graph value by value.
+
+use crate::ir::{Clause, Graph, Op, Order, Strategy, ValueId};
+
+impl Strategy {
+    /// Every value that something outside of the graph refers to.
+    pub(super) fn for_each_root(&mut self, mut visit: impl FnMut(&mut ValueId)) {
+        for rule in &mut self.rules {
+            visit(&mut rule.predicate);
+            rule.guard.iter_mut().chain(rule.order.iter_mut()).for_each(&mut visit);
+        }
+        for rule in &mut self.orders {
+            rule.guard.iter_mut().for_each(&mut visit);
+            if let Order::Tiles(sizes) = &mut rule.order {
+                sizes.iter_mut().for_each(&mut visit);
+            }
+        }
+        if let Some((q, kv)) = &mut self.block {
+            visit(q);
+            visit(kv);
+        }
+        for rule in &mut self.schedule {
+            rule.guard.iter_mut().chain(rule.order.iter_mut()).for_each(&mut visit);
+            for clause in &mut rule.clauses {
+                match clause {
+                    Clause::While(id) => visit(id),
+                    Clause::Every { interval, from, .. } => {
+                        visit(interval);
+                        from.iter_mut().for_each(&mut visit);
+                    }
+                    Clause::On { steps, .. } => steps.iter_mut().for_each(&mut visit),
+                }
+            }
+        }
+        for bound in &mut self.bounds {
+            visit(&mut bound.value);
+        }
+    }
+
+    /// Rebuilds the graph: `make` adds the replacement of each operation (operands replaced already) to the new
+    /// graph. Sets, axes and tables stay.
+    pub(super) fn rewrite(&mut self, mut make: impl FnMut(&mut Graph, &Graph, ValueId, Op) -> ValueId) {
+        let old = std::mem::take(&mut self.graph);
+        let mut new = old.emptied();
+        let mut map: Vec<ValueId> = Vec::with_capacity(old.len());
+        for (id, value) in old.values() {
+            let op = value.op.map_operands(|operand| map[operand.0 as usize]);
+            let replacement = make(&mut new, &old, id, op);
+            map.push(replacement);
+        }
+        self.graph = new;
+        self.for_each_root(|id| *id = map[id.0 as usize]);
+    }
+}

@@ -1,0 +1,614 @@
+//! Places become classes: static parts become bitmaps, dynamic parts selector programs.
+//!
+//! For every (step, layer, head) the guards say which rules hold, and scalars inside token predicates (a window from a
+//! table) get their values. Places that agree in both are one class. A class's predicates are folded with those values
+//! into one graph that all classes share; hash-consing there makes equal predicates one value, whose bitmap is
+//! computed once. What is left, selections over scores, becomes the class's program.
+
+use std::collections::HashMap;
+
+use super::arrange::{TokenTable, token_order};
+use super::bind_model::Dependence;
+use super::cover::cover;
+use super::fold_constants::push_folded;
+use crate::diagnostics::{Code, Diagnostic};
+use crate::ir::scalar::{At, NoTokens, evaluate};
+use crate::ir::typing::type_of;
+use crate::ir::{
+    Action, Binary, Extent, Graph, Kind, Lower, Model, Op, Rule, StepKind, Strategy, Type, Unary, ValueId,
+};
+use crate::plan::{Arrangement, Body, Class, MaskId, Plan, Predicate, Program, Role, Schedule};
+use crate::symbols::{BitMatrix, Blocks};
+
+/// Builds the plan.
+///
+/// # Errors
+/// Findings that only show when classes are known: forecasts of different orders in one head, symbols
+/// that are obeyed before anything fills them.
+pub fn specialise(
+    strategy: &Strategy,
+    model: &Model,
+    schedule: Schedule,
+) -> Result<(Plan, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let mut builder = Builder::new(strategy, model);
+    let class_of = builder.classes();
+    let mut plan = Plan {
+        strategy: strategy.name.clone(),
+        params: strategy.params.clone(),
+        quirks: strategy.quirks.clone(),
+        model: model.clone(),
+        arrangements: builder.arrangements.into_iter().map(|(_, arrangement)| arrangement).collect(),
+        schedule,
+        masks: builder.masks,
+        programs: builder.programs,
+        predicates: builder.predicates,
+        classes: builder.classes,
+        class_of,
+    };
+    if plan.arrangements.is_empty() {
+        plan.arrangements.push(Arrangement { order: None, blocks: builder.blocks });
+    }
+    let mut errors = builder.errors;
+    errors.extend(first_update(strategy, &plan));
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let warnings = empty_rows(strategy, &plan);
+    Ok((plan, warnings))
+}
+
+/// What the place decides about a class.
+#[derive(PartialEq, Eq, Hash, Clone)]
+struct Key {
+    rules: Vec<bool>,
+    order: Option<usize>,
+    scalars: Vec<u64>,
+    forecast: i64,
+}
+
+struct Builder<'a> {
+    strategy: &'a Strategy,
+    model: &'a Model,
+    blocks: Blocks,
+    /// Scalars inside token predicates that depend on the place, by rule.
+    roots: Vec<Vec<ValueId>>,
+    /// Arrangements in use, by order rule.
+    arrangements: Vec<(Option<usize>, Arrangement)>,
+    masks: Vec<BitMatrix>,
+    mask_ids: HashMap<BitMatrix, MaskId>,
+    /// Predicates with all scalars folded.
+    folded: Graph,
+    covered: HashMap<(ValueId, Lower, usize), MaskId>,
+    programs: Vec<Program>,
+    predicates: Vec<Predicate>,
+    classes: Vec<Class>,
+    class_ids: HashMap<Class, u32>,
+    errors: Vec<Diagnostic>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(strategy: &'a Strategy, model: &'a Model) -> Self {
+        let graph = &strategy.graph;
+        let tokens = model.tokens() as usize;
+        let size = |id: ValueId| evaluate(graph, id, At::default(), &NoTokens).int().clamp(1, 256) as usize;
+        let (q, kv) = strategy.block.map_or((128, 128), |(q, kv)| (size(q), size(kv)));
+        Builder {
+            strategy,
+            model,
+            blocks: Blocks::regular(tokens, tokens, q, kv),
+            roots: strategy.rules.iter().map(|rule| scalar_roots(graph, rule.predicate)).collect(),
+            arrangements: Vec::new(),
+            masks: Vec::new(),
+            mask_ids: HashMap::new(),
+            folded: graph.emptied(),
+            covered: HashMap::new(),
+            programs: Vec::new(),
+            predicates: Vec::new(),
+            classes: Vec::new(),
+            class_ids: HashMap::new(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// The class of every place.
+    fn classes(&mut self) -> Vec<u32> {
+        let (model, graph) = (self.model, &self.strategy.graph);
+        let mut dependence = Dependence::default();
+        for (rule, roots) in self.strategy.rules.iter().zip(&self.roots) {
+            let ids = rule.guard.iter().chain(rule.order.iter()).chain(roots);
+            dependence = ids.fold(dependence, |all, &id| all.or(Dependence::of(graph, id)));
+        }
+        for rule in &self.strategy.orders {
+            dependence = rule.guard.iter().fold(dependence, |all, &id| all.or(Dependence::of(graph, id)));
+        }
+        let mut by_key: HashMap<Key, u32> = HashMap::new();
+        let mut small: Vec<u32> = Vec::new();
+        for at in dependence.places(model) {
+            let key = self.key(at);
+            let class = match by_key.get(&key) {
+                Some(&class) => class,
+                None => {
+                    let class = self.class(&key, at);
+                    let class = self.intern(class);
+                    by_key.insert(key, class);
+                    class
+                }
+            };
+            small.push(class);
+        }
+        // The places in `small` stand for all that differ in nothing the classes depend on.
+        let pick = |depends: bool, index: u32| if depends { index as usize } else { 0 };
+        let layers = if dependence.layer { model.layers as usize } else { 1 };
+        let heads = if dependence.head { model.heads as usize } else { 1 };
+        let mut class_of = Vec::with_capacity((model.steps * model.layers * model.heads) as usize);
+        for step in 0..model.steps {
+            for layer in 0..model.layers {
+                let row = (pick(dependence.step, step) * layers + pick(dependence.layer, layer)) * heads;
+                class_of.extend((0..model.heads).map(|head| small[row + pick(dependence.head, head)]));
+            }
+        }
+        class_of
+    }
+
+    fn key(&self, at: At) -> Key {
+        let graph = &self.strategy.graph;
+        let truth = |guard: Option<ValueId>| guard.is_none_or(|id| evaluate(graph, id, at, &NoTokens).truth());
+        let rules: Vec<bool> = self.strategy.rules.iter().map(|rule| truth(rule.guard)).collect();
+        let active = || self.strategy.rules.iter().zip(&self.roots).zip(&rules).filter(|(_, active)| **active);
+        let scalars = active()
+            .flat_map(|((_, roots), _)| roots)
+            .map(|&id| evaluate(graph, id, at, &NoTokens).real().to_bits())
+            .collect();
+        let mut orders =
+            active().filter_map(|((rule, _), _)| rule.order).map(|id| evaluate(graph, id, at, &NoTokens).int());
+        let forecast = orders.next().unwrap_or(0);
+        // -1 says that the rules disagree; reported when the class is built.
+        let forecast = if orders.all(|order| order == forecast) { forecast } else { -1 };
+        let order = self.strategy.orders.iter().rposition(|rule| truth(rule.guard));
+        Key { rules, order, scalars, forecast }
+    }
+
+    fn intern(&mut self, class: Class) -> u32 {
+        let next = self.classes.len() as u32;
+        *self.class_ids.entry(class.clone()).or_insert_with(|| {
+            self.classes.push(class);
+            next
+        })
+    }
+
+    fn mask(&mut self, mask: BitMatrix) -> MaskId {
+        let next = self.masks.len() as MaskId;
+        *self.mask_ids.entry(mask).or_insert_with_key(|mask| {
+            self.masks.push(mask.clone());
+            next
+        })
+    }
+
+    fn arrangement(&mut self, order: Option<usize>) -> usize {
+        if let Some(index) = self.arrangements.iter().position(|(known, _)| *known == order) {
+            return index;
+        }
+        let rule = order.map(|index| &self.strategy.orders[index]);
+        let order_of = rule.and_then(|rule| token_order(&self.strategy.graph, self.model, rule));
+        self.arrangements.push((order, Arrangement { order: order_of, blocks: self.blocks.clone() }));
+        self.arrangements.len() - 1
+    }
+
+    fn class(&mut self, key: &Key, at: At) -> Class {
+        let arrangement = self.arrangement(key.order);
+        let rules: Vec<&Rule> =
+            self.strategy.rules.iter().zip(&key.rules).filter(|(_, active)| **active).map(|(rule, _)| rule).collect();
+        if key.forecast < 0 {
+            self.different_forecasts(&rules, at);
+        }
+        let mut fold = HashMap::new();
+        let mut exact: Option<ValueId> = None;
+        let mut terms = Vec::new();
+        for rule in &rules {
+            let predicate = self.fold(&mut fold, rule.predicate, at);
+            if rule.lower == Lower::Exact {
+                exact = Some(match exact {
+                    None => predicate,
+                    Some(other) => self.push(Op::Binary(Binary::Or, other, predicate), rule.span),
+                });
+                continue;
+            }
+            let role = match rule.action {
+                Action::Keep => Role::Whole,
+                Action::Skip => Role::Skip,
+                Action::Cache => Role::Cache,
+            };
+            terms.push((role, predicate));
+        }
+        let mut predicate = None;
+        if let Some(exact) = exact {
+            let span = self.folded.value(exact).span;
+            terms.push((Role::Whole, self.push(Op::Lower(Lower::All, exact), span)));
+            terms.push((Role::Partial, self.push(Op::Lower(Lower::Any, exact), span)));
+            predicate = Some(self.predicate(exact));
+        }
+        let body = self.body(&terms, arrangement);
+        let never_partial = matches!(body, Body::Static { partial: None, .. });
+        Class {
+            arrangement: arrangement as u32,
+            body,
+            predicate: predicate.filter(|_| !never_partial),
+            forecast_order: key.forecast.clamp(0, 4) as u8,
+        }
+    }
+
+    fn different_forecasts(&mut self, rules: &[&Rule], at: At) {
+        let caches: Vec<&&Rule> = rules.iter().filter(|rule| rule.action == Action::Cache).collect();
+        if let [first, .., last] = caches.as_slice() {
+            let message = "the cached blocks of one head have one forecast, these rules ask for different ones";
+            self.errors.push(
+                Diagnostic::new(Code::E0310, last.span, message)
+                    .also(first.span, "another order here")
+                    .note(format!("at step {}, layer {}, head {}", at.step, at.layer, at.head))
+                    .help("write the same `as` in both, or guard them so that they never hold together"),
+            );
+        }
+    }
+
+    fn push(&mut self, op: Op, span: crate::source::Span) -> ValueId {
+        let ty = type_of(&self.folded, &op).unwrap_or(Type::scalar(Kind::Bool));
+        push_folded(&mut self.folded, op, ty, span)
+    }
+
+    /// Copies a value into the shared graph; scalars below token values become constants.
+    fn fold(&mut self, done: &mut HashMap<(ValueId, bool), ValueId>, id: ValueId, at: At) -> ValueId {
+        self.fold_below(done, id, at, false)
+    }
+
+    fn fold_below(
+        &mut self,
+        done: &mut HashMap<(ValueId, bool), ValueId>,
+        id: ValueId,
+        at: At,
+        below_tokens: bool,
+    ) -> ValueId {
+        if let Some(&known) = done.get(&(id, below_tokens)) {
+            return known;
+        }
+        let value = self.strategy.graph.value(id).clone();
+        let result = if value.ty.extent == Extent::Scalar && below_tokens {
+            let constant = evaluate(&self.strategy.graph, id, at, &NoTokens);
+            self.folded.push(constant.op(), value.ty, value.span)
+        } else {
+            let below = below_tokens || matches!(value.ty.extent, Extent::Token { .. });
+            let mut operands = HashMap::new();
+            for operand in value.op.operands() {
+                operands.insert(operand, self.fold_below(done, operand, at, below));
+            }
+            let op = value.op.map_operands(|operand| operands[&operand]);
+            push_folded(&mut self.folded, op, value.ty, value.span)
+        };
+        done.insert((id, below_tokens), result);
+        result
+    }
+
+    fn predicate(&mut self, id: ValueId) -> u32 {
+        let mut graph = self.folded.emptied();
+        graph.tables.clear();
+        let value = copy(&self.folded, &mut graph, id);
+        let predicate = Predicate { graph, value };
+        let index = self.predicates.iter().position(|known| *known == predicate).unwrap_or_else(|| {
+            self.predicates.push(predicate);
+            self.predicates.len() - 1
+        });
+        index as u32
+    }
+
+    /// Symbols, or the program that computes them.
+    fn body(&mut self, terms: &[(Role, ValueId)], arrangement: usize) -> Body {
+        let mut united: HashMap<Role, BitMatrix> = HashMap::new();
+        let mut dynamic = Vec::new();
+        for &(role, id) in terms {
+            match self.bits(id, arrangement) {
+                Some(bits) => {
+                    let bits = self.spread(&bits, self.folded.ty(id).extent, role);
+                    united.entry(role).and_modify(|all| all.union(&bits)).or_insert(bits);
+                }
+                None => dynamic.push((role, id)),
+            }
+        }
+        if dynamic.is_empty() {
+            return self.static_body(united);
+        }
+        self.dynamic_body(united, &dynamic, arrangement)
+    }
+
+    fn static_body(&mut self, mut united: HashMap<Role, BitMatrix>) -> Body {
+        let (rows, columns) = (self.blocks.q_blocks(), self.blocks.kv_blocks());
+        let partial = united.remove(&Role::Partial);
+        let mut whole = match (united.remove(&Role::Whole), &partial) {
+            (Some(whole), _) => whole,
+            (None, Some(_)) => BitMatrix::zeros(rows, columns),
+            (None, None) => BitMatrix::ones(rows, columns),
+        };
+        let skip = united.remove(&Role::Skip).unwrap_or_else(|| BitMatrix::zeros(rows, columns));
+        whole.subtract(&skip);
+        let partial = partial.map(|mut partial| {
+            partial.subtract(&skip);
+            partial.subtract(&whole);
+            whole.union(&partial);
+            partial
+        });
+        let mut cache = BitMatrix::ones(1, rows);
+        if let Some(cached) = united.remove(&Role::Cache) {
+            cache.subtract(&cached);
+        }
+        let partial = partial.filter(|partial| partial.count() > 0).map(|partial| self.mask(partial));
+        Body::Static { skip: self.mask(whole), partial, cache: self.mask(cache) }
+    }
+
+    fn dynamic_body(
+        &mut self,
+        united: HashMap<Role, BitMatrix>,
+        dynamic: &[(Role, ValueId)],
+        arrangement: usize,
+    ) -> Body {
+        let mut graph = self.folded.emptied();
+        let mut masks: Vec<MaskId> = Vec::new();
+        let mut terms = Vec::new();
+        let mut fixed: Vec<(Role, BitMatrix)> = united.into_iter().collect();
+        fixed.sort_by_key(|(role, _)| *role);
+        for (role, bits) in fixed {
+            let extent = bits_extent(role);
+            let mask = self.mask(bits);
+            terms.push((role, push_mask(&mut graph, &mut masks, mask, extent)));
+        }
+        let mut done = HashMap::new();
+        for &(role, id) in dynamic {
+            let value = self.extract(&mut graph, &mut masks, &mut done, id, arrangement);
+            terms.push((role, value));
+        }
+        let program = Program { graph, terms };
+        let index = self.programs.iter().position(|known| *known == program).unwrap_or_else(|| {
+            self.programs.push(program);
+            self.programs.len() - 1
+        });
+        Body::Dynamic { program: index as u32, masks }
+    }
+
+    /// Copies a dynamic value into a program; its static parts become masks.
+    fn extract(
+        &mut self,
+        graph: &mut Graph,
+        masks: &mut Vec<MaskId>,
+        done: &mut HashMap<ValueId, ValueId>,
+        id: ValueId,
+        arrangement: usize,
+    ) -> ValueId {
+        if let Some(&known) = done.get(&id) {
+            return known;
+        }
+        let value = self.folded.value(id).clone();
+        let is_truth = value.ty.kind == Kind::Bool && matches!(value.ty.extent, Extent::Blocks { .. });
+        let bits = if is_truth { self.bits(id, arrangement) } else { None };
+        let result = match bits {
+            Some(bits) => {
+                let mask = self.mask(bits);
+                push_mask(graph, masks, mask, value.ty.extent)
+            }
+            None => {
+                let mut operands = HashMap::new();
+                for operand in value.op.operands() {
+                    operands.insert(operand, self.extract(graph, masks, done, operand, arrangement));
+                }
+                graph.push(value.op.map_operands(|operand| operands[&operand]), value.ty, value.span)
+            }
+        };
+        done.insert(id, result);
+        result
+    }
+
+    /// The bitmap of a truth value that needs neither q and k nor the place: a matrix, or one row over its blocks.
+    fn bits(&mut self, id: ValueId, arrangement: usize) -> Option<BitMatrix> {
+        let value = self.folded.value(id).clone();
+        match value.op {
+            Op::Lower(how, inner) => Some(self.cover(inner, how, arrangement)),
+            Op::Bool(truth) => Some(if truth { BitMatrix::ones(1, 1) } else { BitMatrix::zeros(1, 1) }),
+            Op::Unary(Unary::Not, a) => {
+                let bits = self.bits(a, arrangement)?;
+                let mut not = BitMatrix::ones(bits.rows(), bits.columns());
+                not.subtract(&bits);
+                Some(not)
+            }
+            Op::Binary(op @ (Binary::And | Binary::Or | Binary::Xor), a, b) => {
+                let (a_ty, b_ty) = (self.folded.ty(a).extent, self.folded.ty(b).extent);
+                let (a, b) = (self.bits(a, arrangement)?, self.bits(b, arrangement)?);
+                let (rows, columns) = self.bits_shape(value.ty.extent);
+                let (mut a, b) = (widen(&a, a_ty, rows, columns), widen(&b, b_ty, rows, columns));
+                match op {
+                    Binary::And => a.intersect(&b),
+                    Binary::Or => a.union(&b),
+                    _ => {
+                        let mut both = a.clone();
+                        both.intersect(&b);
+                        a.union(&b);
+                        a.subtract(&both);
+                    }
+                }
+                Some(a)
+            }
+            _ => None,
+        }
+    }
+
+    fn bits_shape(&self, extent: Extent) -> (usize, usize) {
+        match extent {
+            Extent::Blocks { q: Some(_), kv: Some(_) } => (self.blocks.q_blocks(), self.blocks.kv_blocks()),
+            Extent::Blocks { q: Some(_), .. } => (1, self.blocks.q_blocks()),
+            Extent::Blocks { kv: Some(_), .. } => (1, self.blocks.kv_blocks()),
+            _ => (1, 1),
+        }
+    }
+
+    /// Bits of a term in the shape of its role.
+    fn spread(&self, bits: &BitMatrix, extent: Extent, role: Role) -> BitMatrix {
+        let (rows, columns) = match role {
+            Role::Cache => (1, self.blocks.q_blocks()),
+            _ => (self.blocks.q_blocks(), self.blocks.kv_blocks()),
+        };
+        widen(bits, extent, rows, columns)
+    }
+
+    fn cover(&mut self, inner: ValueId, how: Lower, arrangement: usize) -> BitMatrix {
+        let key = (inner, how, arrangement);
+        if let Some(&mask) = self.covered.get(&key) {
+            return self.masks[mask as usize].clone();
+        }
+        let (order, arranged) = &self.arrangements[arrangement];
+        let rule = order.map(|index| &self.strategy.orders[index]);
+        let table = TokenTable::new(&self.strategy.graph, self.model, arranged, rule);
+        let bits = cover(&table, &self.folded, inner, how);
+        let mask = self.mask(bits.clone());
+        self.covered.insert(key, mask);
+        bits
+    }
+}
+
+/// Extent of the fixed part of a role.
+fn bits_extent(role: Role) -> Extent {
+    let all = Some(crate::ir::SetId::ALL);
+    match role {
+        Role::Cache => Extent::Blocks { q: all, kv: None },
+        _ => Extent::Blocks { q: all, kv: all },
+    }
+}
+
+fn push_mask(graph: &mut Graph, masks: &mut Vec<MaskId>, mask: MaskId, extent: Extent) -> ValueId {
+    let slot = masks.iter().position(|known| *known == mask).unwrap_or_else(|| {
+        masks.push(mask);
+        masks.len() - 1
+    });
+    graph.push(Op::Mask(slot as u16), Type::new(Kind::Bool, extent), crate::source::Span::default())
+}
+
+/// A bitmap of one extent in the shape of a larger one.
+fn widen(bits: &BitMatrix, extent: Extent, rows: usize, columns: usize) -> BitMatrix {
+    if (bits.rows(), bits.columns()) == (rows, columns) && !matches!(extent, Extent::Scalar) {
+        return bits.clone();
+    }
+    let mut wide = BitMatrix::zeros(rows, columns);
+    for row in 0..rows {
+        let source = match extent {
+            Extent::Blocks { q: Some(_), kv: None } if rows > 1 => {
+                if bits.get(0, row) {
+                    wide.row_mut(row).copy_from_slice(BitMatrix::ones(1, columns).row(0));
+                }
+                continue;
+            }
+            Extent::Blocks { kv: Some(_), q: None } => bits.row(0),
+            _ => {
+                if bits.get(0, 0) {
+                    wide.row_mut(row).copy_from_slice(BitMatrix::ones(1, columns).row(0));
+                }
+                continue;
+            }
+        };
+        wide.row_mut(row).copy_from_slice(source);
+    }
+    wide
+}
+
+/// Copies a value and what it needs into another graph.
+fn copy(from: &Graph, to: &mut Graph, id: ValueId) -> ValueId {
+    let value = from.value(id);
+    let mut operands = HashMap::new();
+    for operand in value.op.operands() {
+        operands.insert(operand, copy(from, to, operand));
+    }
+    to.push(value.op.map_operands(|operand| operands[&operand]), value.ty, value.span)
+}
+
+/// The largest scalars below token values that depend on the place.
+fn scalar_roots(graph: &Graph, predicate: ValueId) -> Vec<ValueId> {
+    let mut roots = Vec::new();
+    let mut seen = std::collections::HashSet::new();
+    let mut open = vec![(predicate, false)];
+    while let Some((id, below)) = open.pop() {
+        if !seen.insert((id, below)) {
+            continue;
+        }
+        let value = graph.value(id);
+        if value.ty.extent == Extent::Scalar {
+            if below && Dependence::of(graph, id) != Dependence::default() && !roots.contains(&id) {
+                roots.push(id);
+            }
+            continue;
+        }
+        let below = below || matches!(value.ty.extent, Extent::Token { .. });
+        open.extend(value.op.operands().into_iter().map(|operand| (operand, below)));
+    }
+    roots
+}
+
+/// An error where symbols or features are obeyed before a step fills them.
+fn first_update(strategy: &Strategy, plan: &Plan) -> Option<Diagnostic> {
+    let model = &plan.model;
+    let cached = |class: &Class| match &class.body {
+        Body::Static { cache, .. } => {
+            let cache = &plan.masks[*cache as usize];
+            cache.count() < cache.columns()
+        }
+        Body::Dynamic { program, .. } => {
+            plan.programs[*program as usize].terms.iter().any(|(role, _)| *role == Role::Cache)
+        }
+    };
+    let needs: Vec<(bool, bool)> =
+        plan.classes.iter().map(|class| (matches!(class.body, Body::Dynamic { .. }), cached(class))).collect();
+    let span = strategy.schedule.first().map(|rule| rule.span).or(strategy.rules.first().map(|rule| rule.span))?;
+    for layer in 0..model.layers {
+        let (mut symbols, mut features, mut computed) = (false, false, false);
+        for step in 0..model.steps {
+            let kind = plan.schedule.kind(step, layer);
+            let class = |head: u32| {
+                needs[plan.class_of[((step * model.layers + layer) * model.heads + head) as usize] as usize]
+            };
+            let any = |what: fn((bool, bool)) -> bool| (0..model.heads).any(|head| what(class(head)));
+            let message = match kind {
+                StepKind::Dispatch if !symbols && any(|(dynamic, _)| dynamic) => {
+                    Some("obeys symbols that no step has computed yet")
+                }
+                StepKind::Dispatch | StepKind::Refresh if !features && any(|(_, cached)| cached) => {
+                    Some("takes cached features that no step has stored yet")
+                }
+                StepKind::Reuse if !computed => Some("reuses an output that no step has computed yet"),
+                _ => None,
+            };
+            if let Some(message) = message {
+                return Some(
+                    Diagnostic::new(Code::E0310, span, format!("step {step} of layer {layer} {message}"))
+                        .help("begin with a step that fills them, such as `update on first` as the first line of the schedule"),
+                );
+            }
+            computed |= kind != StepKind::Reuse;
+            symbols |= matches!(kind, StepKind::Update | StepKind::Refresh);
+            features |= kind == StepKind::Update;
+        }
+    }
+    None
+}
+
+/// A warning where computed query blocks attend to nothing.
+fn empty_rows(strategy: &Strategy, plan: &Plan) -> Vec<Diagnostic> {
+    let Some(span) = strategy.rules.first().map(|rule| rule.span) else { return Vec::new() };
+    for class in &plan.classes {
+        let Body::Static { skip, cache, .. } = &class.body else { continue };
+        let (skip, cache) = (&plan.masks[*skip as usize], &plan.masks[*cache as usize]);
+        let empty: Vec<usize> = (0..skip.rows()).filter(|&row| cache.get(0, row) && skip.count_row(row) == 0).collect();
+        let Some(&first) = empty.first() else { continue };
+        let offset = plan.arrangements[class.arrangement as usize].blocks.q[first];
+        let segment = plan.model.segments.iter().rev().find(|segment| segment.start <= offset);
+        let name = segment.map_or("the sequence", |segment| segment.name.as_str());
+        let message = format!("{} of {} q-blocks keep no key, the first in `{name}`", empty.len(), skip.rows());
+        return vec![
+            Diagnostic::new(Code::W0502, span, message)
+                .note("their attention output is zero")
+                .help(format!("say what they attend to, as in `keep {name} -> all`")),
+        ];
+    }
+    Vec::new()
+}
