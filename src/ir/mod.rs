@@ -16,9 +16,14 @@
 //! no reassociation. Sums over blocks have one order, see [`Op::Reduce`]; the exponential is a fixed
 //! polynomial, see `reference::math`. Ties go to the lower index. Comparisons with NaN are false.
 
+mod forms;
 pub mod print;
 pub mod read;
+#[cfg(test)]
+pub(crate) mod samples;
 pub mod scalar;
+#[cfg(test)]
+mod tests;
 pub mod typing;
 pub mod validate;
 
@@ -470,7 +475,7 @@ pub enum Which {
 }
 
 /// Numbers by step, layer and head (or other keys).
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Table {
     /// Where it came from, for messages and provenance.
     pub name: String,
@@ -484,6 +489,13 @@ pub struct Table {
     pub values: Vec<f64>,
 }
 
+// Numbers are compared by their bits: missing entries are NaN, and a table must equal itself.
+impl PartialEq for Table {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.name, &self.dims, self.width, self.kind) == (&other.name, &other.dims, other.width, other.kind)
+            && self.values.iter().map(|value| value.to_bits()).eq(other.values.iter().map(|value| value.to_bits()))
+    }
+}
 impl Eq for Table {}
 
 /// Values in topological order.

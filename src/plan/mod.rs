@@ -5,7 +5,11 @@
 //! step refreshes them. Bitmaps and classes that are the same are stored once, so that a table of 72,000
 //! windows with six different values costs six bitmaps.
 
+pub mod check;
 pub mod file;
+mod record;
+#[cfg(test)]
+mod tests;
 
 use crate::ir::{Graph, Model, Part, Side, StepKind, ValueId};
 use crate::symbols::{BitMatrix, Blocks};

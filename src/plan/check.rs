@@ -1,0 +1,180 @@
+//! What must hold for a plan: after this nothing that runs it can reach outside of it.
+//!
+//! # Rules
+//! 1. The model is one; its schedule has a kind for each step and layer, orders of forecasts are at most
+//!    [`MAX_FORECAST_ORDER`] and 0 where nothing is reused.
+//! 2. Orders of tokens are permutations. Offsets of blocks begin at 0, ascend and end at the number of tokens; no block is
+//!    larger than [`MAX_BLOCK_TOKENS`].
+//! 3. Programs and predicates are valid, see [`validate`].
+//! 4. Classes name arrangements, programs, predicates and bitmaps that exist, and the bitmaps have the shape of the
+//!    arrangement's blocks. Where blocks may be partial there is a predicate. A program that transposes is used only
+//!    where q-blocks and kv-blocks are the same.
+//! 5. Each step, layer and head has a class that exists.
+
+use super::{Arrangement, Blocks, Body, Class, MaskId, Plan, Program, Role};
+use crate::ir::{Extent, Op, StepKind, validate};
+
+/// Highest order of a forecast.
+pub const MAX_FORECAST_ORDER: u8 = 4;
+
+/// Most tokens of a block.
+pub const MAX_BLOCK_TOKENS: u32 = 256;
+
+impl Plan {
+    /// Whether every index of the plan is in range and everything fits together; the rules stand at the top of the file.
+    ///
+    /// # Errors
+    /// A sentence that says what does not fit.
+    pub fn check(&self) -> Result<(), String> {
+        validate::validate_model(&self.model).map_err(|problems| problems.join("; "))?;
+        self.check_schedule()?;
+        for (index, arrangement) in self.arrangements.iter().enumerate() {
+            check_arrangement(arrangement, self.model.tokens())
+                .map_err(|problem| format!("arrangement {index}: {problem}"))?;
+        }
+        for (index, program) in self.programs.iter().enumerate() {
+            validate::validate_program(program)
+                .map_err(|problems| format!("program {index}: {}", problems.join("; ")))?;
+        }
+        for (index, predicate) in self.predicates.iter().enumerate() {
+            validate::validate_predicate(predicate)
+                .map_err(|problems| format!("predicate {index}: {}", problems.join("; ")))?;
+        }
+        let needs: Vec<Needs> = self.programs.iter().map(Needs::of).collect();
+        for (index, class) in self.classes.iter().enumerate() {
+            self.check_class(class, &needs).map_err(|problem| format!("class {index}: {problem}"))?;
+        }
+        self.check_places()
+    }
+
+    fn check_schedule(&self) -> Result<(), String> {
+        let (model, schedule) = (&self.model, &self.schedule);
+        let wanted = model.steps as usize * model.layers as usize;
+        if schedule.layers != model.layers || schedule.kinds.len() != wanted || schedule.reuse_orders.len() != wanted {
+            return Err(format!("the schedule is not one of {} steps and {} layers", model.steps, model.layers));
+        }
+        for (kind, &order) in schedule.kinds.iter().zip(&schedule.reuse_orders) {
+            if order > MAX_FORECAST_ORDER || (*kind != StepKind::Reuse && order != 0) {
+                return Err(format!("the schedule forecasts with order {order} at a {kind:?} step"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_places(&self) -> Result<(), String> {
+        let model = &self.model;
+        let wanted = u64::from(model.steps) * u64::from(model.layers) * u64::from(model.heads);
+        // Places are counted in 32 bits.
+        if self.class_of.len() as u64 != wanted || wanted > u64::from(u32::MAX) {
+            return Err(format!("{} heads of steps and layers have a class, {wanted} are there", self.class_of.len()));
+        }
+        match self.class_of.iter().find(|&&class| class as usize >= self.classes.len()) {
+            Some(class) => Err(format!("a head is of class {class}, of {} classes", self.classes.len())),
+            None => Ok(()),
+        }
+    }
+
+    fn check_class(&self, class: &Class, needs: &[Needs]) -> Result<(), String> {
+        let Some(arrangement) = self.arrangements.get(class.arrangement as usize) else {
+            return Err(format!("there is no arrangement {}", class.arrangement));
+        };
+        let blocks = &arrangement.blocks;
+        if class.predicate.is_some_and(|predicate| predicate as usize >= self.predicates.len()) {
+            return Err("its predicate does not exist".to_string());
+        }
+        if class.forecast_order > MAX_FORECAST_ORDER {
+            return Err(format!(
+                "it forecasts with order {}, {MAX_FORECAST_ORDER} is the highest",
+                class.forecast_order
+            ));
+        }
+        let partial = match &class.body {
+            Body::Static { skip, partial, cache } => {
+                self.check_mask(*skip, blocks, false)?;
+                partial.map_or(Ok(()), |partial| self.check_mask(partial, blocks, false))?;
+                self.check_mask(*cache, blocks, true)?;
+                partial.is_some()
+            }
+            Body::Dynamic { program, masks } => {
+                let Some(needs) = needs.get(*program as usize) else {
+                    return Err(format!("there is no program {program}"));
+                };
+                if let Some(mask) = masks.iter().find(|&&mask| mask as usize >= self.masks.len()) {
+                    return Err(format!("there is no bitmap {mask}"));
+                }
+                for &(slot, vector) in &needs.slots {
+                    let Some(&mask) = masks.get(usize::from(slot)) else {
+                        return Err(format!("its program asks for bitmap {slot} of {}", masks.len()));
+                    };
+                    self.check_mask(mask, blocks, vector)?;
+                }
+                if needs.transposes && blocks.q != blocks.kv {
+                    return Err("its program transposes, but q-blocks and kv-blocks differ".to_string());
+                }
+                needs.partial
+            }
+        };
+        if partial && class.predicate.is_none() {
+            return Err("it has partial blocks but no predicate".to_string());
+        }
+        Ok(())
+    }
+
+    fn check_mask(&self, mask: MaskId, blocks: &Blocks, vector: bool) -> Result<(), String> {
+        let Some(bits) = self.masks.get(mask as usize) else {
+            return Err(format!("there is no bitmap {mask}"));
+        };
+        let wanted = if vector { (1, blocks.q_blocks()) } else { (blocks.q_blocks(), blocks.kv_blocks()) };
+        let found = (bits.rows(), bits.columns());
+        if found == wanted {
+            return Ok(());
+        }
+        Err(format!("bitmap {mask} is {}x{}, the blocks ask for {}x{}", found.0, found.1, wanted.0, wanted.1))
+    }
+}
+
+/// What a program asks of the classes that use it.
+struct Needs {
+    /// Slots of its bitmaps, and whether they are vectors of q-blocks.
+    slots: Vec<(u16, bool)>,
+    transposes: bool,
+    partial: bool,
+}
+
+impl Needs {
+    fn of(program: &Program) -> Self {
+        let mut slots = Vec::new();
+        for (_, value) in program.graph.values() {
+            if let Op::Mask(slot) = value.op {
+                slots.push((slot, matches!(value.ty.extent, Extent::Blocks { kv: None, .. })));
+            }
+        }
+        Needs {
+            slots,
+            transposes: program.graph.values().any(|(_, value)| matches!(value.op, Op::Transpose(_))),
+            partial: program.terms.iter().any(|(role, _)| *role == Role::Partial),
+        }
+    }
+}
+
+fn check_arrangement(arrangement: &Arrangement, tokens: u32) -> Result<(), String> {
+    if let Some(order) = &arrangement.order {
+        let mut seen = vec![false; order.len()];
+        let once = |&old: &u32| seen.get_mut(old as usize).is_some_and(|seen| !std::mem::replace(seen, true));
+        if order.len() != tokens as usize || !order.iter().all(once) {
+            return Err(format!("the order is not a permutation of the {tokens} tokens"));
+        }
+    }
+    for (side, offsets) in [("q-blocks", &arrangement.blocks.q), ("kv-blocks", &arrangement.blocks.kv)] {
+        if offsets.len() < 2 || offsets.first() != Some(&0) || offsets.last() != Some(&tokens) {
+            return Err(format!("the {side} do not cover the {tokens} tokens"));
+        }
+        if let Some(pair) = offsets.windows(2).find(|pair| pair[0] >= pair[1] || pair[1] - pair[0] > MAX_BLOCK_TOKENS) {
+            return Err(format!(
+                "one of the {side} goes from {} to {}, but holds 1 to {MAX_BLOCK_TOKENS} tokens",
+                pair[0], pair[1]
+            ));
+        }
+    }
+    Ok(())
+}
