@@ -6,11 +6,10 @@
 //!
 //! # Extents
 //! A value is a scalar, varies over tokens, or varies over blocks ([`Extent`]). Scalars may depend on the
-//! place (step, layer, head). Token values are geometry and always integers or truth values, known when the
-//! plan is built. Block values are single-precision tensors over blocks, known when q and k are.
+//! place (step, layer, head). Token values are geometry, known when the plan is built. Block values are single-precision tensors over blocks, known when q and k are.
 //!
 //! # Numeric contract
-//! Integers are 64 bits and saturate; `//` and `mod` by zero give 0; `mod` has the sign of the divisor.
+//! Integers are 64 bits and saturate (token values are exact up to 2^53); `//` and `mod` by zero give 0; `mod` has the sign of the divisor.
 //! Scalar reals are double precision, evaluated once on the host and rounded to single precision where they
 //! meet a block value. Block arithmetic is IEEE single precision, one operation at a time: no contraction,
 //! no reassociation. Sums over blocks have one order, see [`Op::Reduce`]; the exponential is a fixed
@@ -193,13 +192,13 @@ pub enum Unary {
     Sqrt,
     /// Exponential, by the fixed polynomial on block values.
     Exp,
-    /// Natural logarithm; scalars only.
+    /// Natural logarithm; not of block values.
     Log,
-    /// Rounded down, to an integer; scalars only.
+    /// Rounded down, to an integer; not of block values.
     Floor,
-    /// Rounded up, to an integer; scalars only.
+    /// Rounded up, to an integer; not of block values.
     Ceil,
-    /// Rounded to nearest, ties to even, to an integer; scalars only.
+    /// Rounded to nearest, ties to even, to an integer; not of block values.
     Round,
     /// Number of bits of a non-negative integer: 0 for 0, else `floor(log2(x)) + 1`.
     BitLength,
@@ -222,7 +221,7 @@ pub enum Binary {
     FloorDivide,
     /// `a mod b`, integers.
     Modulo,
-    /// `a ^ b`: scalars only, integers saturate; a negative exponent of integers gives 0.
+    /// `a ^ b`: not of block values, integers saturate; a negative exponent of integers gives 0.
     Power,
     /// The smaller; the second where one is NaN.
     Min,

@@ -233,7 +233,7 @@ fn look_up(graph: &Graph, table: u16, item: u8, keys: &[ValueId], otherwise: Opt
 }
 
 fn unary(op: Unary, a: Type) -> Result<Type, String> {
-    let scalar = a.extent == Extent::Scalar;
+    let exact = matches!(a.extent, Extent::Scalar | Extent::Token { .. });
     let number = a.kind != Kind::Bool;
     match op {
         Unary::Not if a.kind == Kind::Bool => Ok(a),
@@ -242,14 +242,13 @@ fn unary(op: Unary, a: Type) -> Result<Type, String> {
         _ if a.extent == Extent::Mixed => Err(MIXED.to_string()),
         Unary::Negate | Unary::Abs if number => Ok(a),
         Unary::Sqrt | Unary::Exp if a.kind == Kind::Real => Ok(a),
-        Unary::Log if a.kind == Kind::Real && scalar => Ok(a),
-        Unary::Floor | Unary::Ceil | Unary::Round if number && scalar => Ok(Type::scalar(Kind::Int)),
-        Unary::Log | Unary::Floor | Unary::Ceil | Unary::Round if number && !scalar => {
-            Err(format!("`{}` takes one number, not one for each token or block", unary_name(op)))
+        Unary::Log if a.kind == Kind::Real && exact => Ok(a),
+        Unary::Floor | Unary::Ceil | Unary::Round if number && exact => Ok(Type::new(Kind::Int, a.extent)),
+        Unary::Log | Unary::Floor | Unary::Ceil | Unary::Round if number && !exact => {
+            Err(format!("`{}` takes numbers and coordinates, not scores of blocks", unary_name(op)))
         }
         Unary::BitLength if a.kind == Kind::Int => Ok(a),
         Unary::BitLength => Err(format!("`bit_length` takes an integer, found a {}", kind_name(a.kind))),
-        Unary::ToReal if matches!(a.extent, Extent::Token { .. }) => Err(TOKEN_REAL.to_string()),
         Unary::ToReal if a.kind != Kind::Real => Ok(Type::new(Kind::Real, a.extent)),
         Unary::ToReal => Err("the value is real already".to_string()),
         Unary::Sqrt | Unary::Exp | Unary::Log if a.kind == Kind::Int => {
@@ -275,8 +274,9 @@ fn binary(graph: &Graph, op: Binary, a: Type, b: Type) -> Result<Type, String> {
         let wanted: Vec<String> = takes.iter().map(|&kind| format!("{}s", kind_name(kind))).collect();
         return Err(format!("`{name}` takes {}, found {}s", wanted.join(" or "), kind_name(kind)));
     }
-    if op == Binary::Power && (a.extent, b.extent) != (Extent::Scalar, Extent::Scalar) {
-        return Err("`^` takes two numbers, not one for each token or block; write a product".to_string());
+    let exact = |ty: Type| matches!(ty.extent, Extent::Scalar | Extent::Token { .. });
+    if op == Binary::Power && !(exact(a) && exact(b)) {
+        return Err("`^` takes numbers and coordinates, not scores of blocks; write a product".to_string());
     }
     let logical = kind == Kind::Bool && matches!(op, Binary::And | Binary::Or | Binary::Xor);
     let extent = if logical { join_truth(graph, a.extent, b.extent)? } else { join(graph, a.extent, b.extent)? };
@@ -436,7 +436,6 @@ fn contains(graph: &Graph, large: SetId, small: SetId) -> bool {
 
 fn representable(ty: Type) -> Result<Type, String> {
     match (ty.extent, ty.kind) {
-        (Extent::Token { .. }, Kind::Real) => Err(TOKEN_REAL.to_string()),
         (Extent::Blocks { .. }, Kind::Int) => {
             Err("values of blocks are real numbers or truth values; make the integers real first".to_string())
         }
@@ -539,8 +538,6 @@ fn binary_name(op: Binary) -> &'static str {
 
 const POOLED: &str = "pooled vectors have no arithmetic, only dot products";
 const MIXED: &str = "a condition on tokens and blocks joins only by `and`, `or`, `xor`, `not`";
-const TOKEN_REAL: &str =
-    "values of tokens are integers; compute with integers, or move the real number to the other side";
 
 #[cfg(test)]
 mod tests {
