@@ -1,6 +1,7 @@
 //! flashomni: a language, compiler and runtime for sparse attention in diffusion transformers.
 
 pub mod check;
+pub mod codegen;
 pub mod compile;
 pub mod cpu;
 pub mod diagnostics;
@@ -9,6 +10,8 @@ pub mod files;
 pub mod ir;
 pub mod passes;
 pub mod plan;
+pub mod reference;
+pub mod selector;
 pub mod source;
 pub mod symbols;
 pub mod syntax;

@@ -1,0 +1,303 @@
+//! What a selector program is evaluated on, and the checks that every evaluator makes first.
+//!
+//! Evaluators trust what passed [`check_program`] and [`SelectorInput::check`]: operations that have a meaning on
+//! their operands, tensors and masks of the sizes the blocks ask for.
+
+use crate::error::{Error, Result};
+use crate::ir::scalar::{self, At, NoTokens, Scalar};
+use crate::ir::{Binary, Extent, Graph, Kind, Model, Op, SetId, Side, Type, Unary, ValueId};
+use crate::plan::{Program, Role, blocks_of_set};
+use crate::symbols::{BitMatrix, Blocks};
+
+/// One head of one layer at one step.
+#[derive(Clone, Copy, Debug)]
+pub struct SelectorInput<'a> {
+    /// The model that the program was compiled for.
+    pub model: &'a Model,
+    /// The blocks of the class's arrangement.
+    pub blocks: &'a Blocks,
+    /// The bitmaps of the program's mask slots.
+    pub masks: &'a [&'a BitMatrix],
+    /// Where scalars are evaluated.
+    pub at: At,
+    /// Queries `[tokens, head_dim]`, row-major, in the arrangement's order.
+    pub q: &'a [f32],
+    /// Keys `[tokens, head_dim]`, row-major, in the arrangement's order.
+    pub k: &'a [f32],
+    /// Channels of the head.
+    pub head_dim: usize,
+}
+
+impl<'a> SelectorInput<'a> {
+    /// The tokens of a side and the offsets of its blocks.
+    #[must_use]
+    pub fn side(&self, side: Side) -> (&'a [f32], &'a [u32]) {
+        match side {
+            Side::Query => (self.q, &self.blocks.q),
+            Side::Key => (self.k, &self.blocks.kv),
+        }
+    }
+
+    /// The blocks of a side that hold a token of the set.
+    #[must_use]
+    pub fn blocks_of(&self, graph: &Graph, set: SetId, side: Side) -> Vec<u32> {
+        if set == SetId::ALL {
+            return (0..self.side(side).1.len() as u32 - 1).collect();
+        }
+        blocks_of_set(self.model, graph.parts(set), self.blocks, side)
+    }
+
+    /// The value of a scalar.
+    #[must_use]
+    pub fn scalar(&self, graph: &Graph, id: ValueId) -> Scalar {
+        scalar::evaluate(graph, id, self.at, &NoTokens)
+    }
+
+    /// Compares the sizes of tensors and masks with the blocks.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] says what was given and what was expected.
+    pub fn check(&self, program: &Program) -> Result<()> {
+        for (side, name) in [(Side::Query, "q"), (Side::Key, "k")] {
+            let (values, offsets) = self.side(side);
+            let tokens = offsets.last().map_or(0, |&end| end as usize);
+            if offsets.is_empty() || offsets[0] != 0 || offsets.windows(2).any(|pair| pair[0] >= pair[1]) {
+                return Err(Error::Shape(format!("the blocks of `{name}` are not ascending from 0")));
+            }
+            if self.head_dim == 0 || tokens.checked_mul(self.head_dim) != Some(values.len()) {
+                return Err(Error::Shape(format!(
+                    "`{name}` of a head holds {} values, expected {tokens} tokens x {} channels",
+                    values.len(),
+                    self.head_dim
+                )));
+            }
+        }
+        for id in live_values(program) {
+            if let (Op::Mask(slot), Extent::Blocks { q, kv }) = (program.graph.op(id), program.graph.ty(id).extent) {
+                self.check_mask(&program.graph, *slot, q, kv)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_mask(&self, graph: &Graph, slot: u16, q: Option<SetId>, kv: Option<SetId>) -> Result<()> {
+        let q = q.map(|set| self.blocks_of(graph, set, Side::Query).len());
+        let kv = kv.map(|set| self.blocks_of(graph, set, Side::Key).len());
+        let wanted = match (q, kv) {
+            (Some(q), Some(kv)) => (q, kv),
+            (Some(one), None) | (None, Some(one)) => (1, one),
+            (None, None) => (1, 1),
+        };
+        let Some(mask) = self.masks.get(usize::from(slot)) else {
+            let given = self.masks.len();
+            return Err(Error::Shape(format!("the selector program asks for mask {slot}, {given} were given")));
+        };
+        if (mask.rows(), mask.columns()) == wanted {
+            return Ok(());
+        }
+        Err(Error::Shape(format!(
+            "mask {slot} of the selector program has {} x {} bits, expected {} x {}",
+            mask.rows(),
+            mask.columns(),
+            wanted.0,
+            wanted.1
+        )))
+    }
+
+    /// The error of a pooled value that is NaN or infinite.
+    #[must_use]
+    pub fn not_finite(&self, side: Side, block: usize) -> Error {
+        let name = match side {
+            Side::Query => "q",
+            Side::Key => "k",
+        };
+        let At { step, layer, head } = self.at;
+        Error::Value(format!(
+            "`{name}` is NaN, infinite or too large in block {block} of head {head} (layer {layer}, step {step}); \
+             symbols cannot be computed from it"
+        ))
+    }
+}
+
+/// The values that some term needs, operands before users.
+#[must_use]
+pub fn live_values(program: &Program) -> Vec<ValueId> {
+    let mut live = vec![false; program.graph.len()];
+    for (_, id) in &program.terms {
+        live[id.0 as usize] = true;
+    }
+    for index in (0..live.len()).rev() {
+        if live[index] {
+            for operand in program.graph.op(ValueId(index as u32)).operands() {
+                live[operand.0 as usize] = true;
+            }
+        }
+    }
+    (0..live.len()).filter(|&index| live[index]).map(|index| ValueId(index as u32)).collect()
+}
+
+/// Whether every value that a term needs is an operation of selector programs on operands that it is defined for.
+///
+/// # Errors
+/// [`Error::State`] names the value; the compiler produces no such program.
+pub fn check_program(program: &Program) -> Result<()> {
+    let graph = &program.graph;
+    for &(role, id) in &program.terms {
+        let ty = graph.ty(id);
+        let whole = |set: Option<SetId>| set.is_none_or(|set| set == SetId::ALL);
+        let fits = match ty.extent {
+            Extent::Scalar => true,
+            Extent::Blocks { q, kv } => whole(q) && whole(kv) && (role != Role::Cache || kv.is_none()),
+            _ => false,
+        };
+        if ty.kind != Kind::Bool || !fits {
+            return Err(wrong(id, &format!("cannot be a term of role {role:?}: {ty:?}")));
+        }
+    }
+    for id in live_values(program) {
+        if graph.ty(id).extent != Extent::Scalar {
+            check_value(graph, id)?;
+        }
+    }
+    Ok(())
+}
+
+fn wrong(id: ValueId, what: &str) -> Error {
+    Error::State(format!("value {} of the selector program {what}", id.0))
+}
+
+fn check_value(graph: &Graph, id: ValueId) -> Result<()> {
+    let op = graph.op(id);
+    let ty = |id: ValueId| graph.ty(id);
+    let block = |id: ValueId| matches!(ty(id).extent, Extent::Blocks { .. });
+    let fine = match op {
+        Op::Unary(unary, a) => {
+            let of_bool = ty(*a).kind == Kind::Bool;
+            block(*a)
+                && match unary {
+                    Unary::Not => of_bool,
+                    Unary::ToReal => true,
+                    Unary::Negate | Unary::Abs | Unary::Sqrt | Unary::Exp => !of_bool,
+                    Unary::Log | Unary::Floor | Unary::Ceil | Unary::Round | Unary::BitLength => false,
+                }
+        }
+        Op::Binary(binary, a, b) => {
+            let of_bool = ty(*a).kind == Kind::Bool;
+            broadcasts(graph, id)
+                && of_bool == (ty(*b).kind == Kind::Bool)
+                && match binary {
+                    Binary::And | Binary::Or | Binary::Xor => of_bool,
+                    Binary::Power | Binary::FloorDivide | Binary::Modulo => false,
+                    _ => !of_bool,
+                }
+        }
+        Op::Compare(_, a, b) => broadcasts(graph, id) && (ty(*a).kind == Kind::Bool) == (ty(*b).kind == Kind::Bool),
+        Op::Choose(condition, a, b) => {
+            broadcasts(graph, id)
+                && ty(*condition).kind == Kind::Bool
+                && (ty(*a).kind == Kind::Bool) == (ty(*b).kind == Kind::Bool)
+        }
+        Op::Pool(_, side) => ty(id).extent == Extent::Pooled(*side),
+        Op::SelfSimilarity(side) => match ty(id).extent {
+            Extent::Blocks { q, kv } => {
+                *side == Side::Query && q == Some(SetId::ALL) && kv.is_none()
+                    || *side == Side::Key && kv == Some(SetId::ALL) && q.is_none()
+            }
+            _ => false,
+        },
+        Op::Dot(a, b) => {
+            ty(*a).extent == Extent::Pooled(Side::Query)
+                && ty(*b).extent == Extent::Pooled(Side::Key)
+                && ty(id).extent == Extent::Blocks { q: Some(SetId::ALL), kv: Some(SetId::ALL) }
+        }
+        Op::Transpose(value) => match (ty(*value).extent, ty(id).extent) {
+            (Extent::Blocks { q, kv }, Extent::Blocks { q: new_q, kv: new_kv }) => (q, kv) == (new_kv, new_q),
+            _ => false,
+        },
+        Op::Slice { value, .. } => same_axes(graph, *value, id),
+        Op::Embed(value) => same_axes(graph, *value, id) && ty(*value).kind == Kind::Bool,
+        Op::Reduce { value, over, .. } => {
+            ty(*value).kind != Kind::Bool && has_axis(graph, *value, *over) && reduces(graph, *value, id, *over)
+        }
+        Op::Softmax { value, over } => {
+            ty(*value).kind != Kind::Bool && has_axis(graph, *value, *over) && ty(*value).extent == ty(id).extent
+        }
+        Op::Select { value, amount, at_least, over, .. } => {
+            let scalar = |id: ValueId| ty(id).extent == Extent::Scalar;
+            ty(*value).kind != Kind::Bool
+                && has_axis(graph, *value, *over)
+                && ty(*value).extent == ty(id).extent
+                && scalar(*amount)
+                && at_least.is_none_or(scalar)
+        }
+        Op::Mask(_) => block(id) && ty(id).kind == Kind::Bool,
+        _ => false,
+    };
+    let fine = fine && gives_truth(graph, op) == (ty(id).kind == Kind::Bool);
+    if fine { Ok(()) } else { Err(wrong(id, &format!("has no meaning: {op:?} of type {:?}", ty(id)))) }
+}
+
+/// Whether an operation gives truth values.
+fn gives_truth(graph: &Graph, op: &Op) -> bool {
+    let of_bool = |id: &ValueId| graph.ty(*id).kind == Kind::Bool;
+    match op {
+        Op::Unary(Unary::Not, _) | Op::Compare(..) | Op::Select { .. } | Op::Mask(_) | Op::Embed(_) => true,
+        Op::Binary(_, a, _) | Op::Choose(_, a, _) | Op::Transpose(a) | Op::Slice { value: a, .. } => of_bool(a),
+        _ => false,
+    }
+}
+
+/// The sets of a block value or a scalar.
+fn axes(ty: Type) -> Option<[Option<SetId>; 2]> {
+    match ty.extent {
+        Extent::Scalar => Some([None, None]),
+        Extent::Blocks { q, kv } => Some([q, kv]),
+        _ => None,
+    }
+}
+
+/// Whether every axis of an operand is the result's, and every axis of the result is some operand's.
+fn broadcasts(graph: &Graph, id: ValueId) -> bool {
+    let Some(result) = axes(graph.ty(id)) else { return false };
+    let mut found = [None, None];
+    for operand in graph.op(id).operands() {
+        let Some(operand) = axes(graph.ty(operand)) else { return false };
+        for axis in 0..2 {
+            if operand[axis].is_some() {
+                if operand[axis] != result[axis] {
+                    return false;
+                }
+                found[axis] = operand[axis];
+            }
+        }
+    }
+    found == result
+}
+
+fn same_axes(graph: &Graph, a: ValueId, b: ValueId) -> bool {
+    match (axes(graph.ty(a)), axes(graph.ty(b))) {
+        (Some(a), Some(b)) => a[0].is_some() == b[0].is_some() && a[1].is_some() == b[1].is_some(),
+        _ => false,
+    }
+}
+
+fn has_axis(graph: &Graph, value: ValueId, over: Side) -> bool {
+    match (graph.ty(value).extent, over) {
+        (Extent::Blocks { q, .. }, Side::Query) => q.is_some(),
+        (Extent::Blocks { kv, .. }, Side::Key) => kv.is_some(),
+        _ => false,
+    }
+}
+
+/// Whether the type of a reduction is its operand's without the axis, and keeps one.
+fn reduces(graph: &Graph, value: ValueId, id: ValueId, over: Side) -> bool {
+    match (graph.ty(value).extent, graph.ty(id).extent, over) {
+        (Extent::Blocks { q: Some(_), kv }, Extent::Blocks { q: None, kv: result }, Side::Query) => {
+            kv.is_some() && kv == result
+        }
+        (Extent::Blocks { q, kv: Some(_) }, Extent::Blocks { q: result, kv: None }, Side::Key) => {
+            q.is_some() && q == result
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,412 @@
+//! Selector programs, value by value and cell by cell.
+//!
+//! A block value is kept with the list of q-blocks and kv-blocks its cells stand for; a missing axis has one cell that
+//! counts for all. Integers that meet block values are rounded to single precision like reals.
+
+use crate::error::{Error, Result};
+use crate::ir::scalar::Scalar;
+use crate::ir::{Binary, Comparison, Extent, Op, Reduction, SetId, Side, Statistic, Unary, ValueId};
+use crate::plan::{Program, Role};
+use crate::symbols::BitMatrix;
+
+use super::input::{SelectorInput, check_program, live_values};
+use super::math;
+use super::select::select;
+
+/// Evaluates every term of a program: `[q_blocks][kv_blocks]` bits each, `[1][q_blocks]` for [`Role::Cache`].
+///
+/// # Errors
+/// [`Error::Shape`] for tensors or masks that do not fit the blocks, [`Error::Value`] for q or k that are not
+/// finite, [`Error::State`] for a program the compiler would not make.
+pub fn interpret(program: &Program, input: &SelectorInput<'_>) -> Result<Vec<BitMatrix>> {
+    check_program(program)?;
+    input.check(program)?;
+    let mut run = Run { program, input, values: vec![Value::Unused; program.graph.len()] };
+    for id in live_values(program) {
+        run.values[id.0 as usize] = run.value(id)?;
+    }
+    Ok(program.terms.iter().map(|&(role, id)| run.term(role, id)).collect())
+}
+
+/// A cell of a block value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Cell {
+    /// A number.
+    Real(f32),
+    /// A truth value.
+    Bool(bool),
+}
+
+impl Cell {
+    fn real(self) -> f32 {
+        match self {
+            Cell::Real(value) => value,
+            Cell::Bool(value) => f32::from(u8::from(value)),
+        }
+    }
+
+    fn truth(self) -> bool {
+        self == Cell::Bool(true)
+    }
+}
+
+impl From<Scalar> for Cell {
+    /// A scalar where it meets a block value.
+    fn from(scalar: Scalar) -> Self {
+        match scalar {
+            Scalar::Bool(value) => Cell::Bool(value),
+            number => Cell::Real(number.real() as f32),
+        }
+    }
+}
+
+/// Cells over q-blocks and kv-blocks, row-major.
+#[derive(Clone)]
+struct Grid {
+    q: Option<Vec<u32>>,
+    kv: Option<Vec<u32>>,
+    cells: Vec<Cell>,
+}
+
+impl Grid {
+    fn rows(&self) -> usize {
+        self.q.as_ref().map_or(1, Vec::len)
+    }
+
+    fn columns(&self) -> usize {
+        self.kv.as_ref().map_or(1, Vec::len)
+    }
+
+    /// The cell of a row and a column, of the only one along a missing axis.
+    fn get(&self, row: usize, column: usize) -> Cell {
+        let row = if self.q.is_some() { row } else { 0 };
+        let column = if self.kv.is_some() { column } else { 0 };
+        self.cells[row * self.columns() + column]
+    }
+
+    /// The same axes with other cells.
+    fn with(&self, cell: impl Fn(usize, usize) -> Cell) -> Grid {
+        Grid::new(self.q.clone(), self.kv.clone(), cell)
+    }
+
+    fn new(q: Option<Vec<u32>>, kv: Option<Vec<u32>>, cell: impl Fn(usize, usize) -> Cell) -> Grid {
+        let mut grid = Grid { q, kv, cells: Vec::new() };
+        for row in 0..grid.rows() {
+            for column in 0..grid.columns() {
+                grid.cells.push(cell(row, column));
+            }
+        }
+        grid
+    }
+
+    /// The lines along an axis: rows for [`Side::Key`], columns for [`Side::Query`].
+    fn lines(&self, over: Side) -> Vec<Vec<f32>> {
+        let at = |row, column| self.get(row, column).real();
+        match over {
+            Side::Key => (0..self.rows()).map(|r| (0..self.columns()).map(|c| at(r, c)).collect()).collect(),
+            Side::Query => (0..self.columns()).map(|c| (0..self.rows()).map(|r| at(r, c)).collect()).collect(),
+        }
+    }
+
+    /// The reverse of [`Grid::lines`].
+    fn with_lines<T: Copy>(&self, over: Side, lines: &[Vec<T>], cell: impl Fn(T) -> Cell) -> Grid {
+        self.with(|row, column| {
+            cell(match over {
+                Side::Key => lines[row][column],
+                Side::Query => lines[column][row],
+            })
+        })
+    }
+}
+
+#[derive(Clone)]
+enum Value {
+    Unused,
+    /// One vector for each block.
+    Pooled(Vec<Vec<f32>>),
+    /// Scalars too, without axes.
+    Grid(Grid),
+}
+
+struct Run<'a> {
+    program: &'a Program,
+    input: &'a SelectorInput<'a>,
+    values: Vec<Value>,
+}
+
+impl Run<'_> {
+    fn grid(&self, id: ValueId) -> Result<&Grid> {
+        match &self.values[id.0 as usize] {
+            Value::Grid(grid) => Ok(grid),
+            _ => Err(Error::State(format!("value {} of the selector program is no block value", id.0))),
+        }
+    }
+
+    fn pooled(&self, id: ValueId) -> Result<&[Vec<f32>]> {
+        match &self.values[id.0 as usize] {
+            Value::Pooled(blocks) => Ok(blocks),
+            _ => Err(Error::State(format!("value {} of the selector program is not pooled", id.0))),
+        }
+    }
+
+    /// The blocks of the axes of a value.
+    fn axes(&self, id: ValueId) -> (Option<Vec<u32>>, Option<Vec<u32>>) {
+        let list = |set: Option<SetId>, side| set.map(|set| self.input.blocks_of(&self.program.graph, set, side));
+        match self.program.graph.ty(id).extent {
+            Extent::Blocks { q, kv } => (list(q, Side::Query), list(kv, Side::Key)),
+            _ => (None, None),
+        }
+    }
+
+    fn value(&self, id: ValueId) -> Result<Value> {
+        let graph = &self.program.graph;
+        let (q, kv) = self.axes(id);
+        if graph.ty(id).extent == Extent::Scalar {
+            let cell = self.input.scalar(graph, id).into();
+            return Ok(Value::Grid(Grid { q, kv, cells: vec![cell] }));
+        }
+        let grid = match graph.op(id) {
+            Op::Unary(op, a) => {
+                let a = self.grid(*a)?;
+                Grid::new(q, kv, |row, column| unary(*op, a.get(row, column)))
+            }
+            Op::Binary(op, a, b) => {
+                let (a, b) = (self.grid(*a)?, self.grid(*b)?);
+                Grid::new(q, kv, |row, column| binary(*op, a.get(row, column), b.get(row, column)))
+            }
+            Op::Compare(op, a, b) => {
+                let (a, b) = (self.grid(*a)?, self.grid(*b)?);
+                Grid::new(q, kv, |row, column| Cell::Bool(compare(*op, a.get(row, column), b.get(row, column))))
+            }
+            Op::Choose(condition, a, b) => {
+                let (condition, a, b) = (self.grid(*condition)?, self.grid(*a)?, self.grid(*b)?);
+                Grid::new(q, kv, |row, column| {
+                    let chosen = if condition.get(row, column).truth() { a } else { b };
+                    chosen.get(row, column)
+                })
+            }
+            Op::Pool(statistic, side) => return Ok(Value::Pooled(self.pool(*statistic, *side)?)),
+            Op::SelfSimilarity(side) => {
+                let cells = self.self_similarity(*side)?.into_iter().map(Cell::Real).collect();
+                Grid { q, kv, cells }
+            }
+            Op::Dot(a, b) => {
+                let (a, b) = (self.pooled(*a)?, self.pooled(*b)?);
+                Grid::new(q, kv, |row, column| {
+                    Cell::Real(math::running_sum(a[row].iter().zip(&b[column]).map(|(x, y)| x * y)))
+                })
+            }
+            Op::Transpose(a) => {
+                let a = self.grid(*a)?;
+                Grid::new(q, kv, |row, column| a.get(column, row))
+            }
+            Op::Slice { value, .. } => self.slice(self.grid(*value)?, q, kv, None)?,
+            Op::Embed(value) => self.slice(self.grid(*value)?, q, kv, Some(Cell::Bool(false)))?,
+            Op::Reduce { how, value, over } => {
+                let lines = self.grid(*value)?.lines(*over);
+                let cells = lines.iter().map(|line| Cell::Real(reduce(*how, line))).collect();
+                Grid { q, kv, cells }
+            }
+            Op::Softmax { value, over } => {
+                let grid = self.grid(*value)?;
+                let lines: Vec<Vec<f32>> = grid.lines(*over).iter().map(|line| softmax(line)).collect();
+                grid.with_lines(*over, &lines, Cell::Real)
+            }
+            Op::Select { rule, value, amount, at_least, over } => {
+                let grid = self.grid(*value)?;
+                let amount = self.input.scalar(graph, *amount);
+                let at_least = at_least.map_or(0, |id| self.input.scalar(graph, id).int());
+                let at_least = usize::try_from(at_least.max(0)).unwrap_or(usize::MAX);
+                let lines: Vec<Vec<bool>> =
+                    grid.lines(*over).iter().map(|line| select(*rule, line, amount, at_least)).collect();
+                grid.with_lines(*over, &lines, Cell::Bool)
+            }
+            Op::Mask(slot) => {
+                let mask = self.input.masks[usize::from(*slot)];
+                let matrix = q.is_some() && kv.is_some();
+                Grid::new(q, kv, |row, column| {
+                    Cell::Bool(if matrix { mask.get(row, column) } else { mask.get(0, row + column) })
+                })
+            }
+            op => return Err(Error::State(format!("{op:?} has no meaning in a selector program"))),
+        };
+        Ok(Value::Grid(grid))
+    }
+
+    /// The cells of the blocks in `q` and `kv`, `otherwise` those that the grid lacks.
+    fn slice(&self, grid: &Grid, q: Option<Vec<u32>>, kv: Option<Vec<u32>>, otherwise: Option<Cell>) -> Result<Grid> {
+        let find = |from: &Option<Vec<u32>>, to: &Option<Vec<u32>>| -> Vec<Option<usize>> {
+            match (from, to) {
+                (Some(from), Some(to)) => to.iter().map(|block| from.iter().position(|b| b == block)).collect(),
+                _ => vec![Some(0)],
+            }
+        };
+        let (rows, columns) = (find(&grid.q, &q), find(&grid.kv, &kv));
+        if otherwise.is_none() && rows.iter().chain(&columns).any(Option::is_none) {
+            return Err(Error::State("a slice of the selector program asks for blocks its operand lacks".into()));
+        }
+        let missing = otherwise.unwrap_or(Cell::Bool(false));
+        Ok(Grid::new(q, kv, |row, column| match (rows[row], columns[column]) {
+            (Some(row), Some(column)) => grid.get(row, column),
+            _ => missing,
+        }))
+    }
+
+    fn pool(&self, statistic: Statistic, side: Side) -> Result<Vec<Vec<f32>>> {
+        let (values, offsets) = self.input.side(side);
+        let dim = self.input.head_dim;
+        let sums: Vec<Vec<f32>> = offsets
+            .windows(2)
+            .map(|range| {
+                let tokens = range[0] as usize..range[1] as usize;
+                (0..dim).map(|c| math::running_sum(tokens.clone().map(|t| values[t * dim + c]))).collect()
+            })
+            .collect();
+        let divided = |sum: f32, block: usize| sum / (offsets[block + 1] - offsets[block]) as f32;
+        let mut means: Vec<Vec<f32>> =
+            sums.iter().enumerate().map(|(b, block)| block.iter().map(|&sum| divided(sum, b)).collect()).collect();
+        self.finite(side, &means)?;
+        if statistic == Statistic::CentredMean {
+            let tokens = offsets[offsets.len() - 1] as f32;
+            for c in 0..dim {
+                let centre = math::running_sum(sums.iter().map(|block| block[c])) / tokens;
+                for block in &mut means {
+                    block[c] -= centre;
+                }
+            }
+            self.finite(side, &means)?;
+        }
+        Ok(means)
+    }
+
+    fn finite(&self, side: Side, blocks: &[Vec<f32>]) -> Result<()> {
+        match blocks.iter().position(|block| block.iter().any(|value| !value.is_finite())) {
+            Some(block) => Err(self.input.not_finite(side, block)),
+            None => Ok(()),
+        }
+    }
+
+    /// Channels are summed in order, for the norm of a token and for that of the mean; tokens are summed in order. A
+    /// token of zeros has no direction and adds nothing.
+    fn self_similarity(&self, side: Side) -> Result<Vec<f32>> {
+        let (values, offsets) = self.input.side(side);
+        let dim = self.input.head_dim;
+        let mut similarities = Vec::new();
+        for range in offsets.windows(2) {
+            let mut sums = vec![0.0_f32; dim];
+            for token in range[0] as usize..range[1] as usize {
+                let token = &values[token * dim..(token + 1) * dim];
+                let norm = math::running_sum(token.iter().map(|x| x * x)).sqrt();
+                for (sum, x) in sums.iter_mut().zip(token) {
+                    *sum += if norm == 0.0 { 0.0 } else { x / norm };
+                }
+            }
+            let tokens = (range[1] - range[0]) as f32;
+            similarities.push(math::running_sum(sums.iter().map(|sum| {
+                let mean = sum / tokens;
+                mean * mean
+            })));
+        }
+        self.finite(side, &similarities.iter().map(|&value| vec![value]).collect::<Vec<_>>())?;
+        Ok(similarities)
+    }
+
+    fn term(&self, role: Role, id: ValueId) -> BitMatrix {
+        let (rows, columns) = match role {
+            Role::Cache => (1, self.input.blocks.q_blocks()),
+            _ => (self.input.blocks.q_blocks(), self.input.blocks.kv_blocks()),
+        };
+        let mut bits = BitMatrix::zeros(rows, columns);
+        if let Value::Grid(grid) = &self.values[id.0 as usize] {
+            for row in 0..rows {
+                for column in 0..columns {
+                    let cell = if role == Role::Cache { grid.get(column, 0) } else { grid.get(row, column) };
+                    bits.set(row, column, cell.truth());
+                }
+            }
+        }
+        bits
+    }
+}
+
+/// A function of one operand on a cell.
+#[must_use]
+pub fn unary(op: Unary, a: Cell) -> Cell {
+    match op {
+        Unary::Not => Cell::Bool(!a.truth()),
+        Unary::Negate => Cell::Real(-a.real()),
+        Unary::Abs => Cell::Real(a.real().abs()),
+        Unary::Sqrt => Cell::Real(a.real().sqrt()),
+        Unary::Exp => Cell::Real(math::exp_f32(a.real())),
+        // The others work on scalars only, and a program that has them is refused.
+        Unary::ToReal | Unary::Log | Unary::Floor | Unary::Ceil | Unary::Round | Unary::BitLength => {
+            Cell::Real(a.real())
+        }
+    }
+}
+
+/// A function of two operands on cells.
+#[must_use]
+pub fn binary(op: Binary, a: Cell, b: Cell) -> Cell {
+    if let (Cell::Bool(a), Cell::Bool(b)) = (a, b) {
+        return Cell::Bool(match op {
+            Binary::And => a && b,
+            Binary::Or => a || b,
+            _ => a != b,
+        });
+    }
+    let (a, b) = (a.real(), b.real());
+    Cell::Real(match op {
+        Binary::Add => a + b,
+        Binary::Subtract => a - b,
+        Binary::Multiply => a * b,
+        Binary::Divide => a / b,
+        Binary::Min => {
+            if a < b {
+                a
+            } else {
+                b
+            }
+        }
+        Binary::Max => {
+            if a > b {
+                a
+            } else {
+                b
+            }
+        }
+        // Scalars and truth values only; a program that has them on reals is refused.
+        Binary::FloorDivide | Binary::Modulo | Binary::Power | Binary::Xor | Binary::And | Binary::Or => f32::NAN,
+    })
+}
+
+/// A comparison of cells of one kind; false where a number is NaN, except for [`Comparison::NotEqual`].
+#[must_use]
+pub fn compare(op: Comparison, a: Cell, b: Cell) -> bool {
+    let (a, b) = (a.real(), b.real());
+    match op {
+        Comparison::Equal => a == b,
+        Comparison::NotEqual => a != b,
+        Comparison::Less => a < b,
+        Comparison::LessEqual => a <= b,
+    }
+}
+
+fn reduce(how: Reduction, line: &[f32]) -> f32 {
+    match how {
+        Reduction::Sum => math::lane_sum(line.iter().copied()),
+        Reduction::Mean => math::lane_sum(line.iter().copied()) / line.len() as f32,
+        Reduction::Max => math::largest(line.iter().copied()),
+        Reduction::Min => math::smallest(line.iter().copied()),
+    }
+}
+
+fn softmax(line: &[f32]) -> Vec<f32> {
+    if line.iter().all(|&value| value == f32::NEG_INFINITY) {
+        return vec![0.0; line.len()];
+    }
+    let max = math::largest(line.iter().copied());
+    let exponentials: Vec<f32> = line.iter().map(|&value| math::exp_f32(value - max)).collect();
+    let sum = math::lane_sum(exponentials.iter().copied());
+    exponentials.iter().map(|value| value / sum).collect()
+}

@@ -1,0 +1,413 @@
+//! Walks a program in order and calls the routine of each value.
+//!
+//! Block values are flat arrays; a missing axis has length one. Values inside a map have no array of their own.
+
+use crate::error::{Error, Result};
+use crate::ir::scalar::Scalar;
+use crate::ir::{Extent, Graph, Op, SetId, Side, ValueId};
+use crate::plan::Role;
+use crate::reference::SelectorInput;
+use crate::reference::selector::{Cell, binary, compare, unary};
+use crate::symbols::BitMatrix;
+
+use super::{Compiled, lanes, pool, rank};
+use crate::codegen::Map;
+
+/// The elements of a block value.
+#[derive(Clone, Debug)]
+enum Cells {
+    Real(Vec<f32>),
+    /// 0 or 1.
+    Bool(Vec<u8>),
+}
+
+impl Cells {
+    fn len(&self) -> usize {
+        match self {
+            Cells::Real(values) => values.len(),
+            Cells::Bool(values) => values.len(),
+        }
+    }
+
+    fn get(&self, index: usize) -> Cell {
+        match self {
+            Cells::Real(values) => Cell::Real(values[index]),
+            Cells::Bool(values) => Cell::Bool(values[index] != 0),
+        }
+    }
+}
+
+/// A block value, row-major.
+#[derive(Clone, Debug)]
+struct Block {
+    /// Number of q-blocks, where it varies over them.
+    q: Option<usize>,
+    /// Number of kv-blocks, where it varies over them.
+    kv: Option<usize>,
+    cells: Cells,
+}
+
+impl Block {
+    fn rows(&self) -> usize {
+        self.q.unwrap_or(1)
+    }
+
+    fn columns(&self) -> usize {
+        self.kv.unwrap_or(1)
+    }
+
+    fn get(&self, row: usize, column: usize) -> Cell {
+        let row = if self.q.is_some() { row } else { 0 };
+        let column = if self.kv.is_some() { column } else { 0 };
+        self.cells.get(row * self.columns() + column)
+    }
+}
+
+enum Value {
+    Unused,
+    Pooled(Vec<f32>),
+    Block(Block),
+}
+
+struct Run<'a> {
+    compiled: &'a Compiled,
+    input: &'a SelectorInput<'a>,
+    values: Vec<Value>,
+}
+
+/// Evaluates every term of a checked program on checked input.
+pub(super) fn evaluate(compiled: &Compiled, input: &SelectorInput<'_>) -> Result<Vec<BitMatrix>> {
+    let mut values = Vec::new();
+    values.resize_with(compiled.program.graph.len(), || Value::Unused);
+    let mut run = Run { compiled, input, values };
+    for &id in &compiled.order {
+        if let Some(value) = run.value(id)? {
+            run.values[id.0 as usize] = value;
+        }
+    }
+    compiled.program.terms.iter().map(|&(role, id)| run.term(role, id)).collect()
+}
+
+fn broken(id: ValueId) -> Error {
+    Error::State(format!("value {} of the selector program has an operand of another extent", id.0))
+}
+
+impl Run<'_> {
+    fn graph(&self) -> &Graph {
+        &self.compiled.program.graph
+    }
+
+    fn block(&self, id: ValueId) -> Result<&Block> {
+        match &self.values[id.0 as usize] {
+            Value::Block(block) => Ok(block),
+            _ => Err(broken(id)),
+        }
+    }
+
+    fn real(&self, id: ValueId) -> Result<(&Block, &[f32])> {
+        match self.block(id)? {
+            block @ Block { cells: Cells::Real(values), .. } => Ok((block, values)),
+            _ => Err(broken(id)),
+        }
+    }
+
+    fn pooled(&self, id: ValueId) -> Result<&[f32]> {
+        match &self.values[id.0 as usize] {
+            Value::Pooled(values) => Ok(values),
+            _ => Err(broken(id)),
+        }
+    }
+
+    fn axes(&self, id: ValueId) -> [Option<SetId>; 2] {
+        match self.graph().ty(id).extent {
+            Extent::Blocks { q, kv } => [q, kv],
+            _ => [None, None],
+        }
+    }
+
+    /// The blocks along the axes of a value.
+    fn lists(&self, id: ValueId) -> [Option<Vec<u32>>; 2] {
+        let [q, kv] = self.axes(id);
+        [
+            q.map(|set| self.input.blocks_of(self.graph(), set, Side::Query)),
+            kv.map(|set| self.input.blocks_of(self.graph(), set, Side::Key)),
+        ]
+    }
+
+    fn sizes(&self, id: ValueId) -> [Option<usize>; 2] {
+        let count = |set: SetId, side| match (set, side) {
+            (SetId::ALL, Side::Query) => self.input.blocks.q_blocks(),
+            (SetId::ALL, Side::Key) => self.input.blocks.kv_blocks(),
+            _ => self.input.blocks_of(self.graph(), set, side).len(),
+        };
+        let [q, kv] = self.axes(id);
+        [q.map(|set| count(set, Side::Query)), kv.map(|set| count(set, Side::Key))]
+    }
+
+    /// The value, `None` for scalars and for what some map computes on its way.
+    fn value(&self, id: ValueId) -> Result<Option<Value>> {
+        if self.graph().ty(id).extent == Extent::Scalar {
+            return Ok(None);
+        }
+        let op = self.graph().op(id);
+        if op.is_elementwise() {
+            let Some(map) = self.compiled.map_of[id.0 as usize] else { return Ok(None) };
+            return self.map(map).map(Some);
+        }
+        if let Op::Pool(statistic, side) = op {
+            return Ok(Some(Value::Pooled(pool::pool(self.input, *statistic, *side)?)));
+        }
+        let [q, kv] = self.sizes(id);
+        let cells = self.routine(id, op)?;
+        if cells.len() != q.unwrap_or(1) * kv.unwrap_or(1) {
+            return Err(broken(id));
+        }
+        Ok(Some(Value::Block(Block { q, kv, cells })))
+    }
+
+    fn routine(&self, id: ValueId, op: &Op) -> Result<Cells> {
+        Ok(match op {
+            Op::SelfSimilarity(side) => Cells::Real(pool::self_similarity(self.input, *side)?),
+            Op::Dot(a, b) => Cells::Real(pool::dot(self.pooled(*a)?, self.pooled(*b)?, self.input.head_dim)),
+            Op::Transpose(value) => {
+                let block = self.block(*value)?;
+                match &block.cells {
+                    Cells::Real(values) => Cells::Real(lanes::transpose(values, block.rows(), block.columns())),
+                    Cells::Bool(values) => Cells::Bool(lanes::transpose(values, block.rows(), block.columns())),
+                }
+            }
+            Op::Slice { value, .. } => self.slice(id, *value)?,
+            Op::Embed(value) => self.embed(id, *value)?,
+            Op::Reduce { how, value, over } => {
+                let (block, values) = self.real(*value)?;
+                Cells::Real(match over {
+                    Side::Key => lanes::reduce_rows(*how, values, block.columns(), block.rows()),
+                    Side::Query => lanes::reduce_columns(*how, values, block.columns(), block.rows()),
+                })
+            }
+            Op::Softmax { value, over } => {
+                let (block, values) = self.real(*value)?;
+                let softmax = |values: &[f32], width| Ok(lanes::softmax_rows(values, width));
+                Cells::Real(along(block, values, *over, softmax)?)
+            }
+            Op::Select { rule, value, amount, at_least, over } => {
+                let (block, values) = self.real(*value)?;
+                let scalar = |id| self.input.scalar(self.graph(), id);
+                let at_least = at_least.map_or(0, |id| scalar(id).int());
+                let at_least = usize::try_from(at_least.max(0)).unwrap_or(usize::MAX);
+                let rule = rank::Rule { rule: *rule, amount: scalar(*amount), at_least };
+                Cells::Bool(along(block, values, *over, |values, width| select_lines(rule, values, width))?)
+            }
+            Op::Mask(slot) => self.mask(id, *slot),
+            _ => return Err(broken(id)),
+        })
+    }
+
+    fn mask(&self, id: ValueId, slot: u16) -> Cells {
+        let mask = self.input.masks[usize::from(slot)];
+        let rows = if self.axes(id).contains(&None) { 1 } else { mask.rows() };
+        let mut bytes = vec![0_u8; rows * mask.columns()];
+        for (row, line) in bytes.chunks_exact_mut(mask.columns().max(1)).enumerate() {
+            for (word, chunk) in mask.row(row).iter().zip(line.chunks_mut(64)) {
+                for (bit, byte) in chunk.iter_mut().enumerate() {
+                    *byte = (word >> bit & 1) as u8;
+                }
+            }
+        }
+        Cells::Bool(bytes)
+    }
+
+    /// Where the blocks of the axes of `id` are in those of `value`.
+    fn positions(&self, from: ValueId, to: ValueId) -> [Vec<Option<usize>>; 2] {
+        let [from_q, from_kv] = self.lists(from);
+        let [to_q, to_kv] = self.lists(to);
+        let find = |from: Option<Vec<u32>>, to: Option<Vec<u32>>| match (from, to) {
+            // Lists are ascending.
+            (Some(from), Some(to)) => to.iter().map(|block| from.binary_search(block).ok()).collect(),
+            _ => vec![Some(0)],
+        };
+        [find(from_q, to_q), find(from_kv, to_kv)]
+    }
+
+    fn slice(&self, id: ValueId, value: ValueId) -> Result<Cells> {
+        let block = self.block(value)?;
+        let [rows, columns] = self.positions(value, id);
+        let missing = || Error::State("a slice of the selector program asks for blocks its operand lacks".to_owned());
+        let all = |positions: &[Option<usize>]| positions.iter().copied().collect::<Option<Vec<usize>>>();
+        let (rows, columns) = (all(&rows).ok_or_else(missing)?, all(&columns).ok_or_else(missing)?);
+        Ok(match &block.cells {
+            Cells::Real(values) => Cells::Real(gather(values, block.columns(), &rows, &columns)),
+            Cells::Bool(values) => Cells::Bool(gather(values, block.columns(), &rows, &columns)),
+        })
+    }
+
+    fn embed(&self, id: ValueId, value: ValueId) -> Result<Cells> {
+        let block = self.block(value)?;
+        let Cells::Bool(values) = &block.cells else { return Err(broken(id)) };
+        let [rows, columns] = self.positions(value, id);
+        let mut result = Vec::with_capacity(rows.len() * columns.len());
+        for row in &rows {
+            match row {
+                Some(row) => result.extend(
+                    columns.iter().map(|column| column.map_or(0, |column| values[row * block.columns() + column])),
+                ),
+                None => result.resize(result.len() + columns.len(), 0),
+            }
+        }
+        Ok(Cells::Bool(result))
+    }
+
+    fn uniform(&self, id: ValueId) -> Scalar {
+        self.input.scalar(self.graph(), id)
+    }
+
+    fn map(&self, index: usize) -> Result<Value> {
+        let map = &self.compiled.maps[index];
+        let [q, kv] = self.sizes(map.root);
+        let leaves = map.leaves.iter().map(|&id| self.block(id)).collect::<Result<Vec<_>>>()?;
+        // Machine code does not check its indices: leaves must have the sizes of the result's axes.
+        for leaf in &leaves {
+            let fits = |leaf: Option<usize>, root: Option<usize>| leaf.is_none() || leaf == root;
+            if !fits(leaf.q, q) || !fits(leaf.kv, kv) || leaf.cells.len() != leaf.rows() * leaf.columns() {
+                return Err(broken(map.root));
+            }
+        }
+        let cells = match &self.compiled.code {
+            Some(code) => self.call(code, index, [q, kv], &leaves)?,
+            None => self.interpret(map, [q, kv], &leaves),
+        };
+        Ok(Value::Block(Block { q, kv, cells }))
+    }
+
+    fn call(
+        &self,
+        code: &crate::codegen::Code,
+        index: usize,
+        size: [Option<usize>; 2],
+        leaves: &[&Block],
+    ) -> Result<Cells> {
+        use crate::codegen::Array;
+        let map = &self.compiled.maps[index];
+        let uniforms: Vec<f32> = map.uniforms.iter().map(|&id| self.uniform(id).real() as f32).collect();
+        let arrays: Vec<Array<'_>> = leaves
+            .iter()
+            .map(|leaf| match &leaf.cells {
+                Cells::Real(values) => Array::Real(values),
+                Cells::Bool(values) => Array::Bool(values),
+            })
+            .collect();
+        let [rows, columns] = size;
+        // A vector is one row for the code, whichever its side.
+        let (rows, columns) = match (rows, columns) {
+            (Some(rows), Some(columns)) => (rows, columns),
+            (one, other) => (1, one.or(other).unwrap_or(1)),
+        };
+        Ok(if map.is_bool {
+            Cells::Bool(code.map_bool(index, &arrays, &uniforms, rows, columns)?)
+        } else {
+            Cells::Real(code.map_real(index, &arrays, &uniforms, rows, columns)?)
+        })
+    }
+
+    /// One operation of the map after the other, cell by cell.
+    fn interpret(&self, map: &Map, [q, kv]: [Option<usize>; 2], leaves: &[&Block]) -> Cells {
+        let (rows, columns) = (q.unwrap_or(1), kv.unwrap_or(1));
+        let uniforms: Vec<Cell> = map.uniforms.iter().map(|&id| self.uniform(id).into()).collect();
+        let (mut real, mut truth) = (Vec::new(), Vec::new());
+        let mut found: Vec<Cell> = Vec::with_capacity(map.body.len());
+        for row in 0..rows {
+            for column in 0..columns {
+                found.clear();
+                for step in &map.body {
+                    let operand = |n: usize| match step.operands[n] {
+                        crate::codegen::Operand::Leaf(leaf) => leaves[leaf].get(row, column),
+                        crate::codegen::Operand::Uniform(uniform) => uniforms[uniform],
+                        crate::codegen::Operand::Step(step) => found[step],
+                    };
+                    let cell = match &step.op {
+                        Op::Unary(op, _) => unary(*op, operand(0)),
+                        Op::Binary(op, ..) => binary(*op, operand(0), operand(1)),
+                        Op::Compare(op, ..) => Cell::Bool(compare(*op, operand(0), operand(1))),
+                        _ if operand(0) == Cell::Bool(true) => operand(1),
+                        _ => operand(2),
+                    };
+                    found.push(cell);
+                }
+                match found.last() {
+                    Some(Cell::Bool(value)) => truth.push(u8::from(*value)),
+                    Some(Cell::Real(value)) => real.push(*value),
+                    None => {}
+                }
+            }
+        }
+        if map.is_bool { Cells::Bool(truth) } else { Cells::Real(real) }
+    }
+
+    /// Packs a term, scalars and vectors repeated along the axes they lack.
+    fn term(&self, role: Role, id: ValueId) -> Result<BitMatrix> {
+        let (q_blocks, kv_blocks) = (self.input.blocks.q_blocks(), self.input.blocks.kv_blocks());
+        let (rows, columns) = if role == Role::Cache { (1, q_blocks) } else { (q_blocks, kv_blocks) };
+        if self.graph().ty(id).extent == Extent::Scalar {
+            let all = self.uniform(id).truth();
+            return Ok(if all { BitMatrix::ones(rows, columns) } else { BitMatrix::zeros(rows, columns) });
+        }
+        let block = self.block(id)?;
+        let Cells::Bool(bytes) = &block.cells else { return Err(broken(id)) };
+        let mut bits = BitMatrix::zeros(rows, columns);
+        for row in 0..rows {
+            match (block.q, block.kv) {
+                _ if role == Role::Cache => pack(bytes, bits.row_mut(row)),
+                (Some(_), Some(_)) => pack(&bytes[row * columns..(row + 1) * columns], bits.row_mut(row)),
+                (None, _) => pack(bytes, bits.row_mut(row)),
+                (Some(_), None) if bytes[row] != 0 => pack(&vec![1; columns], bits.row_mut(row)),
+                (Some(_), None) => {}
+            }
+        }
+        Ok(bits)
+    }
+}
+
+/// Applies a function of row-major lines along an axis; columns are made rows and back.
+fn along<T: Copy + Default>(
+    block: &Block,
+    values: &[f32],
+    over: Side,
+    lines: impl Fn(&[f32], usize) -> Result<Vec<T>>,
+) -> Result<Vec<T>> {
+    let (rows, columns) = (block.rows(), block.columns());
+    match over {
+        Side::Key => lines(values, columns),
+        Side::Query => Ok(lanes::transpose(&lines(&lanes::transpose(values, rows, columns), rows)?, columns, rows)),
+    }
+}
+
+fn select_lines(rule: rank::Rule, values: &[f32], width: usize) -> Result<Vec<u8>> {
+    let mut selected = vec![0_u8; values.len()];
+    if u32::try_from(width).is_err() {
+        return Err(Error::Shape(format!("{width} blocks are too many to rank")));
+    }
+    let mut buffer = Vec::with_capacity(width);
+    if width > 0 {
+        for (line, selected) in values.chunks_exact(width).zip(selected.chunks_exact_mut(width)) {
+            rank::select(rule, line, selected, &mut buffer);
+        }
+    }
+    Ok(selected)
+}
+
+fn gather<T: Copy>(values: &[T], width: usize, rows: &[usize], columns: &[usize]) -> Vec<T> {
+    rows.iter().flat_map(|row| columns.iter().map(move |column| values[row * width + column])).collect()
+}
+
+/// Bytes of 0 or 1 to bits, least significant first.
+fn pack(bytes: &[u8], words: &mut [u64]) {
+    for (word, chunk) in words.iter_mut().zip(bytes.chunks(64)) {
+        for (index, eight) in chunk.chunks(8).enumerate() {
+            let mut padded = [0_u8; 8];
+            padded[..eight.len()].copy_from_slice(eight);
+            // Each byte's bit lands in its place of the top byte.
+            let packed = u64::from_le_bytes(padded).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+            *word |= packed << (8 * index);
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Statistics of the tokens of blocks, and dot products of them.
+//!
+//! Loops run over channels or kv-blocks, whose sums are independent; tokens and channels are added in their order, so
+//! that each sum has the bits of the reference.
+
+use crate::error::Result;
+use crate::ir::{Side, Statistic};
+use crate::reference::SelectorInput;
+
+/// `[blocks, head_dim]` means.
+pub(super) fn pool(input: &SelectorInput<'_>, statistic: Statistic, side: Side) -> Result<Vec<f32>> {
+    let (values, offsets) = input.side(side);
+    let dim = input.head_dim;
+    let blocks = offsets.len() - 1;
+    let mut means = vec![0.0_f32; blocks * dim];
+    for (block, sums) in means.chunks_exact_mut(dim).enumerate() {
+        let tokens = &values[offsets[block] as usize * dim..offsets[block + 1] as usize * dim];
+        add_tokens(sums, tokens);
+    }
+    let centre = (statistic == Statistic::CentredMean).then(|| {
+        let mut centre = vec![0.0_f32; dim];
+        add_tokens(&mut centre, &means);
+        let tokens = offsets[blocks] as f32;
+        centre.iter_mut().for_each(|sum| *sum /= tokens);
+        centre
+    });
+    for (block, sums) in means.chunks_exact_mut(dim).enumerate() {
+        let tokens = (offsets[block + 1] - offsets[block]) as f32;
+        sums.iter_mut().for_each(|sum| *sum /= tokens);
+    }
+    finite(input, side, &means, dim)?;
+    if let Some(centre) = centre {
+        for block in means.chunks_exact_mut(dim) {
+            for (value, centre) in block.iter_mut().zip(&centre) {
+                *value -= centre;
+            }
+        }
+        finite(input, side, &means, dim)?;
+    }
+    Ok(means)
+}
+
+/// Adds rows of `sums.len()` values to `sums`, in order. A chunk of channels stays in registers over all rows.
+fn add_tokens(sums: &mut [f32], rows: &[f32]) {
+    const WIDTH: usize = 32;
+    let dim = sums.len();
+    let mut first = 0;
+    while first + WIDTH <= dim {
+        let mut chunk = [0.0_f32; WIDTH];
+        chunk.copy_from_slice(&sums[first..first + WIDTH]);
+        for row in rows.chunks_exact(dim) {
+            for (sum, value) in chunk.iter_mut().zip(&row[first..first + WIDTH]) {
+                *sum += value;
+            }
+        }
+        sums[first..first + WIDTH].copy_from_slice(&chunk);
+        first += WIDTH;
+    }
+    for row in rows.chunks_exact(dim) {
+        for (sum, value) in sums[first..].iter_mut().zip(&row[first..]) {
+            *sum += value;
+        }
+    }
+}
+
+fn finite(input: &SelectorInput<'_>, side: Side, values: &[f32], width: usize) -> Result<()> {
+    // Without an early exit the loop is vector code; the search runs only where something was found.
+    if values.iter().fold(true, |fine, value| fine & value.is_finite()) {
+        return Ok(());
+    }
+    let position = values.iter().position(|value| !value.is_finite()).unwrap_or(0);
+    Err(input.not_finite(side, position / width))
+}
+
+/// Mean cosine of each block.
+pub(super) fn self_similarity(input: &SelectorInput<'_>, side: Side) -> Result<Vec<f32>> {
+    let (values, offsets) = input.side(side);
+    let dim = input.head_dim;
+    let mut result = Vec::with_capacity(offsets.len() - 1);
+    let mut sums = vec![0.0_f32; dim];
+    for range in offsets.windows(2) {
+        sums.fill(0.0);
+        let tokens = &values[range[0] as usize * dim..range[1] as usize * dim];
+        for group in tokens.chunks(GROUP * dim) {
+            for (token, norm) in group.chunks_exact(dim).zip(norms(group, dim)) {
+                if norm != 0.0 {
+                    sums.iter_mut().zip(token).for_each(|(sum, x)| *sum += x / norm);
+                }
+            }
+        }
+        let count = (range[1] - range[0]) as f32;
+        result.push(sums.iter().fold(0.0_f32, |norm, sum| norm + (sum / count) * (sum / count)));
+    }
+    finite(input, side, &result, 1)?;
+    Ok(result)
+}
+
+/// Tokens whose norms are computed at once: their sums over channels are independent chains.
+const GROUP: usize = 8;
+
+fn norms(tokens: &[f32], dim: usize) -> [f32; GROUP] {
+    let mut sums = [0.0_f32; GROUP];
+    if tokens.len() == GROUP * dim {
+        for channel in 0..dim {
+            for (token, sum) in sums.iter_mut().enumerate() {
+                let x = tokens[token * dim + channel];
+                *sum += x * x;
+            }
+        }
+    } else {
+        for (token, sum) in tokens.chunks_exact(dim).zip(&mut sums) {
+            *sum = token.iter().fold(0.0, |sum, x| sum + x * x);
+        }
+    }
+    sums.map(f32::sqrt)
+}
+
+/// `[q_blocks, kv_blocks]` dot products of rows of `q` and of `k`, `dim` channels each.
+pub(super) fn dot(q: &[f32], k: &[f32], dim: usize) -> Vec<f32> {
+    const WIDTH: usize = 16;
+    let (rows, columns) = (q.len() / dim, k.len() / dim);
+    let mut result = vec![0.0_f32; rows * columns];
+    // Groups of kv-blocks with their channels side by side; the last group is padded with zeros.
+    let mut group = vec![0.0_f32; WIDTH * dim];
+    for first in (0..columns).step_by(WIDTH) {
+        let width = WIDTH.min(columns - first);
+        group.fill(0.0);
+        for column in 0..width {
+            for channel in 0..dim {
+                group[channel * WIDTH + column] = k[(first + column) * dim + channel];
+            }
+        }
+        for (row, q) in q.chunks_exact(dim).enumerate() {
+            let mut sums = [0.0_f32; WIDTH];
+            for (&x, channel) in q.iter().zip(group.chunks_exact(WIDTH)) {
+                for (sum, y) in sums.iter_mut().zip(channel) {
+                    *sum += x * y;
+                }
+            }
+            let start = row * columns + first;
+            result[start..start + width].copy_from_slice(&sums[..width]);
+        }
+    }
+    result
+}
