@@ -192,8 +192,8 @@ impl Compiler {
                 None => loaded.default_model(&strategy),
             };
             let Some(model) = model else { continue };
-            match passes::run(strategy, &model, &mut |_, _| {}) {
-                Ok((_, warnings)) => loaded.findings.extend(warnings),
+            match passes::prepare(strategy, &model, &mut |_, _| {}) {
+                Ok((_, _, warnings)) => loaded.findings.extend(warnings),
                 Err(errors) => loaded.findings.extend(errors),
             }
         }
@@ -316,7 +316,7 @@ impl Compiler {
 }
 
 /// Models that are tried, in order, for a strategy that names none.
-pub const DEFAULT_MODELS: &[&str] = &["minidit_128", "hunyuan_video_720p", "wan21_14b_720p"];
+pub const DEFAULT_MODELS: &[&str] = &["minidit_128", "wan21_1b_480p", "hunyuan_video_480p"];
 
 /// The shapes of all shipped models.
 #[must_use]

@@ -3,8 +3,10 @@
 //! For each layer the lines are taken in order, and each claims the steps at which it holds and that no
 //! line above has claimed.
 
+use super::bind_model::Dependence;
+use crate::diagnostics::{Code, Diagnostic};
 use crate::ir::scalar::{At, NoTokens, evaluate};
-use crate::ir::{Clause, Extent, Model, ScheduleRule, StepKind, Strategy};
+use crate::ir::{Action, Clause, Extent, Model, ScheduleRule, StepKind, Strategy};
 use crate::plan::Schedule;
 
 /// The schedule of a bound strategy.
@@ -80,4 +82,66 @@ fn steps_of(strategy: &Strategy, rule: &ScheduleRule, layer: u32, free: &[u32]) 
         });
     }
     steps
+}
+
+/// An error where symbols or features are obeyed before a step fills them.
+///
+/// # Errors
+/// The first such step.
+pub fn check_schedule(strategy: &Strategy, model: &Model, schedule: &Schedule) -> Result<(), Vec<Diagnostic>> {
+    let dynamic = |rule: &crate::ir::Rule| is_dynamic(strategy, rule.predicate);
+    let cached = |rule: &crate::ir::Rule| rule.action == Action::Cache;
+    let needs_symbols = held(strategy, model, dynamic);
+    let needs_features = held(strategy, model, cached);
+    let span = strategy.schedule.first().map(|rule| rule.span).or(strategy.rules.first().map(|rule| rule.span));
+    for layer in 0..model.layers {
+        let (mut symbols, mut features, mut computed) = (false, false, false);
+        for step in 0..model.steps {
+            let kind = schedule.kind(step, layer);
+            let place = (step * model.layers + layer) as usize;
+            let message = match kind {
+                StepKind::Dispatch if !symbols && needs_symbols[place] => "obeys symbols that no step has computed yet",
+                StepKind::Dispatch | StepKind::Refresh if !features && needs_features[place] => {
+                    "takes cached features that no step has stored yet"
+                }
+                StepKind::Reuse if !computed => "reuses an output that no step has computed yet",
+                _ => {
+                    computed |= kind != StepKind::Reuse;
+                    symbols |= matches!(kind, StepKind::Update | StepKind::Refresh);
+                    features |= kind == StepKind::Update;
+                    continue;
+                }
+            };
+            let message = format!("step {step} of layer {layer} {message}");
+            return Err(vec![Diagnostic::new(Code::E0310, span.unwrap_or_default(), message).help(
+                "begin with a step that fills them, such as `update on first` as the first line of the schedule",
+            )]);
+        }
+    }
+    Ok(())
+}
+
+/// Where some head of a layer has an active rule of a kind: `[steps][layers]`.
+fn held(strategy: &Strategy, model: &Model, of_kind: impl Fn(&crate::ir::Rule) -> bool) -> Vec<bool> {
+    let mut held = vec![false; (model.steps * model.layers) as usize];
+    for rule in strategy.rules.iter().filter(|rule| of_kind(rule)) {
+        let Some(guard) = rule.guard else {
+            held.fill(true);
+            break;
+        };
+        let dependence = Dependence::of(&strategy.graph, guard);
+        for at in dependence.places(model) {
+            if !evaluate(&strategy.graph, guard, at, &NoTokens).truth() {
+                continue;
+            }
+            let steps = if dependence.step { at.step..at.step + 1 } else { 0..model.steps };
+            for step in steps {
+                let layers = if dependence.layer { at.layer..at.layer + 1 } else { 0..model.layers };
+                for layer in layers {
+                    held[(step * model.layers + layer) as usize] = true;
+                }
+            }
+        }
+    }
+    held
 }

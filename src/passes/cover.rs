@@ -28,11 +28,12 @@ pub fn cover(table: &TokenTable<'_>, graph: &Graph, predicate: ValueId, how: Low
     let formula = Formula::new(table, graph, predicate);
     let blocks = table.blocks();
     let ranges = |offsets: &[u32]| -> Vec<Range<u32>> { offsets.windows(2).map(|pair| pair[0]..pair[1]).collect() };
+    let any_token = || -> Vec<Range<u32>> { std::iter::once(0..1).collect() };
     let (q, kv) = match graph.ty(predicate).extent {
-        Extent::Token { q: true, kv: false } => (ranges(&blocks.q), vec![0..1]),
-        Extent::Token { q: false, kv: true } => (vec![0..1], ranges(&blocks.kv)),
+        Extent::Token { q: true, kv: false } => (ranges(&blocks.q), any_token()),
+        Extent::Token { q: false, kv: true } => (any_token(), ranges(&blocks.kv)),
         Extent::Token { q: true, kv: true } => (ranges(&blocks.q), ranges(&blocks.kv)),
-        _ => (vec![0..1], vec![0..1]),
+        _ => (any_token(), any_token()),
     };
     let (q, kv) = if how == Lower::Centre { (centres(&q), centres(&kv)) } else { (q, kv) };
     let per = match how {
@@ -126,6 +127,9 @@ impl Decision<'_> {
             for (index, (&low, &high)) in low.iter().zip(high).enumerate() {
                 let holds = match self.how {
                     _ if high < 1.0 => false,
+                    Lower::Density { column, block, per: None } if low >= 1.0 => {
+                        range.len() as f32 / self.nominal_rows as f32 > column.0 as f32 && 1.0 > block.0
+                    }
                     Lower::Density { column, block, .. } => {
                         self.dense(&mut fine, range, &kv[index], column.0 as f32, block.0 as f32)
                     }
@@ -152,13 +156,37 @@ impl Decision<'_> {
         let mut distinct = q_groups.clone();
         distinct.sort_unstable();
         distinct.dedup();
-        evaluator.set_keys(&points(kv));
+        let group_of = |token: u32| distinct.binary_search(&q_groups[(token - q.start) as usize]).unwrap_or(0);
         let mut counts = vec![vec![0_u32; kv.len()]; distinct.len()];
-        for (token, group) in q.clone().zip(&q_groups) {
-            let Ok(group) = distinct.binary_search(group) else { continue };
-            let (low, _) = evaluator.row(&(token..token + 1));
-            for (count, &value) in counts[group].iter_mut().zip(low) {
-                *count += u32::from(value >= 1.0);
+        let kv_runs = runs(kv);
+        let mut open = Vec::new();
+        for q_run in runs(q) {
+            evaluator.set_keys(&kv_runs);
+            let (low, high) = evaluator.row(&q_run);
+            for (index, (&low, &high)) in low.iter().zip(high).enumerate() {
+                match (low >= 1.0, high < 1.0) {
+                    (true, _) => {
+                        let columns =
+                            (kv_runs[index].start - kv.start) as usize..(kv_runs[index].end - kv.start) as usize;
+                        for token in q_run.clone() {
+                            let group = group_of(token);
+                            counts[group][columns.clone()].iter_mut().for_each(|count| *count += 1);
+                        }
+                    }
+                    (_, true) => {}
+                    _ => open.push((q_run.clone(), kv_runs[index].clone())),
+                }
+            }
+        }
+        for (q_run, kv_run) in open {
+            evaluator.set_keys(&points(&kv_run));
+            let first = (kv_run.start - kv.start) as usize;
+            for token in q_run {
+                let group = group_of(token);
+                let (low, _) = evaluator.row(&(token..token + 1));
+                for (count, &value) in counts[group][first..].iter_mut().zip(low) {
+                    *count += u32::from(value >= 1.0);
+                }
             }
         }
         let mut columns = kv_groups.clone();

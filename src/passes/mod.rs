@@ -2,7 +2,7 @@
 //!
 //! | pass | what it does |
 //! |---|---|
-//! | `bind_model` | sizes become constants; what does not fit the model is reported, the last pass that can fail |
+//! | `bind_model` | sizes become constants; what does not fit the model is reported |
 //! | `fold_constants` | operations on constants become constants |
 //! | `drop_unused` | values that no rule reaches disappear, so that equal strategies have equal graphs |
 //! | `lower_predicates` | predicates of tokens become predicates of blocks |
@@ -21,38 +21,56 @@ pub mod specialise;
 
 use crate::diagnostics::Diagnostic;
 use crate::ir::{Model, Strategy};
-use crate::plan::Plan;
+use crate::plan::{Plan, Schedule};
 
 /// The passes that leave an IR, by name, in order.
 pub const NAMES: &[&str] = &["bind_model", "fold_constants", "drop_unused", "lower_predicates"];
 
+/// The passes after `bind_model` that only rewrite, in order.
+const REWRITES: [(&str, Rewrite); 3] = [
+    ("fold_constants", fold_constants::fold_constants),
+    ("drop_unused", drop_unused::drop_unused),
+    ("lower_predicates", lower_predicates::lower_predicates),
+];
+
+type Rewrite = fn(&mut Strategy);
+
 /// Binds a strategy to a model and runs all passes. `after` sees the IR after each pass.
 ///
 /// # Errors
-/// The findings of `bind_model`.
+/// The findings of `bind_model`, `build_schedule` and `specialise`.
 pub fn run(
-    mut strategy: Strategy,
+    strategy: Strategy,
     model: &Model,
     after: &mut dyn FnMut(&'static str, &Strategy),
 ) -> Result<(Plan, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let (strategy, schedule, mut findings) = prepare(strategy, model, after)?;
+    let (plan, more) = specialise::specialise(&strategy, model, schedule)?;
+    findings.extend(more);
+    Ok((plan, findings))
+}
+
+/// The passes before `specialise`: everything that finds mistakes, and nothing that takes time.
+///
+/// # Errors
+/// The findings of `bind_model` and `build_schedule`.
+pub fn prepare(
+    mut strategy: Strategy,
+    model: &Model,
+    after: &mut dyn FnMut(&'static str, &Strategy),
+) -> Result<(Strategy, Schedule, Vec<Diagnostic>), Vec<Diagnostic>> {
     debug_validate(&strategy, "check");
-    let mut findings = bind_model::bind_model(&mut strategy, model)?;
-    let steps: [(&'static str, fn(&mut Strategy)); 3] = [
-        ("fold_constants", fold_constants::fold_constants),
-        ("drop_unused", drop_unused::drop_unused),
-        ("lower_predicates", lower_predicates::lower_predicates),
-    ];
+    let findings = bind_model::bind_model(&mut strategy, model)?;
     debug_validate(&strategy, "bind_model");
     after("bind_model", &strategy);
-    for (name, pass) in steps {
+    for (name, pass) in REWRITES {
         pass(&mut strategy);
         debug_validate(&strategy, name);
         after(name, &strategy);
     }
     let schedule = build_schedule::build_schedule(&strategy, model);
-    let (plan, more) = specialise::specialise(&strategy, model, schedule)?;
-    findings.extend(more);
-    Ok((plan, findings))
+    build_schedule::check_schedule(&strategy, model, &schedule)?;
+    Ok((strategy, schedule, findings))
 }
 
 fn debug_validate(strategy: &Strategy, pass: &str) {

@@ -14,17 +14,14 @@ use super::fold_constants::push_folded;
 use crate::diagnostics::{Code, Diagnostic};
 use crate::ir::scalar::{At, NoTokens, evaluate};
 use crate::ir::typing::type_of;
-use crate::ir::{
-    Action, Binary, Extent, Graph, Kind, Lower, Model, Op, Rule, StepKind, Strategy, Type, Unary, ValueId,
-};
+use crate::ir::{Action, Binary, Extent, Graph, Kind, Lower, Model, Op, Rule, Strategy, Type, Unary, ValueId};
 use crate::plan::{Arrangement, Body, Class, MaskId, Plan, Predicate, Program, Role, Schedule};
 use crate::symbols::{BitMatrix, Blocks};
 
 /// Builds the plan.
 ///
 /// # Errors
-/// Findings that only show when classes are known: forecasts of different orders in one head, symbols
-/// that are obeyed before anything fills them.
+/// Rules that ask for forecasts of different orders in one head, which only shows when classes are known.
 pub fn specialise(
     strategy: &Strategy,
     model: &Model,
@@ -48,10 +45,8 @@ pub fn specialise(
     if plan.arrangements.is_empty() {
         plan.arrangements.push(Arrangement { order: None, blocks: builder.blocks });
     }
-    let mut errors = builder.errors;
-    errors.extend(first_update(strategy, &plan));
-    if !errors.is_empty() {
-        return Err(errors);
+    if !builder.errors.is_empty() {
+        return Err(builder.errors);
     }
     let warnings = empty_rows(strategy, &plan);
     Ok((plan, warnings))
@@ -543,53 +538,6 @@ fn scalar_roots(graph: &Graph, predicate: ValueId) -> Vec<ValueId> {
         open.extend(value.op.operands().into_iter().map(|operand| (operand, below)));
     }
     roots
-}
-
-/// An error where symbols or features are obeyed before a step fills them.
-fn first_update(strategy: &Strategy, plan: &Plan) -> Option<Diagnostic> {
-    let model = &plan.model;
-    let cached = |class: &Class| match &class.body {
-        Body::Static { cache, .. } => {
-            let cache = &plan.masks[*cache as usize];
-            cache.count() < cache.columns()
-        }
-        Body::Dynamic { program, .. } => {
-            plan.programs[*program as usize].terms.iter().any(|(role, _)| *role == Role::Cache)
-        }
-    };
-    let needs: Vec<(bool, bool)> =
-        plan.classes.iter().map(|class| (matches!(class.body, Body::Dynamic { .. }), cached(class))).collect();
-    let span = strategy.schedule.first().map(|rule| rule.span).or(strategy.rules.first().map(|rule| rule.span))?;
-    for layer in 0..model.layers {
-        let (mut symbols, mut features, mut computed) = (false, false, false);
-        for step in 0..model.steps {
-            let kind = plan.schedule.kind(step, layer);
-            let class = |head: u32| {
-                needs[plan.class_of[((step * model.layers + layer) * model.heads + head) as usize] as usize]
-            };
-            let any = |what: fn((bool, bool)) -> bool| (0..model.heads).any(|head| what(class(head)));
-            let message = match kind {
-                StepKind::Dispatch if !symbols && any(|(dynamic, _)| dynamic) => {
-                    Some("obeys symbols that no step has computed yet")
-                }
-                StepKind::Dispatch | StepKind::Refresh if !features && any(|(_, cached)| cached) => {
-                    Some("takes cached features that no step has stored yet")
-                }
-                StepKind::Reuse if !computed => Some("reuses an output that no step has computed yet"),
-                _ => None,
-            };
-            if let Some(message) = message {
-                return Some(
-                    Diagnostic::new(Code::E0310, span, format!("step {step} of layer {layer} {message}"))
-                        .help("begin with a step that fills them, such as `update on first` as the first line of the schedule"),
-                );
-            }
-            computed |= kind != StepKind::Reuse;
-            symbols |= matches!(kind, StepKind::Update | StepKind::Refresh);
-            features |= kind == StepKind::Update;
-        }
-    }
-    None
 }
 
 /// A warning where computed query blocks attend to nothing.
