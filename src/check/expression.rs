@@ -119,7 +119,7 @@ impl Checker<'_> {
             return self.wrong_kind(id, wanted, span);
         }
         let id = match op {
-            Unary::Sqrt | Unary::Exp | Unary::Log => match self.to_real(id, span) {
+            Unary::Sqrt | Unary::Exp | Unary::Log => match self.as_real(id, span) {
                 Ok(id) => id,
                 Err(hole) => return hole,
             },
@@ -139,7 +139,7 @@ impl Checker<'_> {
         self.hole(diagnostic)
     }
 
-    pub(super) fn to_real(&mut self, id: ValueId, span: Span) -> Result<ValueId, Term> {
+    pub(super) fn as_real(&mut self, id: ValueId, span: Span) -> Result<ValueId, Term> {
         match self.ty(id).kind {
             Kind::Real => Ok(id),
             Kind::Int => self.push(Op::Unary(Unary::ToReal, id), span),
@@ -199,16 +199,15 @@ impl Checker<'_> {
                 return self.push(Op::Binary(op, a, b), span);
             }
             Binary::Xor if a_kind == Kind::Bool && b_kind == Kind::Bool => {}
-            Binary::Xor | Binary::FloorDivide | Binary::Modulo => {
-                if (a_kind, b_kind) != (Kind::Int, Kind::Int) {
-                    return wrong(self, Kind::Int);
-                }
+            Binary::Xor | Binary::FloorDivide | Binary::Modulo if (a_kind, b_kind) != (Kind::Int, Kind::Int) => {
+                return wrong(self, Kind::Int);
             }
+            Binary::Xor | Binary::FloorDivide | Binary::Modulo => {}
             _ if a_kind == Kind::Bool => return Err(self.wrong_kind(a, Kind::Real, span)),
             _ if b_kind == Kind::Bool => return Err(self.wrong_kind(b, Kind::Real, span)),
             Binary::Power if is_blocks(self.ty(a)) || is_blocks(self.ty(b)) => return self.block_power(a, b, span),
             _ if op == Binary::Divide || a_kind != b_kind => {
-                let (a, b) = (self.to_real(a, span)?, self.to_real(b, span)?);
+                let (a, b) = (self.as_real(a, span)?, self.as_real(b, span)?);
                 return self.combine(op, a, b, span);
             }
             _ => {}
@@ -274,7 +273,7 @@ impl Checker<'_> {
             );
             return Err(self.hole(diagnostic.help("other powers can be written with `exp`")));
         };
-        let base = self.to_real(base, span)?;
+        let base = self.as_real(base, span)?;
         (1..n).try_fold(base, |product, _| self.push(Op::Binary(Binary::Multiply, product, base), span))
     }
 
@@ -323,7 +322,7 @@ impl Checker<'_> {
             let id = if a_kind == Kind::Bool { a } else { b };
             return Err(self.wrong_kind(id, Kind::Real, span));
         }
-        let (a, b) = if a_kind == b_kind { (a, b) } else { (self.to_real(a, span)?, self.to_real(b, span)?) };
+        let (a, b) = if a_kind == b_kind { (a, b) } else { (self.as_real(a, span)?, self.as_real(b, span)?) };
         self.check_extents(a, b, span)?;
         let (op, a, b) = match op {
             CompareOp::Equal => (Comparison::Equal, a, b),

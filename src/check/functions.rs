@@ -328,7 +328,7 @@ impl Checker<'_> {
             "above" => {
                 let (x, t) = (self.expression(args.positional[0]), self.expression(args.positional[1]));
                 let (Ok(x), Ok(t)) = (self.single(x, span), self.single(t, span)) else { return Term::Hole };
-                let (Ok(x), Ok(t)) = (self.to_real(x, span), self.to_real(t, span)) else { return Term::Hole };
+                let (Ok(x), Ok(t)) = (self.as_real(x, span), self.as_real(t, span)) else { return Term::Hole };
                 self.push_term(Op::Compare(Comparison::Less, t, x), span)
             }
             "clamp" => {
@@ -517,20 +517,20 @@ impl Checker<'_> {
         let id = if args.function == "sum" || self.ty(id).kind != Kind::Int {
             id
         } else {
-            self.to_real(id, args.span).ok()?
+            self.as_real(id, args.span).ok()?
         };
         Some((id, over))
     }
 
     fn reduction(&mut self, how: Reduction, args: &Args<'_>) -> Term {
         let Some((value, over)) = self.reducible(args) else { return Term::Hole };
-        let Ok(value) = self.to_real(value, args.span) else { return Term::Hole };
+        let Ok(value) = self.as_real(value, args.span) else { return Term::Hole };
         self.push_term(Op::Reduce { how, value, over }, args.span)
     }
 
     fn select(&mut self, args: &Args<'_>) -> Term {
         let Some((value, over)) = self.reducible(args) else { return Term::Hole };
-        let Ok(value) = self.to_real(value, args.span) else { return Term::Hole };
+        let Ok(value) = self.as_real(value, args.span) else { return Term::Hole };
         let amount_expr = args.positional[1];
         let amount = self.expression(amount_expr);
         let Ok(mut amount) = self.single(amount, amount_expr.span) else { return Term::Hole };
@@ -558,7 +558,7 @@ impl Checker<'_> {
             _ => Selector::Statistical,
         };
         if !matches!(rule, Selector::TopK { .. }) {
-            match self.to_real(amount, amount_expr.span) {
+            match self.as_real(amount, amount_expr.span) {
                 Ok(id) => amount = id,
                 Err(hole) => return hole,
             }
@@ -604,7 +604,7 @@ impl Checker<'_> {
             return self.hole(diagnostic);
         }
         if self.ty(a).kind != self.ty(b).kind {
-            let (Ok(real_a), Ok(real_b)) = (self.to_real(a, span), self.to_real(b, span)) else { return Term::Hole };
+            let (Ok(real_a), Ok(real_b)) = (self.as_real(a, span), self.as_real(b, span)) else { return Term::Hole };
             (a, b) = (real_a, real_b);
         }
         self.push_term(Op::Choose(condition, a, b), span)

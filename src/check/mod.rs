@@ -16,6 +16,8 @@ mod tables;
 
 use std::collections::HashMap;
 
+pub use functions::{FUNCTIONS, Function, NAMES};
+
 use crate::diagnostics::{Code, Diagnostic, did_you_mean};
 use crate::ir::{self, Binary, Kind, Op, SetId, Side, Strategy, Type, ValueId};
 use crate::source::Span;

@@ -62,7 +62,7 @@ impl Checker<'_> {
         let mut items = Vec::new();
         for (item, default) in defaults.into_iter().enumerate() {
             let default = match default {
-                Some(id) if self.ty(id).kind == Kind::Int && kind == Kind::Real => match self.to_real(id, span) {
+                Some(id) if self.ty(id).kind == Kind::Int && kind == Kind::Real => match self.as_real(id, span) {
                     Ok(id) => Some(id),
                     Err(hole) => return hole,
                 },

@@ -38,12 +38,12 @@ impl<'a> Printer<'a> {
 
     /// A token: a word, a number or a sign.
     pub(super) fn put(&mut self, token: &str) {
-        let closes = matches!(token, "," | ")" | "]" | ":" | "." | "*");
+        let closes = matches!(token, "," | ")" | "]" | "}" | ":" | "." | "*");
         if !self.tight && !closes {
             self.text.push(' ');
         }
         self.text.push_str(token);
-        self.tight = matches!(token, "(" | "[" | "." | "*");
+        self.tight = matches!(token, "(" | "[" | "{" | "." | "*");
     }
 
     /// A new line, unless this one is empty.

@@ -327,13 +327,15 @@ impl<'a> Reader<'a> {
     fn graph(&mut self) -> Result<Graph, ReadError> {
         let mut graph = Graph::default();
         while self.take("set") {
+            // Reading the parts looks one token ahead, into the next line.
+            let line = self.line;
             let parts = self.parts()?;
             let next = SetId(graph.sets().len() as u16);
             if graph.sets().len() >= MAX_SETS {
                 return Err(self.error(format!("there are more than {MAX_SETS} sets")));
             }
             if self.sets.contains_key(&parts) {
-                return Err(self.error("a set is listed twice"));
+                return Err(ReadError { line, message: "a set is listed twice".to_string() });
             }
             graph.set(parts.clone());
             self.sets.insert(parts, next);

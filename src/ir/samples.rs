@@ -89,7 +89,7 @@ fn op(r: &mut Random, graph: &Graph) -> Op {
             use Unary::*;
             Op::Unary(r.of(&[Negate, Not, Abs, Sqrt, Exp, Log, Floor, Ceil, Round, BitLength, ToReal]), a)
         }
-        10 | 11 | 12 => {
+        10..=12 => {
             use Binary::*;
             let all = [Add, Subtract, Multiply, Divide, FloorDivide, Modulo, Power, Min, Max, Xor, And, Or];
             Op::Binary(r.of(&all), a, b)

@@ -229,7 +229,7 @@ mod tests {
         for kernels in both() {
             for len in [1, 7, 8, 9, 64, 70, 130] {
                 let words: Vec<u64> =
-                    noise(3, 5).iter().map(|x| u64::from(x.to_bits()) * 0x9e37_79b9_7f4a_7c15).collect();
+                    noise(3, 5).iter().map(|x| u64::from(x.to_bits()).wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
                 let mut scores = noise(len, 3);
                 let before = scores.clone();
                 kernels.mask(&mut scores, &words);
