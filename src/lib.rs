@@ -7,6 +7,7 @@ pub mod cpu;
 pub mod diagnostics;
 pub mod error;
 pub mod files;
+pub mod geometry;
 pub mod ir;
 pub mod passes;
 pub mod plan;

@@ -9,10 +9,8 @@
 //! | `build_schedule` | lines become a kind for every (step, layer) |
 //! | `specialise` | places become classes, static parts bitmaps, dynamic parts selector programs: the plan |
 
-pub mod arrange;
 pub mod bind_model;
 pub mod build_schedule;
-pub mod cover;
 pub mod drop_unused;
 pub mod fold_constants;
 pub mod lower_predicates;

@@ -7,11 +7,12 @@
 
 use std::collections::HashMap;
 
-use super::arrange::{TokenTable, token_order};
 use super::bind_model::Dependence;
-use super::cover::cover;
 use super::fold_constants::push_folded;
 use crate::diagnostics::{Code, Diagnostic};
+use crate::geometry::cover::cover;
+use crate::geometry::order::{tiling, token_order};
+use crate::geometry::tokens::TokenTable;
 use crate::ir::scalar::{At, NoTokens, evaluate};
 use crate::ir::typing::type_of;
 use crate::ir::{Action, Binary, Extent, Graph, Kind, Lower, Model, Op, Rule, Strategy, Type, Unary, ValueId};
@@ -43,7 +44,7 @@ pub fn specialise(
         class_of,
     };
     if plan.arrangements.is_empty() {
-        plan.arrangements.push(Arrangement { order: None, blocks: builder.blocks });
+        plan.arrangements.push(Arrangement { order: None, tiling: None, blocks: builder.blocks });
     }
     if !builder.errors.is_empty() {
         return Err(builder.errors);
@@ -184,8 +185,13 @@ impl<'a> Builder<'a> {
             return index;
         }
         let rule = order.map(|index| &self.strategy.orders[index]);
-        let order_of = rule.and_then(|rule| token_order(&self.strategy.graph, self.model, rule));
-        self.arrangements.push((order, Arrangement { order: order_of, blocks: self.blocks.clone() }));
+        let graph = &self.strategy.graph;
+        let arranged = Arrangement {
+            order: rule.and_then(|rule| token_order(graph, self.model, rule)),
+            tiling: rule.and_then(|rule| tiling(graph, self.model, rule)),
+            blocks: self.blocks.clone(),
+        };
+        self.arrangements.push((order, arranged));
         self.arrangements.len() - 1
     }
 
@@ -454,9 +460,8 @@ impl<'a> Builder<'a> {
         if let Some(&mask) = self.covered.get(&key) {
             return self.masks[mask as usize].clone();
         }
-        let (order, arranged) = &self.arrangements[arrangement];
-        let rule = order.map(|index| &self.strategy.orders[index]);
-        let table = TokenTable::new(&self.strategy.graph, self.model, arranged, rule);
+        let (_, arranged) = &self.arrangements[arrangement];
+        let table = TokenTable::new(&self.strategy.graph, self.model, arranged);
         let bits = cover(&table, &self.folded, inner, how);
         let mask = self.mask(bits.clone());
         self.covered.insert(key, mask);

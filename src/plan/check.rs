@@ -3,7 +3,7 @@
 //! # Rules
 //! 1. The model is one; its schedule has a kind for each step and layer, orders of forecasts are at most
 //!    [`MAX_FORECAST_ORDER`] and 0 where nothing is reused.
-//! 2. Orders of tokens are permutations. Offsets of blocks begin at 0, ascend and end at the number of tokens; no block is
+//! 2. Orders of tokens are permutations, tiles fit their segment. Offsets of blocks begin at 0, ascend and end at the number of tokens; no block is
 //!    larger than [`MAX_BLOCK_TOKENS`].
 //! 3. Programs and predicates are valid, see [`validate`].
 //! 4. Classes name arrangements, programs, predicates and bitmaps that exist, and the bitmaps have the shape of the
@@ -11,8 +11,8 @@
 //!    where q-blocks and kv-blocks are the same.
 //! 5. Each step, layer and head has a class that exists.
 
-use super::{Arrangement, Blocks, Body, Class, MaskId, Plan, Program, Role};
-use crate::ir::{Extent, Op, StepKind, validate};
+use super::{Arrangement, Blocks, Body, Class, MaskId, Plan, Program, Role, Tiling};
+use crate::ir::{Extent, Model, Op, StepKind, validate};
 
 /// Highest order of a forecast.
 pub const MAX_FORECAST_ORDER: u8 = 4;
@@ -29,8 +29,7 @@ impl Plan {
         validate::validate_model(&self.model).map_err(|problems| problems.join("; "))?;
         self.check_schedule()?;
         for (index, arrangement) in self.arrangements.iter().enumerate() {
-            check_arrangement(arrangement, self.model.tokens())
-                .map_err(|problem| format!("arrangement {index}: {problem}"))?;
+            check_arrangement(arrangement, &self.model).map_err(|problem| format!("arrangement {index}: {problem}"))?;
         }
         for (index, program) in self.programs.iter().enumerate() {
             validate::validate_program(program)
@@ -157,7 +156,14 @@ impl Needs {
     }
 }
 
-fn check_arrangement(arrangement: &Arrangement, tokens: u32) -> Result<(), String> {
+fn check_arrangement(arrangement: &Arrangement, model: &Model) -> Result<(), String> {
+    let tokens = model.tokens();
+    if let Some(Tiling { segment, sizes }) = &arrangement.tiling {
+        let axes = model.segments.iter().find(|known| known.name == *segment).map_or(0, |known| known.axes.len());
+        if axes == 0 || sizes.len() != axes || sizes.contains(&0) {
+            return Err(format!("the tiles of {sizes:?} tokens do not fit the axes of `{segment}`"));
+        }
+    }
     if let Some(order) = &arrangement.order {
         let mut seen = vec![false; order.len()];
         let once = |&old: &u32| seen.get_mut(old as usize).is_some_and(|seen| !std::mem::replace(seen, true));

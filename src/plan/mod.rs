@@ -11,6 +11,8 @@ mod record;
 #[cfg(test)]
 mod tests;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ir::{Graph, Model, Part, Side, StepKind, ValueId};
 use crate::symbols::{BitMatrix, Blocks};
 
@@ -49,8 +51,20 @@ pub struct Plan {
 pub struct Arrangement {
     /// `order[new] = old`; `None` for the model's own order.
     pub order: Option<Vec<u32>>,
+    /// The tiles that the order goes through, where it does.
+    pub tiling: Option<Tiling>,
     /// The blocks.
     pub blocks: Blocks,
+}
+
+/// Tiles of a grid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tiling {
+    /// The segment that is tiled.
+    pub segment: String,
+    /// Tokens of a tile along each axis of the segment, at least 1.
+    pub sizes: Vec<u32>,
 }
 
 /// What each layer does at each step.

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::arrange::TokenTable;
+use super::tokens::TokenTable;
 use crate::ir::scalar::{self, Scalar};
 use crate::ir::{Binary, Comparison, Coordinate, Extent, Graph, Lower, Op, Side, Unary, ValueId};
 use crate::symbols::BitMatrix;
