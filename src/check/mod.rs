@@ -240,9 +240,12 @@ impl<'a> Checker<'a> {
         }
         let watched = watched && !name.node.starts_with('_');
         let binding = Binding { term, span: name.span, used: false, watched };
-        let Some(scope) = self.scopes.last_mut() else { return };
-        let Some(earlier) = scope.names.get(&name.node).map(|earlier| earlier.span) else {
-            scope.names.insert(name.node.clone(), binding);
+        // A name means one thing in a strategy, in the blocks inside of it too.
+        let Some(earlier) = self.scopes.iter().find_map(|scope| scope.names.get(&name.node)).map(|found| found.span)
+        else {
+            if let Some(scope) = self.scopes.last_mut() {
+                scope.names.insert(name.node.clone(), binding);
+            }
             return;
         };
         self.report(

@@ -411,10 +411,12 @@ impl Binder<'_> {
         }
     }
 
-    /// Whether a guard holds at some place.
+    /// Whether a guard holds at some place. One that asks for no place is a switch of the user.
     fn somewhere(&self, graph: &Graph, guard: Option<ValueId>) -> bool {
         guard.is_none_or(|id| {
-            Dependence::of(graph, id).places(self.model).any(|at| evaluate(graph, id, at, &NoTokens).truth())
+            let dependence = Dependence::of(graph, id);
+            dependence == Dependence::default()
+                || dependence.places(self.model).any(|at| evaluate(graph, id, at, &NoTokens).truth())
         })
     }
 
