@@ -24,7 +24,7 @@ mod weight;
 
 pub use attention::{AttentionOptions, Cached, attention};
 pub use forecast::{MAX_ORDER, Taylor, Terms, Weights};
-pub use gemm::{Part, Start, gemm_o, gemm_o_split, gemm_q, linear};
+pub use gemm::{Part, Start, Tiles, gemm_o, gemm_o_split, gemm_q, linear};
 pub use weight::{AnyWeight, PackedWeight, Weight};
 
 /// The instruction set whose inner loops this machine uses: `avx2` or `portable`.
