@@ -12,6 +12,7 @@ pub mod ir;
 pub mod passes;
 pub mod plan;
 pub mod reference;
+pub mod runtime;
 pub mod selector;
 pub mod source;
 pub mod symbols;

@@ -56,7 +56,7 @@ pub fn cover(table: &TokenTable<'_>, graph: &Graph, predicate: ValueId, how: Low
 
 /// The token mask of one block pair: row = query token, column = key token.
 #[must_use]
-pub fn tile(formula: &Formula<'_>, q: Range<u32>, kv: Range<u32>) -> BitMatrix {
+pub fn tile(formula: &Formula, q: Range<u32>, kv: Range<u32>) -> BitMatrix {
     let mut evaluator = Evaluator::new(formula);
     let mut mask = BitMatrix::zeros(q.len(), kv.len());
     evaluator.set_keys(&points(&kv));
@@ -97,7 +97,7 @@ fn runs(range: &Range<u32>) -> Vec<Range<u32>> {
 }
 
 struct Decision<'a> {
-    formula: &'a Formula<'a>,
+    formula: &'a Formula,
     how: Lower,
     /// Coordinates of `per`, by side.
     per: Option<[Vec<f64>; 2]>,
@@ -237,13 +237,15 @@ fn decide_within(evaluator: &mut Evaluator<'_>, q: &Range<u32>, kv: &Range<u32>,
 }
 
 /// A predicate prepared for evaluation over ranges: its operations in order and the leaves' values of every token.
-pub struct Formula<'a> {
-    nodes: Vec<Node<'a>>,
+#[derive(Clone, Debug)]
+pub struct Formula {
+    nodes: Vec<Node>,
     leaves: Vec<(Side, Vec<f64>)>,
 }
 
-struct Node<'a> {
-    op: &'a Op,
+#[derive(Clone, Debug)]
+struct Node {
+    op: Op,
     operands: Vec<usize>,
     /// Index into the leaves.
     leaf: Option<usize>,
@@ -252,10 +254,10 @@ struct Node<'a> {
     kv: bool,
 }
 
-impl<'a> Formula<'a> {
+impl Formula {
     /// Prepares `predicate`.
     #[must_use]
-    pub fn new(table: &TokenTable<'_>, graph: &'a Graph, predicate: ValueId) -> Self {
+    pub fn new(table: &TokenTable<'_>, graph: &Graph, predicate: ValueId) -> Self {
         let mut needed = vec![false; predicate.0 as usize + 1];
         needed[predicate.0 as usize] = true;
         for index in (0..needed.len()).rev().filter(|&index| needed[index]).collect::<Vec<_>>() {
@@ -283,7 +285,7 @@ impl<'a> Formula<'a> {
             };
             map[id.0 as usize] = formula.nodes.len();
             let operands = value.op.operands().iter().map(|operand| map[operand.0 as usize]).collect();
-            formula.nodes.push(Node { op: &value.op, operands, leaf, constant, q, kv });
+            formula.nodes.push(Node { op: value.op.clone(), operands, leaf, constant, q, kv });
         }
         formula
     }
@@ -318,13 +320,13 @@ struct Register {
 }
 
 struct Evaluator<'a> {
-    formula: &'a Formula<'a>,
+    formula: &'a Formula,
     registers: Vec<Register>,
     width: usize,
 }
 
 impl<'a> Evaluator<'a> {
-    fn new(formula: &'a Formula<'a>) -> Self {
+    fn new(formula: &'a Formula) -> Self {
         Evaluator { formula, registers: vec![Register::default(); formula.nodes.len()], width: 0 }
     }
 
@@ -382,7 +384,7 @@ impl<'a> Evaluator<'a> {
         let node = &self.formula.nodes[index];
         let mut out = std::mem::take(&mut self.registers[index]);
         let [a, b, c] = [0, 1, 2].map(|operand| node.operands.get(operand).map(|&id| &self.registers[id]));
-        match (node.op, a, b, c) {
+        match (&node.op, a, b, c) {
             (Op::Unary(op, _), Some(a), ..) => unary(*op, a, &mut out),
             (Op::Binary(op, ..), Some(a), Some(b), _) => binary(*op, a, b, &mut out),
             (Op::Compare(op, ..), Some(a), Some(b), _) => compare(*op, a, b, &mut out),
