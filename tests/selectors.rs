@@ -202,6 +202,28 @@ fn reductions_and_broadcasts() {
 }
 
 #[test]
+fn reductions_to_one_value() {
+    agree(|b| {
+        let score = b.score(DIM);
+        for how in [Reduction::Sum, Reduction::Mean, Reduction::Max, Reduction::Min] {
+            let columns = b.reduce(how, score, Side::Query);
+            let one = b.reduce(Reduction::Mean, columns, Side::Key);
+            let large = b.compare(Comparison::Less, one, score);
+            b.term(Role::Whole, large);
+            let shares = b.binary(Binary::Divide, columns, one);
+            upper_half(b, shares, Side::Key);
+            let rows = b.reduce(how, score, Side::Key);
+            let low = b.compare(Comparison::Less, rows, one);
+            b.term(Role::Cache, low);
+            let zero = b.real(0.0);
+            let sign = b.compare(Comparison::Less, zero, one);
+            b.term(Role::Skip, sign);
+            b.term(Role::Cache, sign);
+        }
+    });
+}
+
+#[test]
 fn slices_transposes_and_embeddings() {
     agree(|b| {
         let (text, image) = (b.set("text"), b.set("image"));

@@ -289,15 +289,11 @@ fn has_axis(graph: &Graph, value: ValueId, over: Side) -> bool {
     }
 }
 
-/// Whether the type of a reduction is its operand's without the axis, and keeps one.
+/// Whether the type of a reduction is its operand's without the axis.
 fn reduces(graph: &Graph, value: ValueId, id: ValueId, over: Side) -> bool {
     match (graph.ty(value).extent, graph.ty(id).extent, over) {
-        (Extent::Blocks { q: Some(_), kv }, Extent::Blocks { q: None, kv: result }, Side::Query) => {
-            kv.is_some() && kv == result
-        }
-        (Extent::Blocks { q, kv: Some(_) }, Extent::Blocks { q: result, kv: None }, Side::Key) => {
-            q.is_some() && q == result
-        }
+        (Extent::Blocks { q: Some(_), kv }, Extent::Blocks { q: None, kv: result }, Side::Query) => kv == result,
+        (Extent::Blocks { q, kv: Some(_) }, Extent::Blocks { q: result, kv: None }, Side::Key) => q == result,
         _ => false,
     }
 }

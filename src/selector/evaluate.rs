@@ -356,6 +356,8 @@ impl Run<'_> {
         let mut bits = BitMatrix::zeros(rows, columns);
         for row in 0..rows {
             match (block.q, block.kv) {
+                (None, None) if bytes[0] != 0 => pack(&vec![1; columns], bits.row_mut(row)),
+                (None, None) => {}
                 _ if role == Role::Cache => pack(bytes, bits.row_mut(row)),
                 (Some(_), Some(_)) => pack(&bytes[row * columns..(row + 1) * columns], bits.row_mut(row)),
                 (None, _) => pack(bytes, bits.row_mut(row)),
