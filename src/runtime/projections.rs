@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::selection::{HeadGroup, LayerSymbols};
 use super::session::{Step, up_to};
 use crate::cpu::{
-    AnyWeight, MAX_ORDER, Part, Start, Taylor, Tiles, Weights, gather_heads, gemm_o, gemm_q, scatter_heads,
+    AnyWeight, Part, Start, Taylor, Tiles, Weights, gather_heads, gemm_o, gemm_o_split, gemm_q, scatter_heads,
 };
 use crate::error::{Error, Result};
 use crate::ir::StepKind;
@@ -126,14 +126,7 @@ impl Step<'_> {
         }
         match self.symbols.clone() {
             Some(symbols) => self.project_live(index, &symbols, o, weight, bias, out.reborrow())?,
-            None => {
-                let model = &self.session.plan().model;
-                let offsets = whole_blocks(model.tokens());
-                let cache = BitMatrix::ones(model.heads as usize, offsets.len() - 1);
-                let start = Start { bias, terms: &[] };
-                let tiles = Tiles { cache: &cache, q_blocks: &offsets, tokens };
-                gemm_o(o, weight, Part::All, start, &tiles, out.reborrow())?;
-            }
+            None => self.project_all(index, o, weight, bias, out.reborrow())?,
         }
         if let Some(output) = &mut self.state().projected[index].output {
             output.update(step, out.as_ref())?;
@@ -150,6 +143,39 @@ impl Step<'_> {
         let output = state.reuse_order.map(|order| Taylor::new(order, out.shape())).transpose()?;
         state.projected.push(Projected { tokens: tokens.clone(), biases: None, output });
         Ok(state.projected.len() - 1)
+    }
+
+    /// The projection of all heads. At an update the part of those that will be cached comes out of the same pass.
+    fn project_all(
+        &mut self,
+        index: usize,
+        o: TensorRef<'_>,
+        weight: AnyWeight<'_>,
+        bias: Option<TensorRef<'_>>,
+        out: TensorMut<'_>,
+    ) -> Result<()> {
+        let plan = Arc::clone(self.session.selection.plan());
+        let heads = plan.model.heads as usize;
+        let (kind, state) = (self.kind, self.state());
+        let tokens = state.projected[index].tokens.clone();
+        let start = Start { bias, terms: &[] };
+        let chosen = state.current().filter(|symbols| kind == StepKind::Update && symbols.has_cached()).cloned();
+        if let Some(symbols) = chosen
+            && let [group] = symbols.groups.as_slice()
+            && plan.arrangements[group.arrangement as usize].order.is_none()
+            && let Some(update) = state.features.as_ref().and_then(Taylor::step)
+        {
+            let q_blocks = &group.blocks(&plan).q;
+            let tiles = Tiles { cache: &group.symbols.cache, q_blocks, tokens: tokens.clone() };
+            let mut cached = vec![0.0; tokens.len() * weight.rows()];
+            gemm_o_split(o, weight, start, &tiles, out, &mut cached)?;
+            let of_group = vec![vec![Tensor::from_f32(&[tokens.len(), weight.rows()], cached)?]];
+            state.projected[index].biases = Some(Biases { symbols, update, of_group });
+            return Ok(());
+        }
+        let offsets = whole_blocks(plan.model.tokens());
+        let cache = BitMatrix::ones(heads, offsets.len() - 1);
+        gemm_o(o, weight, Part::All, start, &Tiles { cache: &cache, q_blocks: &offsets, tokens }, out)
     }
 
     fn project_live(
@@ -202,23 +228,20 @@ impl Step<'_> {
             projected.biases = None;
             return Ok(());
         };
-        if let Some(biases) = &projected.biases
-            && biases.update == update
-            && Arc::ptr_eq(&biases.symbols, symbols)
-        {
-            return Ok(());
-        }
+        let fresh = |biases: &Biases| biases.update == update && Arc::ptr_eq(&biases.symbols, symbols);
+        let mut biases = match projected.biases.take().filter(fresh) {
+            Some(biases) => biases,
+            None => Biases { symbols: Arc::clone(symbols), update, of_group: vec![Vec::new(); symbols.groups.len()] },
+        };
         let terms = features.terms(update)?;
-        let mut of_group = Vec::new();
-        for group in &symbols.groups {
+        for (group, made) in symbols.groups.iter().zip(&mut biases.of_group) {
             let orders = up_to(Some(&terms), group.forecast_order);
-            debug_assert!(orders.len() <= MAX_ORDER + 1);
-            let part = |(feature, _): &(TensorRef<'_>, f32)| {
-                project_part(&plan, group, Tile::Cached, *feature, weight, &projected.tokens)
-            };
-            of_group.push(orders.iter().map(part).collect::<Result<Vec<_>>>()?);
+            // An update has made the first order on its way.
+            for (feature, _) in orders.get(made.len()..).unwrap_or_default() {
+                made.push(project_part(&plan, group, Tile::Cached, *feature, weight, &projected.tokens)?);
+            }
         }
-        projected.biases = Some(Biases { symbols: Arc::clone(symbols), update, of_group });
+        projected.biases = Some(biases);
         Ok(())
     }
 }

@@ -112,7 +112,7 @@ impl Session {
     /// before the first, and for a layer the plan has not.
     #[must_use]
     pub fn symbols(&self, layer: u32) -> Option<&LayerSymbols> {
-        self.layers.get(layer as usize)?.current.as_ref().map(|current| current.symbols.as_ref())
+        self.layers.get(layer as usize)?.current().map(Arc::as_ref)
     }
 
     /// Attention of a layer at a step: computes what the schedule and the symbols leave, forecasts the rest.
@@ -262,6 +262,11 @@ impl Layer {
             projected: Vec::new(),
             reuse_order: reuse_order.map(usize::from),
         })
+    }
+
+    /// The symbols in force.
+    pub(super) fn current(&self) -> Option<&Arc<LayerSymbols>> {
+        self.current.as_ref().map(|current| &current.symbols)
     }
 
     fn reset(&mut self) {
