@@ -4,8 +4,8 @@
 mod programs;
 
 use flashomni::ir::{
-    Binary, Comparison, Extent, Kind, Op, Place, Reduction, Rounding, Selector, SetId, Side, Statistic, Table, Unary,
-    ValueId,
+    Binary, Comparison, Extent, Kind, Op, Over, Place, Reduction, Rounding, Selector, SetId, Side, Statistic, Table,
+    Unary, ValueId,
 };
 use flashomni::plan::{Program, Role};
 use flashomni::reference::selector::interpret;
@@ -230,7 +230,7 @@ fn slices_transposes_and_embeddings() {
         let score = b.score(DIM);
         let corner = b.slice(score, Some(image), Some(text));
         let half = b.real(0.4);
-        let selected = b.select(Selector::TopK { rounding: Rounding::Ceil }, corner, half, Side::Query);
+        let selected = b.select(Selector::TopK { rounding: Rounding::Ceil, ties: false }, corner, half, Side::Query);
         let embedded = b.embed(selected);
         b.term(Role::Whole, embedded);
         let rows = b.reduce(Reduction::Sum, corner, Side::Key);
@@ -317,8 +317,8 @@ fn softmax_of_masked_rows() {
 fn every_selector() {
     let rules = [
         TOP_K,
-        Selector::TopK { rounding: Rounding::Ceil },
-        Selector::TopK { rounding: Rounding::Nearest },
+        Selector::TopK { rounding: Rounding::Ceil, ties: false },
+        Selector::TopK { rounding: Rounding::Nearest, ties: false },
         TOP_P,
         Selector::TopP { crossing: true, ascending: false, strict: false },
         Selector::TopP { crossing: true, ascending: false, strict: true },
@@ -353,6 +353,37 @@ fn every_selector() {
             b.term(Role::Whole, selected);
         });
     }
+}
+
+#[test]
+fn lines_may_have_amounts_of_their_own_or_be_the_whole_map() {
+    agree(|b| {
+        let score = b.score(DIM);
+        let map = b.softmax(score, Over::Both);
+        let (small, half) = (b.real(0.3), b.real(0.5));
+        for (rule, value, amount) in [
+            (Selector::TopK { rounding: Rounding::Ceil, ties: true }, score, small),
+            (Selector::BottomK { rounding: Rounding::Floor }, score, small),
+            (TOP_P, map, half),
+            (Selector::BottomMass, map, half),
+        ] {
+            let whole = b.select(rule, value, amount, Over::Both);
+            b.term(Role::Whole, whole);
+        }
+        let sum = b.reduce(Reduction::Sum, map, Over::Both);
+        let large = b.compare(Comparison::Less, sum, map);
+        b.term(Role::Skip, large);
+        // As many of each row as its block has tokens, and of each column as the largest block.
+        let tokens = b.push(Op::BlockTokens(Side::Query), Kind::Real, ROWS);
+        let rows = b.select(TOP_K, score, tokens, Side::Key);
+        b.term(Role::Whole, rows);
+        let most = b.reduce(Reduction::Max, tokens, Side::Query);
+        let columns = b.select(Selector::BottomK { rounding: Rounding::Floor }, score, most, Side::Query);
+        b.term(Role::Whole, columns);
+        let mass = b.reduce(Reduction::Max, map, Side::Key);
+        let masses = b.select(Selector::BottomMass, map, mass, Side::Key);
+        b.term(Role::Skip, masses);
+    });
 }
 
 #[test]

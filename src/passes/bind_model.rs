@@ -10,7 +10,7 @@ use super::fold_constants::push_folded;
 use crate::diagnostics::{Code, Diagnostic, Severity};
 use crate::ir::scalar::{At, NoTokens, Scalar, evaluate};
 use crate::ir::{
-    Action, Clause, Graph, Kind, Model, Op, Order, Part, Place, Selector, Size, StepKind, Strategy, ValueId,
+    Action, Clause, Extent, Graph, Kind, Model, Op, Order, Part, Place, Selector, Size, StepKind, Strategy, ValueId,
 };
 use crate::plan::blocks_of_set;
 use crate::source::Span;
@@ -421,13 +421,19 @@ impl Binder<'_> {
     }
 
     fn amount(&mut self, graph: &Graph, rule: Selector, amount: ValueId) {
+        if graph.ty(amount).extent != Extent::Scalar {
+            return;
+        }
         let share = graph.ty(amount).kind == Kind::Real;
+        let name = if matches!(rule, Selector::BottomK { .. }) { "bottom_k" } else { "top_k" };
         self.everywhere(graph, amount, |value| match (rule, value) {
-            (Selector::TopK { .. }, Scalar::Int(count)) if count < 0 => {
-                Some(format!("`top_k` takes a count that is not negative, found {count}"))
+            (Selector::TopK { .. } | Selector::BottomK { .. }, Scalar::Int(count)) if count < 0 => {
+                Some(format!("`{name}` takes a count that is not negative, found {count}"))
             }
-            (Selector::TopK { .. }, Scalar::Real(found)) if share && !(0.0..=1.0).contains(&found) => {
-                Some(format!("the share of `top_k` is from 0 to 1, found {found}"))
+            (Selector::TopK { .. } | Selector::BottomK { .. }, Scalar::Real(found))
+                if share && !(0.0..=1.0).contains(&found) =>
+            {
+                Some(format!("the share of `{name}` is from 0 to 1, found {found}"))
             }
             (Selector::TopP { .. }, value) if !(0.0..=1.0).contains(&value.real()) => {
                 Some(format!("the mass of `top_p` is from 0 to 1, found {}", value.real()))

@@ -5,7 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::ir::scalar::{self, At, NoTokens, Scalar};
-use crate::ir::{Binary, Extent, Graph, Kind, Model, Op, SetId, Side, Type, Unary, ValueId};
+use crate::ir::{Binary, Extent, Graph, Kind, Model, Op, Over, SetId, Side, Type, Unary, ValueId};
 use crate::plan::{Program, Role, blocks_of_set};
 use crate::symbols::{BitMatrix, Blocks};
 
@@ -198,7 +198,7 @@ fn check_value(graph: &Graph, id: ValueId) -> Result<()> {
                 && (ty(*a).kind == Kind::Bool) == (ty(*b).kind == Kind::Bool)
         }
         Op::Pool(_, side) => ty(id).extent == Extent::Pooled(*side),
-        Op::SelfSimilarity(side) => match ty(id).extent {
+        Op::SelfSimilarity(side) | Op::BlockTokens(side) => match ty(id).extent {
             Extent::Blocks { q, kv } => {
                 *side == Side::Query && q == Some(SetId::ALL) && kv.is_none()
                     || *side == Side::Key && kv == Some(SetId::ALL) && q.is_none()
@@ -227,7 +227,7 @@ fn check_value(graph: &Graph, id: ValueId) -> Result<()> {
             ty(*value).kind != Kind::Bool
                 && has_axis(graph, *value, *over)
                 && ty(*value).extent == ty(id).extent
-                && scalar(*amount)
+                && (scalar(*amount) || amount_of_lines(graph, *amount, *value, *over))
                 && at_least.is_none_or(scalar)
         }
         Op::Mask(_) => block(id) && ty(id).kind == Kind::Bool,
@@ -281,19 +281,31 @@ fn same_axes(graph: &Graph, a: ValueId, b: ValueId) -> bool {
     }
 }
 
-fn has_axis(graph: &Graph, value: ValueId, over: Side) -> bool {
+fn has_axis(graph: &Graph, value: ValueId, over: Over) -> bool {
     match (graph.ty(value).extent, over) {
-        (Extent::Blocks { q, .. }, Side::Query) => q.is_some(),
-        (Extent::Blocks { kv, .. }, Side::Key) => kv.is_some(),
+        (Extent::Blocks { q, .. }, Over::Query) => q.is_some(),
+        (Extent::Blocks { kv, .. }, Over::Key) => kv.is_some(),
+        (Extent::Blocks { q, kv }, Over::Both) => q.is_some() && kv.is_some(),
         _ => false,
     }
 }
 
+/// Whether a block value has one real number for each line of a selection.
+fn amount_of_lines(graph: &Graph, amount: ValueId, value: ValueId, over: Over) -> bool {
+    let (Some([q, kv]), Some([value_q, value_kv])) = (axes(graph.ty(amount)), axes(graph.ty(value))) else {
+        return false;
+    };
+    graph.ty(amount).kind == Kind::Real
+        && (q.is_none() || (q == value_q && over == Over::Key))
+        && (kv.is_none() || (kv == value_kv && over == Over::Query))
+}
+
 /// Whether the type of a reduction is its operand's without the axis.
-fn reduces(graph: &Graph, value: ValueId, id: ValueId, over: Side) -> bool {
+fn reduces(graph: &Graph, value: ValueId, id: ValueId, over: Over) -> bool {
     match (graph.ty(value).extent, graph.ty(id).extent, over) {
-        (Extent::Blocks { q: Some(_), kv }, Extent::Blocks { q: None, kv: result }, Side::Query) => kv == result,
-        (Extent::Blocks { q, kv: Some(_) }, Extent::Blocks { q: result, kv: None }, Side::Key) => q == result,
+        (Extent::Blocks { q: Some(_), kv }, Extent::Blocks { q: None, kv: result }, Over::Query) => kv == result,
+        (Extent::Blocks { q, kv: Some(_) }, Extent::Blocks { q: result, kv: None }, Over::Key) => q == result,
+        (Extent::Blocks { .. }, Extent::Blocks { q: None, kv: None }, Over::Both) => true,
         _ => false,
     }
 }

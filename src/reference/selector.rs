@@ -5,7 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::ir::scalar::Scalar;
-use crate::ir::{Binary, Comparison, Extent, Op, Reduction, SetId, Side, Statistic, Unary, ValueId};
+use crate::ir::{Binary, Comparison, Extent, Op, Over, Reduction, Selector, SetId, Side, Statistic, Unary, ValueId};
 use crate::plan::{Program, Role};
 use crate::symbols::BitMatrix;
 
@@ -99,21 +99,23 @@ impl Grid {
         grid
     }
 
-    /// The lines along an axis: rows for [`Side::Key`], columns for [`Side::Query`].
-    fn lines(&self, over: Side) -> Vec<Vec<f32>> {
+    /// The lines along an axis: rows for [`Over::Key`], columns for [`Over::Query`], everything for [`Over::Both`].
+    fn lines(&self, over: Over) -> Vec<Vec<f32>> {
         let at = |row, column| self.get(row, column).real();
         match over {
-            Side::Key => (0..self.rows()).map(|r| (0..self.columns()).map(|c| at(r, c)).collect()).collect(),
-            Side::Query => (0..self.columns()).map(|c| (0..self.rows()).map(|r| at(r, c)).collect()).collect(),
+            Over::Key => (0..self.rows()).map(|r| (0..self.columns()).map(|c| at(r, c)).collect()).collect(),
+            Over::Query => (0..self.columns()).map(|c| (0..self.rows()).map(|r| at(r, c)).collect()).collect(),
+            Over::Both => vec![self.cells.iter().map(|cell| cell.real()).collect()],
         }
     }
 
     /// The reverse of [`Grid::lines`].
-    fn with_lines<T: Copy>(&self, over: Side, lines: &[Vec<T>], cell: impl Fn(T) -> Cell) -> Grid {
+    fn with_lines<T: Copy>(&self, over: Over, lines: &[Vec<T>], cell: impl Fn(T) -> Cell) -> Grid {
         self.with(|row, column| {
             cell(match over {
-                Side::Key => lines[row][column],
-                Side::Query => lines[column][row],
+                Over::Key => lines[row][column],
+                Over::Query => lines[column][row],
+                Over::Both => lines[0][row * self.columns() + column],
             })
         })
     }
@@ -190,6 +192,10 @@ impl Run<'_> {
                 let cells = self.self_similarity(*side)?.into_iter().map(Cell::Real).collect();
                 Grid { q, kv, cells }
             }
+            Op::BlockTokens(side) => {
+                let sizes = self.input.side(*side).1.windows(2).map(|pair| (pair[1] - pair[0]) as f32);
+                Grid { q, kv, cells: sizes.map(Cell::Real).collect() }
+            }
             Op::Dot(a, b) => {
                 let (a, b) = (self.pooled(*a)?, self.pooled(*b)?);
                 Grid::new(q, kv, |row, column| {
@@ -214,11 +220,19 @@ impl Run<'_> {
             }
             Op::Select { rule, value, amount, at_least, over } => {
                 let grid = self.grid(*value)?;
-                let amount = self.input.scalar(graph, *amount);
+                let amount = |line| match &self.values[amount.0 as usize] {
+                    _ if graph.ty(*amount).extent == Extent::Scalar => self.input.scalar(graph, *amount),
+                    Value::Grid(amounts) => line_amount(*rule, amounts.get(line, line).real()),
+                    _ => Scalar::Int(0),
+                };
                 let at_least = at_least.map_or(0, |id| self.input.scalar(graph, id).int());
                 let at_least = usize::try_from(at_least.max(0)).unwrap_or(usize::MAX);
-                let lines: Vec<Vec<bool>> =
-                    grid.lines(*over).iter().map(|line| select(*rule, line, amount, at_least)).collect();
+                let lines: Vec<Vec<bool>> = grid
+                    .lines(*over)
+                    .iter()
+                    .enumerate()
+                    .map(|(n, line)| select(*rule, line, amount(n), at_least))
+                    .collect();
                 grid.with_lines(*over, &lines, Cell::Bool)
             }
             Op::Mask(slot) => {
@@ -389,6 +403,16 @@ pub fn compare(op: Comparison, a: Cell, b: Cell) -> bool {
         Comparison::NotEqual => a != b,
         Comparison::Less => a < b,
         Comparison::LessEqual => a <= b,
+    }
+}
+
+/// The amount of a line of its own as the scalar that selectors take.
+#[must_use]
+pub fn line_amount(rule: Selector, amount: f32) -> Scalar {
+    match rule {
+        // A NaN becomes 0, what is too large saturates.
+        Selector::TopK { .. } | Selector::BottomK { .. } => Scalar::Int(amount.floor() as i64),
+        _ => Scalar::Real(f64::from(amount)),
     }
 }
 

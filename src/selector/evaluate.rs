@@ -4,10 +4,10 @@
 
 use crate::error::{Error, Result};
 use crate::ir::scalar::Scalar;
-use crate::ir::{Extent, Graph, Op, SetId, Side, ValueId};
+use crate::ir::{Extent, Graph, Op, Over, Selector, SetId, Side, ValueId};
 use crate::plan::Role;
 use crate::reference::SelectorInput;
-use crate::reference::selector::{Cell, binary, compare, unary};
+use crate::reference::selector::{Cell, binary, compare, line_amount, unary};
 use crate::symbols::BitMatrix;
 
 use super::{Compiled, lanes, pool, rank};
@@ -167,6 +167,10 @@ impl Run<'_> {
 
     fn routine(&self, id: ValueId, op: &Op) -> Result<Cells> {
         Ok(match op {
+            Op::BlockTokens(side) => {
+                let offsets = self.input.side(*side).1;
+                Cells::Real(offsets.windows(2).map(|pair| (pair[1] - pair[0]) as f32).collect())
+            }
             Op::SelfSimilarity(side) => Cells::Real(pool::self_similarity(self.input, *side)?),
             Op::Dot(a, b) => Cells::Real(pool::dot(self.pooled(*a)?, self.pooled(*b)?, self.input.head_dim)),
             Op::Transpose(value) => {
@@ -181,8 +185,9 @@ impl Run<'_> {
             Op::Reduce { how, value, over } => {
                 let (block, values) = self.real(*value)?;
                 Cells::Real(match over {
-                    Side::Key => lanes::reduce_rows(*how, values, block.columns(), block.rows()),
-                    Side::Query => lanes::reduce_columns(*how, values, block.columns(), block.rows()),
+                    Over::Key => lanes::reduce_rows(*how, values, block.columns(), block.rows()),
+                    Over::Query => lanes::reduce_columns(*how, values, block.columns(), block.rows()),
+                    Over::Both => lanes::reduce_rows(*how, values, values.len(), 1),
                 })
             }
             Op::Softmax { value, over } => {
@@ -195,8 +200,12 @@ impl Run<'_> {
                 let scalar = |id| self.input.scalar(self.graph(), id);
                 let at_least = at_least.map_or(0, |id| scalar(id).int());
                 let at_least = usize::try_from(at_least.max(0)).unwrap_or(usize::MAX);
-                let rule = rank::Rule { rule: *rule, amount: scalar(*amount), at_least };
-                Cells::Bool(along(block, values, *over, |values, width| select_lines(rule, values, width))?)
+                let amounts = match self.graph().ty(*amount).extent {
+                    Extent::Scalar => Amounts::One(scalar(*amount)),
+                    _ => Amounts::Lines(self.real(*amount)?.1),
+                };
+                let select = |values: &[f32], width| select_lines(*rule, amounts, at_least, values, width);
+                Cells::Bool(along(block, values, *over, select)?)
             }
             Op::Mask(slot) => self.mask(id, *slot),
             _ => return Err(broken(id)),
@@ -373,25 +382,46 @@ impl Run<'_> {
 fn along<T: Copy + Default>(
     block: &Block,
     values: &[f32],
-    over: Side,
+    over: Over,
     lines: impl Fn(&[f32], usize) -> Result<Vec<T>>,
 ) -> Result<Vec<T>> {
     let (rows, columns) = (block.rows(), block.columns());
     match over {
-        Side::Key => lines(values, columns),
-        Side::Query => Ok(lanes::transpose(&lines(&lanes::transpose(values, rows, columns), rows)?, columns, rows)),
+        Over::Key => lines(values, columns),
+        Over::Both => lines(values, values.len()),
+        Over::Query => Ok(lanes::transpose(&lines(&lanes::transpose(values, rows, columns), rows)?, columns, rows)),
     }
 }
 
-fn select_lines(rule: rank::Rule, values: &[f32], width: usize) -> Result<Vec<u8>> {
+/// The amounts of the lines of a selection.
+#[derive(Clone, Copy)]
+enum Amounts<'a> {
+    One(Scalar),
+    /// One for all, or one for each.
+    Lines(&'a [f32]),
+}
+
+fn select_lines(
+    rule: Selector,
+    amounts: Amounts<'_>,
+    at_least: usize,
+    values: &[f32],
+    width: usize,
+) -> Result<Vec<u8>> {
     let mut selected = vec![0_u8; values.len()];
     if u32::try_from(width).is_err() {
         return Err(Error::Shape(format!("{width} blocks are too many to rank")));
     }
     let mut buffer = Vec::with_capacity(width);
     if width > 0 {
-        for (line, selected) in values.chunks_exact(width).zip(selected.chunks_exact_mut(width)) {
-            rank::select(rule, line, selected, &mut buffer);
+        for (n, (line, selected)) in values.chunks_exact(width).zip(selected.chunks_exact_mut(width)).enumerate() {
+            let amount = match amounts {
+                Amounts::One(amount) => amount,
+                Amounts::Lines(amounts) => {
+                    line_amount(rule, amounts.get(n).or(amounts.first()).copied().unwrap_or_default())
+                }
+            };
+            rank::select(rank::Rule { rule, amount, at_least }, line, selected, &mut buffer);
         }
     }
     Ok(selected)

@@ -4,8 +4,8 @@
 
 use flashomni::ir::scalar::At;
 use flashomni::ir::{
-    Binary, Comparison, Extent, Graph, Kind, Model, Op, Part, Real, Reduction, Rounding, Segment, Selector, SetId,
-    Side, Statistic, Type, Unary, ValueId, Which,
+    Binary, Comparison, Extent, Graph, Kind, Model, Op, Over, Part, Real, Reduction, Rounding, Segment, Selector,
+    SetId, Side, Statistic, Type, Unary, ValueId, Which,
 };
 use flashomni::plan::{Program, Role};
 use flashomni::selector::SelectorInput;
@@ -112,21 +112,23 @@ impl Build {
         self.push(Op::Transpose(value), ty.kind, Extent::Blocks { q: kv, kv: q })
     }
 
-    pub fn reduce(&mut self, how: Reduction, value: ValueId, over: Side) -> ValueId {
+    pub fn reduce(&mut self, how: Reduction, value: ValueId, over: impl Into<Over>) -> ValueId {
         let Extent::Blocks { q, kv } = self.graph.ty(value).extent else { panic!("a block value") };
+        let over = over.into();
         let extent = match over {
-            Side::Query => Extent::Blocks { q: None, kv },
-            Side::Key => Extent::Blocks { q, kv: None },
+            Over::Query => Extent::Blocks { q: None, kv },
+            Over::Key => Extent::Blocks { q, kv: None },
+            Over::Both => Extent::Blocks { q: None, kv: None },
         };
         self.push(Op::Reduce { how, value, over }, Kind::Real, extent)
     }
 
-    pub fn softmax(&mut self, value: ValueId, over: Side) -> ValueId {
+    pub fn softmax(&mut self, value: ValueId, over: impl Into<Over>) -> ValueId {
         let extent = self.graph.ty(value).extent;
-        self.push(Op::Softmax { value, over }, Kind::Real, extent)
+        self.push(Op::Softmax { value, over: over.into() }, Kind::Real, extent)
     }
 
-    pub fn select(&mut self, rule: Selector, value: ValueId, amount: ValueId, over: Side) -> ValueId {
+    pub fn select(&mut self, rule: Selector, value: ValueId, amount: ValueId, over: impl Into<Over>) -> ValueId {
         self.select_at_least(rule, value, amount, None, over)
     }
 
@@ -136,10 +138,10 @@ impl Build {
         value: ValueId,
         amount: ValueId,
         at_least: Option<ValueId>,
-        over: Side,
+        over: impl Into<Over>,
     ) -> ValueId {
         let extent = self.graph.ty(value).extent;
-        self.push(Op::Select { rule, value, amount, at_least, over }, Kind::Bool, extent)
+        self.push(Op::Select { rule, value, amount, at_least, over: over.into() }, Kind::Bool, extent)
     }
 
     pub fn embed(&mut self, value: ValueId) -> ValueId {
@@ -154,7 +156,7 @@ impl Build {
 }
 
 pub const TOP_P: Selector = Selector::TopP { crossing: false, ascending: false, strict: false };
-pub const TOP_K: Selector = Selector::TopK { rounding: Rounding::Floor };
+pub const TOP_K: Selector = Selector::TopK { rounding: Rounding::Floor, ties: false };
 
 /// A model of segments and their sizes.
 pub fn model(segments: &[(&str, usize)]) -> Model {
