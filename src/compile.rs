@@ -3,7 +3,7 @@
 //! A [`Compiler`] reads a strategy and what it imports, chooses the model, and runs every stage. It is the only part of
 //! the compiler that reads files. Diagnostics of all stages come back together with the texts they point into.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -221,7 +221,11 @@ impl Compiler {
         loaded.ship_models();
         loaded.main = loaded.files.len();
         match &self.bytes {
-            Ok(bytes) => loaded.add(&self.name, bytes, self.directory.clone(), &mut Vec::new()),
+            Ok(bytes) => {
+                let mut chain: Vec<PathBuf> = Path::new(&self.name).canonicalize().into_iter().collect();
+                loaded.paths.extend(chain.iter().cloned());
+                loaded.add(&self.name, bytes, self.directory.clone(), &mut chain);
+            }
             Err(reason) => loaded.problem(Code::E0106, &self.name, reason),
         }
         loaded
@@ -252,7 +256,7 @@ impl Compiler {
         };
         let params = self.parse_params(loaded);
         let (checked, more) = check::check(&declarations, &*loaded, strategy, &params);
-        findings.extend(more);
+        findings.extend(more.into_iter().filter(|finding| !loaded.follows_from_syntax(finding)));
         loaded.report(findings);
         checked
     }
@@ -403,7 +407,7 @@ struct Loaded {
     main: usize,
     directories: HashMap<u16, PathBuf>,
     /// Canonical paths that are loaded.
-    paths: HashMap<PathBuf, u16>,
+    paths: HashSet<PathBuf>,
     findings: Vec<Diagnostic>,
 }
 
@@ -441,6 +445,30 @@ impl Loaded {
 
     fn failed(&self) -> bool {
         self.findings.iter().any(|finding| finding.severity() == Severity::Error)
+    }
+
+    /// Whether a finding is likely no mistake of its own: it stands in a line that could not be read, or is about a name
+    /// that such a line declares or uses.
+    fn follows_from_syntax(&self, finding: &Diagnostic) -> bool {
+        let unread = [Code::E0101, Code::E0102, Code::E0103, Code::E0104];
+        let place = finding.span();
+        let about_name = matches!(finding.code, Code::E0201 | Code::W0501).then(|| self.sources.text(place));
+        let errors = self.findings.iter().filter(|error| unread.contains(&error.code));
+        errors.filter(|error| error.span().file == place.file).any(|error| {
+            let Some((start, line)) = self.line(error.span()) else { return false };
+            let mut words = line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            (start..=start + line.len()).contains(&(place.start as usize))
+                || about_name.is_some_and(|name| words.any(|word| word == name))
+        })
+    }
+
+    /// The line in which a place begins, and where that line begins.
+    fn line(&self, place: Span) -> Option<(usize, &str)> {
+        let text = &self.sources.file(place.file)?.text;
+        let (before, after) = text.split_at_checked(place.start as usize)?;
+        let start = before.rfind('\n').map_or(0, |end| end + 1);
+        let end = before.len() + after.find('\n').unwrap_or(after.len());
+        Some((start, &text[start..end]))
     }
 
     fn failure(&mut self) -> Error {
@@ -490,13 +518,17 @@ impl Loaded {
                 );
             }
         };
-        if chain.contains(&canonical) {
-            let message = format!("`{path}` imports this file in turn");
+        if let Some(first) = chain.iter().position(|earlier| *earlier == canonical) {
+            let names: Vec<String> = chain[first..].iter().chain([&canonical]).map(|path| file_name(path)).collect();
+            let message = match names.as_slice() {
+                [name, _] => format!("`{name}` imports itself"),
+                _ => format!("imports form a circle: `{}`", names.join("` imports `")),
+            };
             return self
                 .findings
                 .push(Diagnostic::new(Code::E0107, span, message).help("move what both need into a third file"));
         }
-        if self.paths.contains_key(&canonical) {
+        if self.paths.contains(&canonical) {
             return;
         }
         if self.sources.files().len() >= MAX_FILES {
@@ -510,7 +542,7 @@ impl Loaded {
                 return self.findings.push(Diagnostic::new(Code::E0106, span, message));
             }
         };
-        self.paths.insert(canonical.clone(), from);
+        self.paths.insert(canonical.clone());
         chain.push(canonical);
         let parent = joined.parent().map(Path::to_owned);
         self.add(&joined.display().to_string(), &bytes, parent, chain);
@@ -598,6 +630,10 @@ fn read_limited(path: &Path, most: u64) -> std::result::Result<Vec<u8>, String> 
         return Err(format!("has {} bytes, at most {most}", metadata.len()));
     }
     std::fs::read(path).map_err(|error| io_words(&error))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// What the system says, without the number of the error.

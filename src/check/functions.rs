@@ -159,6 +159,12 @@ impl Checker<'_> {
         let size = match name {
             "q" => return Some(Term::Side(Side::Query)),
             "k" => return Some(Term::Side(Side::Key)),
+            "first" => return Some(Term::Value(self.int(0, span))),
+            "last" => {
+                let steps = self.push_term(Op::Size(Size::Steps), span);
+                let one = Term::Value(self.int(1, span));
+                return Some(self.apply(Binary::Subtract, steps, one, span));
+            }
             "inf" => return Some(self.push_term(Op::Real(Real(f64::INFINITY)), span)),
             "reuse" => {
                 let order = self.int(0, span);
@@ -223,21 +229,25 @@ impl Checker<'_> {
         Term::Tuple(counts.collect())
     }
 
+    /// The segment that is ordered by tiles.
+    pub(super) fn tiled_segment(&self) -> Option<String> {
+        let rule = self.strategy.orders.iter().find(|rule| matches!(rule.order, crate::ir::Order::Tiles(_)))?;
+        let grid = || self.strategy.layout.iter().find(|segment| !segment.axes.is_empty());
+        rule.segment.clone().or_else(|| grid().map(|segment| segment.name.clone()))
+    }
+
     /// The axes and tile sizes of the (first) tile order.
     fn tiling(&mut self, span: Span) -> Option<(Vec<String>, Vec<ValueId>)> {
         let tiles = self.strategy.orders.iter().find_map(|rule| match &rule.order {
-            crate::ir::Order::Tiles(sizes) => Some((rule.segment.clone(), sizes.clone())),
+            crate::ir::Order::Tiles(sizes) => Some(sizes.clone()),
             crate::ir::Order::Axes(_) => None,
         });
-        let Some((segment, sizes)) = tiles else {
+        let (Some(segment), Some(sizes)) = (self.tiled_segment(), tiles) else {
             let diagnostic = Diagnostic::new(Code::E0208, span, "there are no tiles without a tile order");
             self.hole(diagnostic.help("say how the tokens are tiled before this line, as in `order tiles(6, 8, 8)`"));
             return None;
         };
-        let axes = match segment {
-            Some(name) => self.strategy.layout.iter().find(|known| known.name == name)?.axes.clone(),
-            None => self.grid_axes(),
-        };
+        let axes = self.strategy.layout.iter().find(|known| known.name == segment)?.axes.clone();
         Some((axes, sizes))
     }
 
@@ -260,6 +270,12 @@ impl Checker<'_> {
         for (name, _) in &named {
             if !function.named.contains(&name.node.as_str()) {
                 self.unknown_argument(function.name, name, function.named);
+                return Term::Hole;
+            }
+        }
+        for (index, (name, _)) in named.iter().enumerate() {
+            if let Some((first, _)) = named[..index].iter().find(|(first, _)| first.node == name.node) {
+                self.given_twice(name, first.span);
                 return Term::Hole;
             }
         }

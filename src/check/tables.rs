@@ -113,11 +113,13 @@ fn parse(path: &str, bytes: &[u8], dims: usize) -> Result<Table, String> {
 struct Entries {
     map: HashMap<Vec<u32>, Vec<f64>>,
     kind: Kind,
+    /// Whether some entry is a truth value, and whether some is a number.
+    seen: [bool; 2],
 }
 
 impl Entries {
     fn new() -> Self {
-        Entries { map: HashMap::new(), kind: Kind::Int }
+        Entries { map: HashMap::new(), kind: Kind::Int, seen: [false; 2] }
     }
 
     fn insert(&mut self, keys: Vec<u32>, numbers: Vec<f64>, place: &str) -> Result<(), String> {
@@ -145,6 +147,9 @@ fn assemble(path: &str, entries: Entries, dims: usize) -> Result<Table, String> 
     if let Some((keys, numbers)) = entries.map.iter().find(|(_, numbers)| numbers.len() != width) {
         return Err(format!("the entry at {keys:?} has {} numbers, another has {width}", numbers.len()));
     }
+    if entries.seen == [true; 2] {
+        return Err("mixes truth values and numbers".to_owned());
+    }
     let mut sizes = vec![0_u32; dims];
     for keys in entries.map.keys() {
         for (size, key) in sizes.iter_mut().zip(keys) {
@@ -171,8 +176,7 @@ fn json(text: &str, dims: usize) -> Result<Entries, String> {
                 let keys = keys
                     .filter(|keys| keys.len() == dims)
                     .ok_or_else(|| format!("the key {key:?} is not {dims} indices joined by `_`"))?;
-                let numbers =
-                    numbers(value, &mut entries.kind).ok_or_else(|| format!("the entry {key:?} is no number"))?;
+                let numbers = numbers(value, &mut entries).ok_or_else(|| format!("the entry {key:?} is no number"))?;
                 entries.insert(keys, numbers, &format!("{key:?}"))?;
             }
         }
@@ -186,7 +190,7 @@ fn nested(value: &serde_json::Value, dims: usize, keys: &mut Vec<u32>, entries: 
         if value.is_null() {
             return Ok(());
         }
-        let numbers = numbers(value, &mut entries.kind).ok_or_else(|| format!("the entry at {keys:?} is no number"))?;
+        let numbers = numbers(value, entries).ok_or_else(|| format!("the entry at {keys:?} is no number"))?;
         return entries.insert(keys.clone(), numbers, &format!("{keys:?}"));
     }
     let items =
@@ -199,11 +203,12 @@ fn nested(value: &serde_json::Value, dims: usize, keys: &mut Vec<u32>, entries: 
     Ok(())
 }
 
-fn numbers(value: &serde_json::Value, kind: &mut Kind) -> Option<Vec<f64>> {
+fn numbers(value: &serde_json::Value, entries: &mut Entries) -> Option<Vec<f64>> {
+    entries.seen[usize::from(!value.is_boolean())] = true;
     match value {
         serde_json::Value::Number(number) => Some(vec![number.as_f64()?]),
         serde_json::Value::Bool(value) => {
-            *kind = Kind::Bool;
+            entries.kind = Kind::Bool;
             Some(vec![f64::from(u8::from(*value))])
         }
         serde_json::Value::Array(items) => items.iter().map(serde_json::Value::as_f64).collect(),

@@ -297,9 +297,9 @@ forms! {
         [Type { kind, extent }] = {<kind: Kind> (extent)}
     }
     Strategy "a strategy" {
-        [Strategy { name, params, graph, layout, model, orders, block, rules, schedule, bounds, quirks }] = {
+        [Strategy { name, params, graph, layout, model, orders, block, block_span, rules, schedule, bounds, quirks }] = {
             "strategy" (name) *"param" params (graph) *"layout" layout ^["model" model] *"order" orders
-            ^["blocks" block] *"rule" rules *"schedule" schedule *"bound" bounds *"quirk" quirks
+            ^["blocks" block] *"rule" rules *"schedule" schedule *"bound" bounds *"quirk" quirks @span block_span
         }
     }
     LayoutSegment "a segment" {

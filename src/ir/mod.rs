@@ -32,6 +32,9 @@ use std::fmt;
 use crate::source::Span;
 use crate::tensor::Dtype;
 
+/// How many tokens a block may have.
+pub const BLOCK_TOKENS: std::ops::RangeInclusive<i64> = 8..=256;
+
 /// A value of a [`Graph`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ValueId(pub u32);
@@ -932,6 +935,8 @@ pub struct Strategy {
     pub orders: Vec<OrderRule>,
     /// Query and key tokens of a block, integer scalars; 128 without one.
     pub block: Option<(ValueId, ValueId)>,
+    /// Where they were written.
+    pub block_span: Span,
     /// The rules, in order.
     pub rules: Vec<Rule>,
     /// The lines of the schedule. Where none holds: [`StepKind::Dispatch`] when the strategy needs no q and k or

@@ -208,6 +208,7 @@ pub(crate) fn strategy(r: &mut Random, model: Option<Model>) -> Strategy {
             },
         ],
         block: r.flag().then(|| (r.of(&ints), r.of(&ints))),
+        block_span: span,
         rules,
         schedule: vec![
             ScheduleRule { kind: StepKind::Reuse, guard: Some(ValueId(0)), clauses, order: Some(r.of(&ints)), span },

@@ -59,6 +59,24 @@ pub fn validate(strategy: &Strategy) -> Result<(), Vec<String>> {
     problems.finish()
 }
 
+/// The first value that breaks rule 3.
+#[must_use]
+pub fn too_large(graph: &Graph) -> Option<ValueId> {
+    let mut sizes: Vec<(u32, u64)> = Vec::with_capacity(graph.len());
+    for (id, value) in graph.values() {
+        let operands = value.op.operands();
+        let of = |operand: &ValueId| sizes[operand.0 as usize];
+        let depth = operands.iter().map(|operand| of(operand).0 + 1).max().unwrap_or(0);
+        let tree = operands.iter().map(|operand| of(operand).1).fold(1, u64::saturating_add);
+        let is_tree = matches!(value.ty.extent, Extent::Scalar | Extent::Token { .. });
+        if depth > MAX_DEPTH || (is_tree && tree > MAX_TREE) {
+            return Some(id);
+        }
+        sizes.push((depth, if is_tree { tree } else { 0 }));
+    }
+    None
+}
+
 /// Whether a selector program has a meaning; rules 1 to 3, 9 and 10.
 ///
 /// # Errors
@@ -185,29 +203,17 @@ impl Problems {
                 problems.add(format!("table `{}` does not hold as many numbers as it says", table.name));
             }
         }
-        let mut sizes: Vec<(u32, u64)> = Vec::with_capacity(graph.len());
         for (id, value) in graph.values() {
-            let operands = value.op.operands();
-            if operands.iter().any(|operand| *operand >= id) {
+            if value.op.operands().iter().any(|operand| *operand >= id) {
                 problems.at(id, "uses a value that comes after it");
                 return problems;
             }
             if let Err(problem) = typing::check(graph, &value.op, value.ty) {
                 problems.at(id, &problem);
             }
-            let of = |operand: &ValueId| sizes[operand.0 as usize];
-            let depth = operands.iter().map(|operand| of(operand).0 + 1).max().unwrap_or(0);
-            let tree = operands.iter().map(|operand| of(operand).1).fold(1, u64::saturating_add);
-            let is_tree = matches!(value.ty.extent, Extent::Scalar | Extent::Token { .. });
-            if depth > MAX_DEPTH {
-                problems.at(id, &format!("is more than {MAX_DEPTH} operations deep"));
-                return problems;
-            }
-            if is_tree && tree > MAX_TREE {
-                problems.at(id, &format!("has more than {MAX_TREE} operations"));
-                return problems;
-            }
-            sizes.push((depth, if is_tree { tree } else { 0 }));
+        }
+        if let Some(id) = too_large(graph) {
+            problems.at(id, &format!("is more than {MAX_DEPTH} operations deep, or has more than {MAX_TREE} in all"));
         }
         problems
     }
