@@ -9,7 +9,7 @@ use flashomni::ir::{
 };
 use flashomni::plan::{Program, Role};
 use flashomni::reference::selector::interpret;
-use flashomni::selector::{Compiled, Evaluator};
+use flashomni::selector::{Compiled, Evaluator, SelectorInput, crosses_heads};
 use flashomni::symbols::{BitMatrix, Blocks};
 use programs::{Build, COLUMNS, Case, MATRIX, ROWS, Random, TOP_K, TOP_P, model};
 
@@ -88,11 +88,19 @@ impl Evaluators {
     /// The bits that all evaluators agree on.
     fn agree(&self, case: &Case) -> Vec<BitMatrix> {
         let masks: Vec<&BitMatrix> = case.masks.iter().collect();
-        let input = case.input(&masks);
-        let expected = interpret(&self.program, &input).unwrap();
         let size = (case.blocks.q_blocks(), case.blocks.kv_blocks());
-        assert_eq!(self.compiled.evaluate(&input).unwrap(), expected, "machine code, {size:?}");
-        assert_eq!(self.interpreted.evaluate(&input).unwrap(), expected, "interpreted maps, {size:?}");
+        // Values that heads share are computed anew for each evaluator.
+        let layers = [case.layer(), case.layer(), case.layer()];
+        let input = |layer| SelectorInput { layer: Some(layer), ..case.input(&masks) };
+        let expected = interpret(&self.program, &input(&layers[0])).unwrap();
+        assert_eq!(self.compiled.evaluate(&input(&layers[1])).unwrap(), expected, "machine code, {size:?}");
+        assert_eq!(self.interpreted.evaluate(&input(&layers[2])).unwrap(), expected, "interpreted maps, {size:?}");
+        if crosses_heads(&self.program) {
+            // Another head finds what this one has computed.
+            let other = input(&layers[1]).at_head(0).unwrap();
+            let found = self.compiled.evaluate(&other).unwrap();
+            assert_eq!(found, interpret(&self.program, &other).unwrap(), "another head, {size:?}");
+        }
         expected
     }
 }
@@ -383,6 +391,34 @@ fn lines_may_have_amounts_of_their_own_or_be_the_whole_map() {
         let mass = b.reduce(Reduction::Max, map, Side::Key);
         let masses = b.select(Selector::BottomMass, map, mass, Side::Key);
         b.term(Role::Skip, masses);
+    });
+}
+
+#[test]
+fn heads_look_at_each_other() {
+    agree(|b| {
+        let score = b.score(DIM);
+        let map = b.softmax(score, Side::Key);
+        let head = b.int(0);
+        let (first, last) = (b.push(Op::AtHead { value: map, head }, Kind::Real, MATRIX), b.int(99));
+        let half = b.real(0.5);
+        let shared = b.select(TOP_P, first, half, Side::Key);
+        b.term(Role::Whole, shared);
+        for how in [Reduction::Sum, Reduction::Mean, Reduction::Max, Reduction::Min] {
+            let all = b.push(Op::OverHeads { how, value: score }, Kind::Real, MATRIX);
+            upper_half(b, all, Side::Key);
+            let larger = b.compare(Comparison::Less, all, score);
+            b.term(Role::Skip, larger);
+        }
+        // Of another head's sums over heads, by columns.
+        let columns = b.reduce(Reduction::Sum, map, Side::Query);
+        let all = b.push(Op::OverHeads { how: Reduction::Sum, value: columns }, Kind::Real, COLUMNS);
+        let relative = b.binary(Binary::Divide, columns, all);
+        let other = b.push(Op::AtHead { value: relative, head: last }, Kind::Real, COLUMNS);
+        upper_half(b, other, Side::Key);
+        let quarter = b.real(0.25);
+        let layer = b.select(TOP_K, map, quarter, Over::Layer);
+        b.term(Role::Whole, layer);
     });
 }
 

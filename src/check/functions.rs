@@ -8,7 +8,7 @@ use super::{Checker, Term, code_list};
 use crate::diagnostics::{Code, Diagnostic, did_you_mean};
 use crate::ir::{
     Binary, Comparison, Coordinate, Extent, Kind, Op, Over, Place, Real, Reduction, Rounding, Selector, Side, Size,
-    Statistic, Unary, ValueId,
+    Statistic, Type, Unary, ValueId,
 };
 use crate::source::Span;
 use crate::syntax::ast::{self, ExprKind};
@@ -75,6 +75,7 @@ pub const FUNCTIONS: &[Function] = &[
     function("sum", 1, &["over"], "sum(x, over = k)", "sum along an axis"),
     function("average", 1, &["over"], "average(x, over = k)", "mean along an axis"),
     function("count", 1, &["over"], "count(condition, over = k)", "how many of a row satisfy a condition"),
+    function("of_head", 2, &[], "of_head(x, 0)", "the value that another head of the layer has"),
     function("transpose", 1, &[], "transpose(x)", "queries become keys and keys become queries"),
     function(
         "top_k",
@@ -346,6 +347,7 @@ impl Checker<'_> {
                 let first = terms.next().unwrap_or(Term::Hole);
                 terms.fold(first, |a, b| self.apply(op, a, b, span))
             }
+            "of_head" => self.of_head(args),
             "transpose" => match self.blocks_argument(args) {
                 Some(id) => self.push_term(Op::Transpose(id), span),
                 None => Term::Hole,
@@ -528,6 +530,7 @@ impl Checker<'_> {
         let Extent::Blocks { q, kv } = self.ty(id).extent else { return None };
         let over = match args.named("over") {
             Some(ast::Expr { kind: ExprKind::Name(name), .. }) if name == "all" => Over::Both,
+            Some(ast::Expr { kind: ExprKind::Name(name), .. }) if name == "layer" => Over::Layer,
             Some(expr) => self.side(expr)?.into(),
             None if kv.is_some() => Over::Key,
             None => Over::Query,
@@ -535,7 +538,7 @@ impl Checker<'_> {
         let present = match over {
             Over::Query => q.is_some(),
             Over::Key => kv.is_some(),
-            Over::Both => q.is_some() && kv.is_some(),
+            Over::Both | Over::Layer => q.is_some() && kv.is_some(),
         };
         if !present {
             let words = self.extent_words(id);
@@ -553,7 +556,29 @@ impl Checker<'_> {
         Some((id, over))
     }
 
+    /// A value of another head.
+    fn of_head(&mut self, args: &Args<'_>) -> Term {
+        let Some(value) = self.blocks_argument(args) else { return Term::Hole };
+        let Ok(value) = self.as_real(value, args.span) else { return Term::Hole };
+        let term = self.expression(args.positional[1]);
+        let Ok(head) = self.single(term, args.positional[1].span) else { return Term::Hole };
+        if self.ty(head) != Type::scalar(Kind::Int) {
+            let diagnostic = Diagnostic::new(Code::E0205, args.positional[1].span, "a head is one integer, from 0");
+            return self.hole(diagnostic);
+        }
+        self.push_term(Op::AtHead { value, head }, args.span)
+    }
+
     fn reduction(&mut self, how: Reduction, args: &Args<'_>) -> Term {
+        let over_heads = matches!(
+            args.named("over"),
+            Some(ast::Expr { kind: ExprKind::Name(name), .. }) if name == "heads"
+        );
+        if over_heads && args.function != "count" {
+            let Some(value) = self.blocks_argument(args) else { return Term::Hole };
+            let Ok(value) = self.as_real(value, args.span) else { return Term::Hole };
+            return self.push_term(Op::OverHeads { how, value }, args.span);
+        }
         let Some((value, over)) = self.reducible(args) else { return Term::Hole };
         let value = match (args.function, self.ty(value).kind) {
             ("count", Kind::Bool) => self.push(Op::Unary(Unary::ToReal, value), args.span),

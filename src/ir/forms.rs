@@ -181,6 +181,8 @@ forms! {
         [Op::Softmax { value, over }] = {"softmax" (value) "over" (over)}
         [Op::Select { rule, value, amount, at_least, over }] =
             {"select" (rule) "of" (value) "amount" (amount) ["at_least" at_least] "over" (over)}
+        [Op::AtHead { value, head }] = {"at_head" (value) "head" (head)}
+        [Op::OverHeads { how, value }] = {"over_heads" (how) (value)}
         [Op::Embed(value)] = {"embed" (value)}
         [Op::Lower(how, value)] = {"lower" (how) (value)}
         [Op::Mask(slot)] = {"mask" (slot)}
@@ -247,6 +249,7 @@ forms! {
         [Over::Query] = {"query"}
         [Over::Key] = {"key"}
         [Over::Both] = {"both"}
+        [Over::Layer] = {"layer"}
     }
     Statistic "a statistic" {
         [Statistic::Mean] = {"mean"}

@@ -66,6 +66,8 @@ pub enum Over {
     Key,
     /// Along both: all blocks of the head are one line, row after row.
     Both,
+    /// Along both and all heads of the layer: one line, head after head. Only of selections.
+    Layer,
 }
 
 impl From<Side> for Over {
@@ -469,6 +471,20 @@ pub enum Op {
         /// The axes of the candidates.
         over: Over,
     },
+    /// The value that another head of the layer has; its rules are this head's.
+    AtHead {
+        /// A real block value.
+        value: ValueId,
+        /// The head, an integer scalar; the last one where there are not so many.
+        head: ValueId,
+    },
+    /// Element by element over all heads of the layer, in the order of [`Op::Reduce`]; the rules are this head's.
+    OverHeads {
+        /// How.
+        how: Reduction,
+        /// A real block value.
+        value: ValueId,
+    },
     /// Truth values over all blocks: false outside the operand's sets.
     Embed(ValueId),
     /// A token predicate as block truth values over all blocks, known when the plan is built.
@@ -651,7 +667,11 @@ impl Op {
             Op::Unary(_, a) | Op::Transpose(a) | Op::Embed(a) | Op::Lower(_, a) => vec![*a],
             Op::Binary(_, a, b) | Op::Compare(_, a, b) | Op::Dot(a, b) => vec![*a, *b],
             Op::Choose(a, b, c) => vec![*a, *b, *c],
-            Op::Slice { value, .. } | Op::Reduce { value, .. } | Op::Softmax { value, .. } => vec![*value],
+            Op::Slice { value, .. }
+            | Op::Reduce { value, .. }
+            | Op::Softmax { value, .. }
+            | Op::OverHeads { value, .. } => vec![*value],
+            Op::AtHead { value, head } => vec![*value, *head],
             Op::Select { value, amount, at_least, .. } => [*value, *amount].into_iter().chain(*at_least).collect(),
         }
     }
@@ -685,7 +705,14 @@ impl Op {
                 *b = map(*b);
                 *c = map(*c);
             }
-            Op::Slice { value, .. } | Op::Reduce { value, .. } | Op::Softmax { value, .. } => *value = map(*value),
+            Op::Slice { value, .. }
+            | Op::Reduce { value, .. }
+            | Op::Softmax { value, .. }
+            | Op::OverHeads { value, .. } => *value = map(*value),
+            Op::AtHead { value, head } => {
+                *value = map(*value);
+                *head = map(*head);
+            }
             Op::Select { value, amount, at_least, .. } => {
                 *value = map(*value);
                 *amount = map(*amount);
@@ -695,6 +722,12 @@ impl Op {
             }
         }
         op
+    }
+
+    /// Whether the operation looks at other heads than the one it is evaluated for.
+    #[must_use]
+    pub fn crosses_heads(&self) -> bool {
+        matches!(self, Op::AtHead { .. } | Op::OverHeads { .. } | Op::Select { over: Over::Layer, .. })
     }
 
     /// Whether the operation works element by element, so that a chain of them is one loop.

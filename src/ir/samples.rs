@@ -122,10 +122,12 @@ fn op(r: &mut Random, graph: &Graph) -> Op {
                 Selector::BottomMass,
                 Selector::Statistical,
             ]);
-            let over = r.of(&[side.into(), Over::Both]);
+            let over = r.of(&[side.into(), Over::Both, Over::Layer]);
             Op::Select { rule, value: a, amount: b, at_least: r.flag().then_some(c), over }
         }
-        _ if r.flag() => Op::Embed(a),
+        _ if r.below(3) == 0 => Op::Embed(a),
+        _ if r.below(3) == 0 => Op::AtHead { value: a, head: b },
+        _ if r.below(3) == 0 => Op::OverHeads { how: r.of(&[Reduction::Sum, Reduction::Max]), value: a },
         _ => Op::Lower(lower(r, axis), a),
     }
 }

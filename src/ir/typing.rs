@@ -39,6 +39,8 @@
 //! | `Reduce` | real blocks that have the side | without the side |
 //! | `Softmax` | real blocks that have the side | same type |
 //! | `Select` | real blocks that have the side; amount a real scalar, for `TopK` and `BottomK` also an integer, or real blocks without the side; `at_least` an integer scalar | truth values of that extent |
+//! | `AtHead` | real blocks; an integer scalar | same type |
+//! | `OverHeads` | real blocks | same type |
 //! | `Embed` | truth values of blocks | the sides it has, over the whole sequence |
 //! | `Lower` | a token truth value | blocks of the sides it varies over, over the whole sequence |
 //! | `Mask` | | truth values `[all -> all]`, or `[all -> _]`, see [`check`] |
@@ -170,9 +172,11 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
                     Over::Query => blocks(None, kv),
                     Over::Key => blocks(q, None),
                     Over::Both => blocks(None, None),
+                    Over::Layer => return Err("only selections go over all heads".to_string()),
                 },
             ))
         }
+        Op::Softmax { over: Over::Layer, .. } => Err("only selections go over all heads".to_string()),
         Op::Softmax { value, over } => {
             let (q, kv) = real_axis(graph, *value, *over)?;
             Ok(Type::new(Kind::Real, blocks(q, kv)))
@@ -188,6 +192,13 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
             }
             Ok(Type::new(Kind::Bool, blocks(q, kv)))
         }
+        Op::AtHead { value, head } => {
+            if graph.ty(*head) != Type::scalar(Kind::Int) {
+                return Err(format!("a head is one integer, found {}", describe(graph, graph.ty(*head))));
+            }
+            of_heads(graph, *value)
+        }
+        Op::OverHeads { value, .. } => of_heads(graph, *value),
         Op::Embed(a) => {
             let (kind, q, kv) = block_operand(graph, *a)?;
             if kind != Kind::Bool {
@@ -406,6 +417,15 @@ fn block_operand(graph: &Graph, id: ValueId) -> Result<(Kind, Option<SetId>, Opt
     }
 }
 
+/// The type of a value of other heads.
+fn of_heads(graph: &Graph, id: ValueId) -> Result<Type, String> {
+    let (kind, q, kv) = block_operand(graph, id)?;
+    if kind != Kind::Real {
+        return Err(format!("heads share real numbers of blocks, found {}", describe(graph, graph.ty(id))));
+    }
+    Ok(Type::new(kind, blocks(q, kv)))
+}
+
 fn real_axis(graph: &Graph, id: ValueId, over: Over) -> Result<(Option<SetId>, Option<SetId>), String> {
     let (kind, q, kv) = block_operand(graph, id)?;
     let found = || describe(graph, graph.ty(id));
@@ -415,7 +435,7 @@ fn real_axis(graph: &Graph, id: ValueId, over: Over) -> Result<(Option<SetId>, O
     let (missing, side) = match over {
         Over::Query => (q.is_none(), side_name(Side::Query)),
         Over::Key => (kv.is_none(), side_name(Side::Key)),
-        Over::Both => (q.is_none() || kv.is_none(), "queries and keys"),
+        Over::Both | Over::Layer => (q.is_none() || kv.is_none(), "queries and keys"),
     };
     if missing {
         return Err(format!("expected a value for each block of {side}, found {}", found()));

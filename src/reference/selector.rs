@@ -9,7 +9,7 @@ use crate::ir::{Binary, Comparison, Extent, Op, Over, Reduction, Selector, SetId
 use crate::plan::{Program, Role};
 use crate::symbols::BitMatrix;
 
-use super::input::{SelectorInput, check_program, live_values};
+use super::input::{SelectorInput, check_program, live_values, values_below};
 use super::math;
 use super::select::select;
 
@@ -105,7 +105,7 @@ impl Grid {
         match over {
             Over::Key => (0..self.rows()).map(|r| (0..self.columns()).map(|c| at(r, c)).collect()).collect(),
             Over::Query => (0..self.columns()).map(|c| (0..self.rows()).map(|r| at(r, c)).collect()).collect(),
-            Over::Both => vec![self.cells.iter().map(|cell| cell.real()).collect()],
+            Over::Both | Over::Layer => vec![self.cells.iter().map(|cell| cell.real()).collect()],
         }
     }
 
@@ -115,7 +115,7 @@ impl Grid {
             cell(match over {
                 Over::Key => lines[row][column],
                 Over::Query => lines[column][row],
-                Over::Both => lines[0][row * self.columns() + column],
+                Over::Both | Over::Layer => lines[0][row * self.columns() + column],
             })
         })
     }
@@ -218,6 +218,31 @@ impl Run<'_> {
                 let lines: Vec<Vec<f32>> = grid.lines(*over).iter().map(|line| softmax(line)).collect();
                 grid.with_lines(*over, &lines, Cell::Real)
             }
+            Op::AtHead { value, head } => {
+                let head = self.input.scalar(graph, *head).int().clamp(0, i64::from(u32::MAX)) as u32;
+                self.at_head(*value, head)?
+            }
+            Op::OverHeads { how, value } => {
+                let heads =
+                    (0..self.input.heads()).map(|head| self.at_head(*value, head)).collect::<Result<Vec<_>>>()?;
+                Grid::new(q, kv, |row, column| {
+                    let line: Vec<f32> = heads.iter().map(|grid| grid.get(row, column).real()).collect();
+                    Cell::Real(reduce(*how, &line))
+                })
+            }
+            Op::Select { rule, value, amount, at_least, over: Over::Layer } => {
+                let amount = self.input.scalar(graph, *amount);
+                let at_least = at_least.map_or(0, |id| self.input.scalar(graph, id).int());
+                let at_least = usize::try_from(at_least.max(0)).unwrap_or(usize::MAX);
+                let mut line = Vec::new();
+                for head in 0..self.input.heads() {
+                    line.extend(self.at_head(*value, head)?.cells.iter().map(|cell| cell.real()));
+                }
+                let selected = select(*rule, &line, amount, at_least);
+                let size = selected.len() / self.input.heads() as usize;
+                let own = &selected[self.input.at.head as usize * size..][..size];
+                Grid { q, kv, cells: own.iter().map(|&cell| Cell::Bool(cell)).collect() }
+            }
             Op::Select { rule, value, amount, at_least, over } => {
                 let grid = self.grid(*value)?;
                 let amount = |line| match &self.values[amount.0 as usize] {
@@ -245,6 +270,16 @@ impl Run<'_> {
             op => return Err(Error::State(format!("{op:?} has no meaning in a selector program"))),
         };
         Ok(Value::Grid(grid))
+    }
+
+    /// A value of another head.
+    fn at_head(&self, id: ValueId, head: u32) -> Result<Grid> {
+        let input = self.input.at_head(head)?;
+        let mut run = Run { program: self.program, input: &input, values: vec![Value::Unused; self.values.len()] };
+        for below in values_below(&self.program.graph, [id]) {
+            run.values[below.0 as usize] = run.value(below)?;
+        }
+        run.grid(id).cloned()
     }
 
     /// The cells of the blocks in `q` and `kv`, `otherwise` those that the grid lacks.

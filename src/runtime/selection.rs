@@ -10,7 +10,7 @@ use crate::cpu::head_to_f32;
 use crate::error::{Error, Result};
 use crate::ir::scalar::At;
 use crate::plan::{Arrangement, Body, Class, HeadSymbols, Plan};
-use crate::selector::{Evaluator, SelectorInput};
+use crate::selector::{Evaluator, LayerInput, SelectorInput, crosses_heads};
 use crate::symbols::statistics::Statistics;
 use crate::symbols::{BitMatrix, Blocks, Partial, Symbols};
 use crate::tensor::TensorRef;
@@ -144,11 +144,35 @@ impl Selection {
             check_heads(&self.plan, "q", q)?;
             check_heads(&self.plan, "k", k)?;
         }
+        let layers = self.layers(step, layer, qk);
         let heads = 0..model.heads;
-        heads.into_par_iter().map(|head| self.choose_one(At { step, layer, head }, qk)).collect()
+        heads.into_par_iter().map(|head| self.choose_one(At { step, layer, head }, qk, &layers)).collect()
     }
 
-    fn choose_one(&self, at: At, qk: Option<(TensorRef<'_>, TensorRef<'_>)>) -> Result<Chosen> {
+    /// All heads as the classes see them whose programs look at other heads.
+    fn layers(&self, step: u32, layer: u32, qk: Option<(TensorRef<'_>, TensorRef<'_>)>) -> HashMap<u32, LayerInput> {
+        let mut layers = HashMap::new();
+        let Some((q, k)) = qk else { return layers };
+        let first = self.plan.place(step, layer, 0);
+        let heads = self.plan.model.heads as usize;
+        for &class in &self.plan.class_of[first..first + heads] {
+            let Class { arrangement, body, .. } = &self.plan.classes[class as usize];
+            let Body::Dynamic { program, .. } = body else { continue };
+            if !layers.contains_key(&class) && crosses_heads(&self.plan.programs[*program as usize]) {
+                let order = self.plan.arrangements[*arrangement as usize].order.as_deref();
+                let both = |head| [q, k].map(|tensor| head_to_f32(tensor, head, order));
+                layers.insert(class, LayerInput::new((0..heads).into_par_iter().map(both).collect()));
+            }
+        }
+        layers
+    }
+
+    fn choose_one(
+        &self,
+        at: At,
+        qk: Option<(TensorRef<'_>, TensorRef<'_>)>,
+        layers: &HashMap<u32, LayerInput>,
+    ) -> Result<Chosen> {
         let class = self.plan.class_of[self.plan.place(at.step, at.layer, at.head)];
         if let Some(symbols) = self.known(class) {
             return Ok(Chosen { class, symbols: Arc::new(symbols) });
@@ -159,7 +183,7 @@ impl Selection {
                 "the rules of head {head} (layer {layer}, step {step}) choose blocks by their scores: q and k are needed"
             )));
         };
-        let symbols = Arc::new(self.compute(class, at, q, k)?);
+        let symbols = Arc::new(self.compute(class, at, q, k, layers.get(&class))?);
         Ok(Chosen { class, symbols })
     }
 
@@ -174,7 +198,14 @@ impl Selection {
         }
     }
 
-    fn compute(&self, class: u32, at: At, q: TensorRef<'_>, k: TensorRef<'_>) -> Result<HeadSymbols> {
+    fn compute(
+        &self,
+        class: u32,
+        at: At,
+        q: TensorRef<'_>,
+        k: TensorRef<'_>,
+        layer: Option<&LayerInput>,
+    ) -> Result<HeadSymbols> {
         let Class { arrangement, body: Body::Dynamic { program, masks }, .. } = &self.plan.classes[class as usize]
         else {
             return Err(Error::State("a class without a program has no symbols to compute".to_owned()));
@@ -185,7 +216,7 @@ impl Selection {
         let (q, k) = (head_to_f32(q, head, order.as_deref()), head_to_f32(k, head, order.as_deref()));
         let slots: Vec<&BitMatrix> = masks.iter().map(|&mask| &self.plan.masks[mask as usize]).collect();
         let head_dim = model.head_dim as usize;
-        let input = SelectorInput { model, blocks, masks: &slots, at, q: &q, k: &k, head_dim };
+        let input = SelectorInput { model, blocks, masks: &slots, at, q: &q, k: &k, layer, head_dim };
         let bits = self.evaluators[*program as usize].evaluate(&input)?;
         let roles = self.plan.programs[*program as usize].terms.iter().map(|(role, _)| *role);
         Ok(HeadSymbols::of_terms(roles.zip(bits), blocks))

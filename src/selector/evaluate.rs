@@ -2,11 +2,14 @@
 //!
 //! Block values are flat arrays; a missing axis has length one. Values inside a map have no array of their own.
 
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
 use crate::ir::scalar::Scalar;
 use crate::ir::{Extent, Graph, Op, Over, Selector, SetId, Side, ValueId};
 use crate::plan::Role;
 use crate::reference::SelectorInput;
+use crate::reference::input::values_below;
 use crate::reference::selector::{Cell, binary, compare, line_amount, unary};
 use crate::symbols::BitMatrix;
 
@@ -187,13 +190,36 @@ impl Run<'_> {
                 Cells::Real(match over {
                     Over::Key => lanes::reduce_rows(*how, values, block.columns(), block.rows()),
                     Over::Query => lanes::reduce_columns(*how, values, block.columns(), block.rows()),
-                    Over::Both => lanes::reduce_rows(*how, values, values.len(), 1),
+                    Over::Both | Over::Layer => lanes::reduce_rows(*how, values, values.len(), 1),
                 })
             }
             Op::Softmax { value, over } => {
                 let (block, values) = self.real(*value)?;
                 let softmax = |values: &[f32], width| Ok(lanes::softmax_rows(values, width));
                 Cells::Real(along(block, values, *over, softmax)?)
+            }
+            Op::AtHead { value, head } => {
+                let head = self.input.scalar(self.graph(), *head).int().clamp(0, i64::from(u32::MAX)) as u32;
+                Cells::Real(self.at_head(*value, head)?.to_vec())
+            }
+            Op::OverHeads { how, value } => {
+                let own = self.shared(id, None, || {
+                    let heads = self.heads(*value)?;
+                    let size = heads.first().map_or(0, |head| head.len());
+                    let joined: Vec<f32> = heads.iter().flat_map(|head| head.iter().copied()).collect();
+                    Ok(lanes::reduce_columns(*how, &joined, size, heads.len()))
+                })?;
+                Cells::Real(own.to_vec())
+            }
+            Op::Select { rule, value, amount, at_least, over: Over::Layer } => {
+                let scalar = |id| self.input.scalar(self.graph(), id);
+                let at_least = at_least.map_or(0, |id| scalar(id).int());
+                let at_least = usize::try_from(at_least.max(0)).unwrap_or(usize::MAX);
+                let joined: Vec<f32> = self.heads(*value)?.iter().flat_map(|head| head.iter().copied()).collect();
+                let amounts = Amounts::One(scalar(*amount));
+                let selected = select_lines(*rule, amounts, at_least, &joined, joined.len())?;
+                let size = selected.len().checked_div(self.input.heads() as usize).unwrap_or(0);
+                Cells::Bool(selected[self.input.at.head as usize * size..][..size].to_vec())
             }
             Op::Select { rule, value, amount, at_least, over } => {
                 let (block, values) = self.real(*value)?;
@@ -210,6 +236,39 @@ impl Run<'_> {
             Op::Mask(slot) => self.mask(id, *slot),
             _ => return Err(broken(id)),
         })
+    }
+
+    fn shared(
+        &self,
+        id: ValueId,
+        head: Option<u32>,
+        compute: impl FnOnce() -> Result<Vec<f32>>,
+    ) -> Result<Arc<Vec<f32>>> {
+        match self.input.layer {
+            Some(layer) => layer.shared(id, head, compute),
+            None => compute().map(Arc::new),
+        }
+    }
+
+    /// A value of another head.
+    fn at_head(&self, id: ValueId, head: u32) -> Result<Arc<Vec<f32>>> {
+        let input = self.input.at_head(head)?;
+        self.shared(id, Some(input.at.head), || {
+            let mut values = Vec::new();
+            values.resize_with(self.values.len(), || Value::Unused);
+            let mut run = Run { compiled: self.compiled, input: &input, values };
+            for below in values_below(self.graph(), [id]) {
+                if let Some(value) = run.value(below)? {
+                    run.values[below.0 as usize] = value;
+                }
+            }
+            Ok(run.real(id)?.1.to_vec())
+        })
+    }
+
+    /// A value of all heads.
+    fn heads(&self, id: ValueId) -> Result<Vec<Arc<Vec<f32>>>> {
+        (0..self.input.heads()).map(|head| self.at_head(id, head)).collect()
     }
 
     fn mask(&self, id: ValueId, slot: u16) -> Cells {
@@ -388,7 +447,7 @@ fn along<T: Copy + Default>(
     let (rows, columns) = (block.rows(), block.columns());
     match over {
         Over::Key => lines(values, columns),
-        Over::Both => lines(values, values.len()),
+        Over::Both | Over::Layer => lines(values, values.len()),
         Over::Query => Ok(lanes::transpose(&lines(&lanes::transpose(values, rows, columns), rows)?, columns, rows)),
     }
 }

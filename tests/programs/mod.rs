@@ -8,7 +8,7 @@ use flashomni::ir::{
     SetId, Side, Statistic, Type, Unary, ValueId, Which,
 };
 use flashomni::plan::{Program, Role};
-use flashomni::selector::SelectorInput;
+use flashomni::selector::{LayerInput, SelectorInput};
 use flashomni::source::Span;
 use flashomni::symbols::{BitMatrix, Blocks};
 use flashomni::tensor::Dtype;
@@ -118,7 +118,7 @@ impl Build {
         let extent = match over {
             Over::Query => Extent::Blocks { q: None, kv },
             Over::Key => Extent::Blocks { q, kv: None },
-            Over::Both => Extent::Blocks { q: None, kv: None },
+            Over::Both | Over::Layer => Extent::Blocks { q: None, kv: None },
         };
         self.push(Op::Reduce { how, value, over }, Kind::Real, extent)
     }
@@ -226,6 +226,22 @@ pub struct Case {
 }
 
 impl Case {
+    /// Four heads; the one that [`Case::input`] is for is the third, the others hold its values turned and scaled.
+    pub fn layer(&self) -> LayerInput {
+        let turned = |values: &[f32], head: usize| -> Vec<f32> {
+            let mut values = values.to_vec();
+            let by = (head + 1) * self.dim % values.len().max(1);
+            values.rotate_left(by);
+            values.iter_mut().for_each(|value| *value *= 0.5 + head as f32 * 0.25);
+            values
+        };
+        let head = |head: usize| match head {
+            2 => [self.q.clone(), self.k.clone()],
+            _ => [turned(&self.q, head), turned(&self.k, head)],
+        };
+        LayerInput::new((0..4).map(head).collect())
+    }
+
     pub fn input<'a>(&'a self, masks: &'a [&'a BitMatrix]) -> SelectorInput<'a> {
         SelectorInput {
             model: &self.model,
@@ -234,6 +250,7 @@ impl Case {
             at: At { step: 3, layer: 1, head: 2 },
             q: &self.q,
             k: &self.k,
+            layer: None,
             head_dim: self.dim,
         }
     }
