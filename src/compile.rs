@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::check::{self, Declarations, ReadFile};
+use crate::check::{self, Declarations, InputTensor, ReadFile};
 use crate::diagnostics::{Code, Diagnostic, Diagnostics, Severity, did_you_mean};
 use crate::error::{Error, Result};
 use crate::ir::{Model, Strategy};
@@ -74,6 +74,7 @@ pub struct Compiler {
     model: Option<String>,
     params: Vec<(String, String)>,
     shape: Vec<(String, String)>,
+    inputs: HashMap<String, InputTensor>,
 }
 
 impl Compiler {
@@ -87,6 +88,7 @@ impl Compiler {
             model: None,
             params: Vec::new(),
             shape: Vec::new(),
+            inputs: HashMap::new(),
         }
     }
 
@@ -129,6 +131,13 @@ impl Compiler {
     #[must_use]
     pub fn shape(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.shape.push((name.into(), value.into()));
+        self
+    }
+
+    /// Gives the numbers of an `input(...)` of the strategy.
+    #[must_use]
+    pub fn input(mut self, name: impl Into<String>, tensor: InputTensor) -> Self {
+        self.inputs.insert(name.into(), tensor);
         self
     }
 
@@ -217,7 +226,7 @@ impl Compiler {
     }
 
     fn load(&self) -> Loaded {
-        let mut loaded = Loaded { directories: HashMap::new(), ..Loaded::default() };
+        let mut loaded = Loaded { inputs: self.inputs.clone(), ..Loaded::default() };
         loaded.ship_models();
         loaded.main = loaded.files.len();
         match &self.bytes {
@@ -406,6 +415,7 @@ struct Loaded {
     /// Index of the file that is compiled; those before it are shipped.
     main: usize,
     directories: HashMap<u16, PathBuf>,
+    inputs: HashMap<String, InputTensor>,
     /// Canonical paths that are loaded.
     paths: HashSet<PathBuf>,
     findings: Vec<Diagnostic>,
@@ -618,6 +628,10 @@ impl ReadFile for Loaded {
     fn read(&self, from: u16, path: &str) -> std::result::Result<Vec<u8>, String> {
         let directory = self.directories.get(&from).ok_or("this text has no directory to look in")?;
         read_limited(&directory.join(path), MAX_TABLE_BYTES)
+    }
+
+    fn input(&self, name: &str) -> Option<&InputTensor> {
+        self.inputs.get(name)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::ir::{
     Statistic, Type, Unary, ValueId,
 };
 use crate::source::Span;
-use crate::syntax::ast::{self, ExprKind};
+use crate::syntax::ast::{self, CompareOp, ExprKind};
 
 /// Names that have a value everywhere.
 pub const NAMES: &[&str] = &[
@@ -134,6 +134,14 @@ pub const FUNCTIONS: &[Function] = &[
         "table(\"file.json\", step, layer, head) else x",
         "an entry of a JSON or CSV file; `else` stands for missing ones",
     ),
+    function(
+        "input",
+        1,
+        &["kind"],
+        "input(\"name\", heads, 3, kind = int)",
+        "numbers that the host gives by name, with their sizes; `x(head)` is an entry",
+    ),
+    function("among", 2, &[], "among(x, (1, 3, 5))", "whether a number is one of several"),
     function("taylor", 1, &[], "taylor(order)", "forecast from the last updates, for `as`"),
 ];
 
@@ -142,11 +150,11 @@ pub(super) fn is_function(name: &str) -> bool {
 }
 
 /// The arguments of a call, counted and named.
-struct Args<'a> {
-    function: &'static str,
-    positional: Vec<&'a ast::Expr>,
+pub(super) struct Args<'a> {
+    pub(super) function: &'static str,
+    pub(super) positional: Vec<&'a ast::Expr>,
     named: Vec<(&'a ast::Ident, &'a ast::Expr)>,
-    span: Span,
+    pub(super) span: Span,
 }
 
 impl<'a> Args<'a> {
@@ -262,6 +270,9 @@ impl Checker<'_> {
         if let Some(axis) = self.axis(&name.node) {
             return self.coordinate_call(&name.node, Coordinate::Axis(axis), args, span);
         }
+        if let Some(Term::Input(declared)) = self.lookup(&name.node) {
+            return self.input_entry(&declared, args, span);
+        }
         let Some(function) = FUNCTIONS.iter().find(|function| function.name == name.node) else {
             return self.unknown_function(name);
         };
@@ -285,6 +296,7 @@ impl Checker<'_> {
             "min" | "max" if reduces => 1..=1,
             "min" | "max" => 2..=8,
             "table" => 2..=4,
+            "input" => 2..=5,
             _ => function.positional..=function.positional,
         };
         if !wanted.contains(&positional.len()) {
@@ -348,6 +360,8 @@ impl Checker<'_> {
                 terms.fold(first, |a, b| self.apply(op, a, b, span))
             }
             "of_head" => self.of_head(args),
+            "input" => self.input(args),
+            "among" => self.among(args),
             "transpose" => match self.blocks_argument(args) {
                 Some(id) => self.push_term(Op::Transpose(id), span),
                 None => Term::Hole,
@@ -472,6 +486,22 @@ impl Checker<'_> {
         };
         let name = ast::Ident { node: name.clone(), span: expr.span };
         self.set(&ast::Set { parts: vec![(name, None)], span: expr.span })
+    }
+
+    /// Whether a value equals one of several.
+    fn among(&mut self, args: &Args<'_>) -> Term {
+        let value = self.expression(args.positional[0]);
+        let items = match self.expression(args.positional[1]) {
+            Term::Tuple(items) | Term::List(items) => items,
+            Term::Hole => return Term::Hole,
+            one => vec![one],
+        };
+        let mut any = Term::Value(self.boolean(false, args.span));
+        for item in items {
+            let equal = self.compare(CompareOp::Equal, value.clone(), item, args.span);
+            any = self.apply(Binary::Or, any, equal, args.span);
+        }
+        any
     }
 
     // ---- blocks ----
@@ -647,7 +677,7 @@ impl Checker<'_> {
     }
 
     /// Which of the choices a named argument names; the first without it.
-    fn word(&mut self, args: &Args<'_>, name: &str, choices: &[&str]) -> Option<usize> {
+    pub(super) fn word(&mut self, args: &Args<'_>, name: &str, choices: &[&str]) -> Option<usize> {
         let Some(expr) = args.named(name) else { return Some(0) };
         let found = match &expr.kind {
             ExprKind::Name(word) => word.clone(),

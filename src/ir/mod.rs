@@ -548,6 +548,14 @@ impl PartialEq for Table {
 }
 impl Eq for Table {}
 
+impl Table {
+    /// Whether it stands for an input whose numbers nobody has given.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        self.values.is_empty()
+    }
+}
+
 /// Values in topological order.
 #[derive(Clone, Debug)]
 pub struct Graph {

@@ -488,6 +488,9 @@ impl Binder<'_> {
     fn table(&mut self, graph: &Graph, id: ValueId, table: usize, keys: &[ValueId], has_default: bool) {
         let span = graph.value(id).span;
         let table = &graph.tables[table];
+        if table.is_missing() {
+            return;
+        }
         for (&key, &size) in keys.iter().zip(&table.dims) {
             let (count, word) = match graph.op(key) {
                 Op::Place(Place::Step) => (self.model.steps, "steps"),

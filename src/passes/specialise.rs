@@ -502,7 +502,16 @@ fn copy(from: &Graph, to: &mut Graph, id: ValueId) -> ValueId {
     for operand in value.op.operands() {
         operands.insert(operand, copy(from, to, operand));
     }
-    to.push(value.op.map_operands(|operand| operands[&operand]), value.ty, value.span)
+    let mut op = value.op.map_operands(|operand| operands[&operand]);
+    if let Op::Table { table, .. } = &mut op {
+        let data = &from.tables[usize::from(*table)];
+        let known = to.tables.iter().position(|known| known == data).unwrap_or_else(|| {
+            to.tables.push(data.clone());
+            to.tables.len() - 1
+        });
+        *table = known as u16;
+    }
+    to.push(op, value.ty, value.span)
 }
 
 /// The largest scalars below token values that depend on the place.
