@@ -271,7 +271,7 @@ impl Checker<'_> {
             return self.coordinate_call(&name.node, Coordinate::Axis(axis), args, span);
         }
         if let Some(Term::Input(declared)) = self.lookup(&name.node) {
-            return self.input_entry(&declared, args, span);
+            return self.input_entry(&declared, args, otherwise, span);
         }
         let Some(function) = FUNCTIONS.iter().find(|function| function.name == name.node) else {
             return self.unknown_function(name);

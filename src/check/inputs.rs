@@ -55,7 +55,13 @@ impl Checker<'_> {
     }
 
     /// An entry of an input: `draws(head, block(q))`.
-    pub(super) fn input_entry(&mut self, declared: &Declared, args: &[ast::Arg], span: Span) -> Term {
+    pub(super) fn input_entry(
+        &mut self,
+        declared: &Declared,
+        args: &[ast::Arg],
+        otherwise: Option<&ast::Expr>,
+        span: Span,
+    ) -> Term {
         let name = &declared.name;
         let mut keys: Vec<ValueId> = Vec::new();
         for arg in args {
@@ -109,9 +115,8 @@ impl Checker<'_> {
             self.strategy.graph.tables.push(table);
             self.strategy.graph.tables.len() - 1
         });
-        let item = |item| Op::Table { table: index as u16, item: item as u8, keys: keys.clone(), otherwise: None };
-        let mut items: Vec<Term> = (0..width).map(|number| self.push_term(item(number), span)).collect();
-        if items.len() == 1 { items.remove(0) } else { Term::Tuple(items) }
+        let otherwise = otherwise.map(|expr| (self.expression(expr), expr.span));
+        self.table_items(index as u16, &keys, otherwise, span)
     }
 
     /// The index of a table: an integer, of a place or of tokens.

@@ -510,7 +510,8 @@ impl Binder<'_> {
                 return;
             }
         }
-        if has_default {
+        // Tokens may ask for more than there is where another condition keeps them out.
+        if has_default || keys.iter().any(|&key| graph.ty(key).extent != Extent::Scalar) {
             return;
         }
         let dependence = keys.iter().fold(Dependence::default(), |all, &key| all.or(Dependence::of(graph, key)));
