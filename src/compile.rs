@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::check::{self, Declarations, ReadFile};
+use crate::check::{self, Declarations, InputTensor, ReadFile};
 use crate::diagnostics::{Code, Diagnostic, Diagnostics, Severity, did_you_mean};
 use crate::error::{Error, Result};
 use crate::ir::{Model, Strategy};
@@ -74,6 +74,7 @@ pub struct Compiler {
     model: Option<String>,
     params: Vec<(String, String)>,
     shape: Vec<(String, String)>,
+    inputs: HashMap<String, InputTensor>,
 }
 
 impl Compiler {
@@ -87,6 +88,7 @@ impl Compiler {
             model: None,
             params: Vec::new(),
             shape: Vec::new(),
+            inputs: HashMap::new(),
         }
     }
 
@@ -132,6 +134,13 @@ impl Compiler {
         self
     }
 
+    /// Gives the numbers of an `input(...)` of the strategy.
+    #[must_use]
+    pub fn input(mut self, name: impl Into<String>, tensor: InputTensor) -> Self {
+        self.inputs.insert(name.into(), tensor);
+        self
+    }
+
     /// Runs every stage.
     ///
     /// # Errors
@@ -147,7 +156,8 @@ impl Compiler {
     pub fn compile_with(&self, after: &mut dyn FnMut(&'static str, &Strategy)) -> Result<Compiled> {
         let mut loaded = self.load();
         let checked = self.check_loaded(&mut loaded);
-        let (Some(strategy), Some(model)) = (checked, self.choose_model(&mut loaded)) else {
+        let model = self.choose_model(&mut loaded, checked.as_ref());
+        let (Some(strategy), Some(model)) = (checked, model) else {
             return Err(loaded.failure());
         };
         if loaded.failed() {
@@ -177,7 +187,7 @@ impl Compiler {
             None => loaded.own_strategies(),
         };
         let model = if self.model.is_some() || loaded.has_own_model() || !self.shape.is_empty() {
-            self.choose_model(&mut loaded)
+            self.choose_model(&mut loaded, None)
         } else {
             None
         };
@@ -217,7 +227,7 @@ impl Compiler {
     }
 
     fn load(&self) -> Loaded {
-        let mut loaded = Loaded { directories: HashMap::new(), ..Loaded::default() };
+        let mut loaded = Loaded { inputs: self.inputs.clone(), ..Loaded::default() };
         loaded.ship_models();
         loaded.main = loaded.files.len();
         match &self.bytes {
@@ -281,7 +291,61 @@ impl Compiler {
         params
     }
 
-    fn choose_model(&self, loaded: &mut Loaded) -> Option<Model> {
+    /// The model that the sizes given make on their own: they give every size of the strategy's layout, or of one without a
+    /// layout the `tokens`. What else is not given is small.
+    fn model_of_shape(&self, loaded: &mut Loaded, strategy: &Strategy) -> Option<Model> {
+        let given = |name: &str| self.shape.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+        let mut used = vec!["dtype".to_owned()];
+        let mut take = |name: String| {
+            let value = given(&name)?.to_owned();
+            used.push(name);
+            Some(value)
+        };
+        let mut segments = Vec::new();
+        for segment in &strategy.layout {
+            let mut args = Vec::new();
+            for axis in &segment.axes {
+                let size = take(format!("{}.{axis}", segment.name)).or_else(|| take(axis.clone()))?;
+                args.push(format!("{axis} = {size}"));
+            }
+            if segment.axes.is_empty() {
+                args.push(take(segment.name.clone())?);
+            }
+            args.extend(take(format!("{}.valid", segment.name)).map(|valid| format!("valid = {valid}")));
+            segments.push(format!("{}({})", segment.name, args.join(", ")));
+        }
+        if segments.is_empty() {
+            segments.push(format!("sequence({})", take("tokens".to_owned())?));
+        }
+        let mut counts = String::new();
+        for (name, default) in [("layers", "1"), ("heads", "1"), ("head_dim", "64"), ("steps", "1")] {
+            counts += &format!("{name} {} ", take(name.to_owned()).unwrap_or(default.to_owned()));
+        }
+        // What is no size of this model is one of another.
+        if self.shape.iter().any(|(name, _)| !used.contains(name)) {
+            return None;
+        }
+        let dtype = given("dtype").unwrap_or("f32");
+        let text = format!("model shape {{ {counts}dtype {dtype} tokens {} }}", segments.join(" ++ "));
+        let file = loaded.sources.add("<shape>", text.clone());
+        let (tree, mut findings) = syntax::parse(file, &text);
+        let model = tree.items.into_iter().find_map(|item| match item {
+            ast::Item::Model(model) => Some(model),
+            _ => None,
+        })?;
+        let (model, more) = check::model::check_model(&model);
+        findings.extend(more);
+        loaded.report(findings);
+        model
+    }
+
+    fn choose_model(&self, loaded: &mut Loaded, strategy: Option<&Strategy>) -> Option<Model> {
+        if self.model.is_none()
+            && !self.shape.is_empty()
+            && let Some(model) = strategy.and_then(|strategy| self.model_of_shape(loaded, strategy))
+        {
+            return Some(model);
+        }
         let models = loaded.models();
         let found = match &self.model {
             Some(name) => models.iter().rev().find(|model| model.name.node == *name).cloned(),
@@ -406,6 +470,7 @@ struct Loaded {
     /// Index of the file that is compiled; those before it are shipped.
     main: usize,
     directories: HashMap<u16, PathBuf>,
+    inputs: HashMap<String, InputTensor>,
     /// Canonical paths that are loaded.
     paths: HashSet<PathBuf>,
     findings: Vec<Diagnostic>,
@@ -618,6 +683,10 @@ impl ReadFile for Loaded {
     fn read(&self, from: u16, path: &str) -> std::result::Result<Vec<u8>, String> {
         let directory = self.directories.get(&from).ok_or("this text has no directory to look in")?;
         read_limited(&directory.join(path), MAX_TABLE_BYTES)
+    }
+
+    fn input(&self, name: &str) -> Option<&InputTensor> {
+        self.inputs.get(name)
     }
 }
 

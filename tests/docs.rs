@@ -136,11 +136,16 @@ fn draw(plan: &Plan) -> String {
     assert!(partial.is_none(), "partial blocks are not drawn here");
     symbols.skip = plan.masks[*skip as usize].clone();
     symbols.cache = BitMatrix::clone(&plan.masks[*cache as usize]);
-    let segments: Vec<Segment> = plan.model.segments.iter().map(|segment| Segment {
-        name: segment.name.clone(),
-        start_token: segment.start,
-        end_token: segment.start + segment.tokens,
-    }).collect();
+    let segments: Vec<Segment> = plan
+        .model
+        .segments
+        .iter()
+        .map(|segment| Segment {
+            name: segment.name.clone(),
+            start_token: segment.start,
+            end_token: segment.start + segment.tokens,
+        })
+        .collect();
     let picture = Picture { symbols: &symbols, blocks, segments: &segments, heads: &[0], title: &plan.strategy };
     terminal(&picture, 72, Style::Plain).unwrap()
 }
@@ -263,9 +268,8 @@ fn links_lead_somewhere() {
                 let target = if file.is_empty() { path.clone() } else { path.parent().unwrap().join(file) };
                 let text = fs::read_to_string(&target).ok();
                 let anchored = part.is_none_or(|part| {
-                    text.as_ref().is_some_and(|text| {
-                        text.lines().any(|line| line.starts_with('#') && anchor(line) == part)
-                    })
+                    text.as_ref()
+                        .is_some_and(|text| text.lines().any(|line| line.starts_with('#') && anchor(line) == part))
                 });
                 if !target.exists() || !anchored {
                     writeln!(wrong, "{}: {link}", path.display()).unwrap();

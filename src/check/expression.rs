@@ -92,6 +92,10 @@ impl Checker<'_> {
                 ));
             }
             Term::Mode(_) => "a way of reuse".to_owned(),
+            Term::Input(_) => {
+                let diagnostic = Diagnostic::new(Code::E0205, span, "expected one value, found an input");
+                return Err(self.hole(diagnostic.help("take an entry of it, as in `draws(head, block(q))`")));
+            }
         };
         Err(self.hole(Diagnostic::new(Code::E0205, span, format!("expected one value, found {found}"))))
     }
@@ -301,7 +305,7 @@ impl Checker<'_> {
     }
 
     /// A comparison; of tuples when it holds for every component (`!=` for some).
-    fn compare(&mut self, op: CompareOp, a: Term, b: Term, span: Span) -> Term {
+    pub(super) fn compare(&mut self, op: CompareOp, a: Term, b: Term, span: Span) -> Term {
         let join = if op == CompareOp::NotEqual { Binary::Or } else { Binary::And };
         let pairs: Vec<(Term, Term)> = match (a, b) {
             (Term::Tuple(a), Term::Tuple(b)) if a.len() == b.len() => a.into_iter().zip(b).collect(),
@@ -430,6 +434,7 @@ impl Checker<'_> {
             Term::Text(text) => format!("{text:?}"),
             Term::Side(_) => "side".to_owned(),
             Term::Mode(order) => format!("taylor({})", self.describe(&Term::Value(*order))),
+            Term::Input(_) => "input".to_owned(),
             Term::Hole => "?".to_owned(),
         }
     }

@@ -9,6 +9,7 @@
 
 mod expression;
 mod functions;
+mod inputs;
 pub mod model;
 mod rules;
 mod schedule;
@@ -17,6 +18,7 @@ mod tables;
 use std::collections::{HashMap, HashSet};
 
 pub use functions::{FUNCTIONS, Function, NAMES};
+pub use inputs::InputTensor;
 
 use crate::diagnostics::{Code, Diagnostic, Severity, did_you_mean};
 use crate::ir::{self, Binary, Kind, Op, SetId, Side, Strategy, Type, ValueId};
@@ -30,6 +32,11 @@ pub trait ReadFile {
     /// # Errors
     /// A sentence for the user.
     fn read(&self, from: u16, path: &str) -> Result<Vec<u8>, String>;
+
+    /// The numbers of an input; `None` where the host has not given it.
+    fn input(&self, _name: &str) -> Option<&InputTensor> {
+        None
+    }
 }
 
 /// Reads no files.
@@ -59,9 +66,7 @@ impl<'a> Declarations<'a> {
                     let known = *declarations.strategies.entry(&strategy.name.node).or_insert(strategy);
                     (&strategy.name, known.name.span)
                 }
-                ast::Item::Model(model) => {
-                    (&model.name, *models.entry(&model.name.node).or_insert(model.name.span))
-                }
+                ast::Item::Model(model) => (&model.name, *models.entry(&model.name.node).or_insert(model.name.span)),
                 ast::Item::Import(_) => continue,
             };
             if earlier != name.span {
@@ -111,6 +116,8 @@ enum Term {
     Side(Side),
     /// `reuse`, `taylor(n)`: order of the forecast.
     Mode(ValueId),
+    /// `input("name", ...)`.
+    Input(inputs::Declared),
     /// Something that was reported already.
     Hole,
 }
@@ -400,7 +407,8 @@ impl<'a> Checker<'a> {
         for axis in taken {
             let message = format!("an axis cannot be called `{}`: the language has that name", axis.node);
             self.report(
-                Diagnostic::new(Code::E0202, axis.span, message).help("call it something else in the model and the layout"),
+                Diagnostic::new(Code::E0202, axis.span, message)
+                    .help("call it something else in the model and the layout"),
             );
         }
         let axes: Vec<String> = axes.into_iter().map(|axis| axis.node.clone()).collect();
@@ -493,6 +501,7 @@ impl<'a> Checker<'a> {
             Term::Text(_) => "a text".to_owned(),
             Term::Side(_) => "a side of the attention".to_owned(),
             Term::Mode(_) => "a way of reuse".to_owned(),
+            Term::Input(_) => "an input".to_owned(),
             Term::Hole => "unknown".to_owned(),
         }
     }

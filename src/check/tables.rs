@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use super::inputs::MAX_WIDTH;
 use super::{Checker, Term};
 use crate::diagnostics::{Code, Diagnostic};
 use crate::ir::{Kind, Op, Table, ValueId};
@@ -14,8 +15,6 @@ use crate::syntax::ast::{self, ExprKind};
 
 /// Numbers of a table at most.
 const MAX_NUMBERS: usize = 1 << 24;
-/// Numbers of one entry at most.
-const MAX_WIDTH: usize = 8;
 
 impl Checker<'_> {
     pub(super) fn table(&mut self, positional: &[&ast::Expr], otherwise: Option<&ast::Expr>, span: Span) -> Term {
@@ -23,15 +22,14 @@ impl Checker<'_> {
             let diagnostic = Diagnostic::new(Code::E0204, positional[0].span, "a table is named by a text");
             return self.hole(diagnostic.help("write `table(\"file.json\", step, layer, head)`"));
         };
-        let keys: Option<Vec<ValueId>> =
-            positional[1..].iter().map(|key| self.integer(key, "the index of a table")).collect();
+        let keys: Option<Vec<ValueId>> = positional[1..].iter().map(|key| self.key(key)).collect();
         let otherwise = otherwise.map(|expr| (self.expression(expr), expr.span));
         let table = self.table_id(path, positional.len() - 1, positional[0].span);
         let (Some(keys), Some(table)) = (keys, table) else { return Term::Hole };
         self.table_items(table, &keys, otherwise, span)
     }
 
-    fn table_items(&mut self, table: u16, keys: &[ValueId], otherwise: Option<(Term, Span)>, span: Span) -> Term {
+    pub(super) fn table_items(&mut self, table: u16, keys: &[ValueId], otherwise: Option<(Term, Span)>, span: Span) -> Term {
         let data = &self.strategy.graph.tables[usize::from(table)];
         let (width, kind, holes) = (data.width, data.kind, data.values.iter().any(|value| value.is_nan()));
         let name = data.name.clone();
@@ -176,8 +174,7 @@ fn json(text: &str, dims: usize) -> Result<Entries, String> {
                 let keys = keys
                     .filter(|keys| keys.len() == dims)
                     .ok_or_else(|| format!("the key {key:?} is not {dims} indices joined by `_`"))?;
-                let numbers =
-                    numbers(value, &mut entries).ok_or_else(|| format!("the entry {key:?} is no number"))?;
+                let numbers = numbers(value, &mut entries).ok_or_else(|| format!("the entry {key:?} is no number"))?;
                 entries.insert(keys, numbers, &format!("{key:?}"))?;
             }
         }

@@ -20,7 +20,7 @@ use super::print::Printer;
 use super::read::{ReadError, Reader};
 use super::{
     Action, Binary, Bound, Clause, Comparison, Coordinate, Extent, Kind, LayoutSegment, Lower, Model, Op, Order,
-    OrderRule, Place, Real, Reduction, Rounding, Rule, ScheduleRule, Segment, Selector, Side, Size, Statistic,
+    OrderRule, Over, Place, Real, Reduction, Rounding, Rule, ScheduleRule, Segment, Selector, Side, Size, Statistic,
     StepKind, Strategy, Type, Unary,
 };
 use crate::plan::{Predicate, Program, Role};
@@ -173,6 +173,7 @@ forms! {
         [Op::Choose(condition, a, b)] = {"choose" (condition) "then" (a) "else" (b)}
         [Op::Pool(statistic, side)] = {"pool" (statistic) "of" (side)}
         [Op::SelfSimilarity(side)] = {"self_similarity" "of" (side)}
+        [Op::BlockTokens(side)] = {"block_tokens" "of" (side)}
         [Op::Dot(q, k)] = {"dot" (q) "," (k)}
         [Op::Transpose(value)] = {"transpose" (value)}
         [Op::Slice { value, q, kv }] = {"slice" (value) "to" "[" (q) "->" (kv) "]"}
@@ -180,6 +181,8 @@ forms! {
         [Op::Softmax { value, over }] = {"softmax" (value) "over" (over)}
         [Op::Select { rule, value, amount, at_least, over }] =
             {"select" (rule) "of" (value) "amount" (amount) ["at_least" at_least] "over" (over)}
+        [Op::AtHead { value, head }] = {"at_head" (value) "head" (head)}
+        [Op::OverHeads { how, value }] = {"over_heads" (how) (value)}
         [Op::Embed(value)] = {"embed" (value)}
         [Op::Lower(how, value)] = {"lower" (how) (value)}
         [Op::Mask(slot)] = {"mask" (slot)}
@@ -242,6 +245,12 @@ forms! {
         [Side::Query] = {"query"}
         [Side::Key] = {"key"}
     }
+    Over "`query`, `key` or `both`" {
+        [Over::Query] = {"query"}
+        [Over::Key] = {"key"}
+        [Over::Both] = {"both"}
+        [Over::Layer] = {"layer"}
+    }
     Statistic "a statistic" {
         [Statistic::Mean] = {"mean"}
         [Statistic::CentredMean] = {"centred_mean"}
@@ -253,7 +262,8 @@ forms! {
         [Reduction::Min] = {"min"}
     }
     Selector "a selector" {
-        [Selector::TopK { rounding }] = {"top_k" (rounding)}
+        [Selector::TopK { rounding, ties }] = {"top_k" (rounding) ?"ties" ties}
+        [Selector::BottomK { rounding }] = {"bottom_k" (rounding)}
         [Selector::TopP { crossing, ascending, strict }] =
             {"top_p" ?"crossing" crossing ?"ascending" ascending ?"strict" strict}
         [Selector::BottomMass] = {"bottom_mass"}

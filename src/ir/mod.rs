@@ -57,6 +57,28 @@ pub enum Side {
     Key,
 }
 
+/// The axes along which a reduction, a softmax or a selection goes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Over {
+    /// Along the q-blocks: each kv-block on its own.
+    Query,
+    /// Along the kv-blocks: each q-block on its own.
+    Key,
+    /// Along both: all blocks of the head are one line, row after row.
+    Both,
+    /// Along both and all heads of the layer: one line, head after head. Only of selections.
+    Layer,
+}
+
+impl From<Side> for Over {
+    fn from(side: Side) -> Self {
+        match side {
+            Side::Query => Over::Query,
+            Side::Key => Over::Key,
+        }
+    }
+}
+
 /// What a value's elements are.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Kind {
@@ -311,8 +333,11 @@ pub enum Rounding {
     Nearest,
 }
 
-/// The rule of a selection among `n` candidates: the elements of a row (`over` = [`Side::Key`]), of a
-/// column ([`Side::Query`]), or of a vector.
+/// The rule of a selection among `n` candidates: the elements of a row (`over` = [`Over::Key`]), of a
+/// column ([`Over::Query`]), of the whole map of a head ([`Over::Both`]), or of a vector.
+///
+/// The amount is a scalar, or a block value with one element for each line; of a count it is then the number itself, rounded
+/// down.
 ///
 /// Rankings are by value, then by lower index; NaN ranks below everything and is never selected, nor is
 /// minus infinity. Running sums add in ranking order in single precision.
@@ -321,6 +346,13 @@ pub enum Selector {
     /// The `amount` largest: a count when it is an integer, else `rounding(amount * n)` (the product in
     /// double precision), at least `at_least`.
     TopK {
+        /// How a share becomes a count.
+        rounding: Rounding,
+        /// Whether those that equal the last one are selected too, however many they are.
+        ties: bool,
+    },
+    /// The `amount` smallest, counted as in [`Selector::TopK`].
+    BottomK {
         /// How a share becomes a count.
         rounding: Rounding,
     },
@@ -393,6 +425,8 @@ pub enum Op {
     /// # Source
     /// SpargeAttn, arXiv 2502.18137, section 3.3.
     SelfSimilarity(Side),
+    /// Number of tokens of each block of a side.
+    BlockTokens(Side),
     /// Dot products of two pooled values, channels summed in order: `[q_blocks, kv_blocks]`.
     Dot(ValueId, ValueId),
     /// Rows become columns; the set of one side becomes that of the other. Blocks of both sides have one size.
@@ -406,23 +440,23 @@ pub enum Op {
         /// The kv-blocks to take.
         kv: Option<SetId>,
     },
-    /// One axis reduced. Sums run in 32 lanes: lane `l` adds the elements with index `l mod 32` in order,
+    /// One axis reduced, or both as one line, row after row. Sums run in 32 lanes: lane `l` adds the elements with index `l mod 32` in order,
     /// then lanes are added pairwise, `l` and `l + 16`, then `l + 8`, `4`, `2`, `1`. Empty lanes count as 0.
     Reduce {
         /// How.
         how: Reduction,
         /// A block value.
         value: ValueId,
-        /// The axis that disappears.
-        over: Side,
+        /// The axes that disappear.
+        over: Over,
     },
-    /// `exp(x - max) / sum` along an axis; the sum in the order of [`Op::Reduce`]. A row that holds only minus
+    /// `exp(x - max) / sum` along an axis, or over the whole map; the sum in the order of [`Op::Reduce`]. A row that holds only minus
     /// infinity gives zeros.
     Softmax {
         /// A block value.
         value: ValueId,
-        /// The axis whose elements sum to one.
-        over: Side,
+        /// The axes whose elements sum to one.
+        over: Over,
     },
     /// A selection: truth values of the extent of `value`.
     Select {
@@ -430,12 +464,26 @@ pub enum Op {
         rule: Selector,
         /// What is ranked.
         value: ValueId,
-        /// How much; a scalar.
+        /// How much.
         amount: ValueId,
         /// Selected in any case; a scalar integer.
         at_least: Option<ValueId>,
-        /// The axis of the candidates.
-        over: Side,
+        /// The axes of the candidates.
+        over: Over,
+    },
+    /// The value that another head of the layer has; its rules are this head's.
+    AtHead {
+        /// A real block value.
+        value: ValueId,
+        /// The head, an integer scalar; the last one where there are not so many.
+        head: ValueId,
+    },
+    /// Element by element over all heads of the layer, in the order of [`Op::Reduce`]; the rules are this head's.
+    OverHeads {
+        /// How.
+        how: Reduction,
+        /// A real block value.
+        value: ValueId,
     },
     /// Truth values over all blocks: false outside the operand's sets.
     Embed(ValueId),
@@ -499,6 +547,14 @@ impl PartialEq for Table {
     }
 }
 impl Eq for Table {}
+
+impl Table {
+    /// Whether it stands for an input whose numbers nobody has given.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        self.values.is_empty()
+    }
+}
 
 /// Values in topological order.
 #[derive(Clone, Debug)]
@@ -613,12 +669,17 @@ impl Op {
             | Op::InSet(..)
             | Op::Pool(..)
             | Op::SelfSimilarity(_)
+            | Op::BlockTokens(_)
             | Op::Mask(_) => Vec::new(),
             Op::Table { keys, otherwise, .. } => keys.iter().copied().chain(*otherwise).collect(),
             Op::Unary(_, a) | Op::Transpose(a) | Op::Embed(a) | Op::Lower(_, a) => vec![*a],
             Op::Binary(_, a, b) | Op::Compare(_, a, b) | Op::Dot(a, b) => vec![*a, *b],
             Op::Choose(a, b, c) => vec![*a, *b, *c],
-            Op::Slice { value, .. } | Op::Reduce { value, .. } | Op::Softmax { value, .. } => vec![*value],
+            Op::Slice { value, .. }
+            | Op::Reduce { value, .. }
+            | Op::Softmax { value, .. }
+            | Op::OverHeads { value, .. } => vec![*value],
+            Op::AtHead { value, head } => vec![*value, *head],
             Op::Select { value, amount, at_least, .. } => [*value, *amount].into_iter().chain(*at_least).collect(),
         }
     }
@@ -637,6 +698,7 @@ impl Op {
             | Op::InSet(..)
             | Op::Pool(..)
             | Op::SelfSimilarity(_)
+            | Op::BlockTokens(_)
             | Op::Mask(_) => {}
             Op::Table { keys, otherwise, .. } => {
                 keys.iter_mut().chain(otherwise.as_mut()).for_each(|id| *id = map(*id));
@@ -651,7 +713,14 @@ impl Op {
                 *b = map(*b);
                 *c = map(*c);
             }
-            Op::Slice { value, .. } | Op::Reduce { value, .. } | Op::Softmax { value, .. } => *value = map(*value),
+            Op::Slice { value, .. }
+            | Op::Reduce { value, .. }
+            | Op::Softmax { value, .. }
+            | Op::OverHeads { value, .. } => *value = map(*value),
+            Op::AtHead { value, head } => {
+                *value = map(*value);
+                *head = map(*head);
+            }
             Op::Select { value, amount, at_least, .. } => {
                 *value = map(*value);
                 *amount = map(*amount);
@@ -661,6 +730,12 @@ impl Op {
             }
         }
         op
+    }
+
+    /// Whether the operation looks at other heads than the one it is evaluated for.
+    #[must_use]
+    pub fn crosses_heads(&self) -> bool {
+        matches!(self, Op::AtHead { .. } | Op::OverHeads { .. } | Op::Select { over: Over::Layer, .. })
     }
 
     /// Whether the operation works element by element, so that a chain of them is one loop.

@@ -10,7 +10,8 @@ use super::fold_constants::push_folded;
 use crate::diagnostics::{Code, Diagnostic, Severity};
 use crate::ir::scalar::{At, NoTokens, Scalar, evaluate};
 use crate::ir::{
-    Action, BLOCK_TOKENS, Clause, Graph, Kind, Model, Op, Order, Part, Place, Segment, Selector, Size, StepKind, Strategy, ValueId,
+    Action, BLOCK_TOKENS, Clause, Extent, Graph, Kind, Model, Op, Order, Part, Place, Segment, Selector, Size,
+    StepKind, Strategy, ValueId,
 };
 use crate::plan::blocks_of_set;
 use crate::source::Span;
@@ -442,13 +443,19 @@ impl Binder<'_> {
     }
 
     fn amount(&mut self, graph: &Graph, rule: Selector, amount: ValueId, span: Span) {
+        if graph.ty(amount).extent != Extent::Scalar {
+            return;
+        }
         let share = graph.ty(amount).kind == Kind::Real;
+        let name = if matches!(rule, Selector::BottomK { .. }) { "bottom_k" } else { "top_k" };
         self.everywhere(graph, amount, span, |value| match (rule, value) {
-            (Selector::TopK { .. }, Scalar::Int(count)) if count < 0 => {
-                Some(format!("`top_k` takes a count that is not negative, found {count}"))
+            (Selector::TopK { .. } | Selector::BottomK { .. }, Scalar::Int(count)) if count < 0 => {
+                Some(format!("`{name}` takes a count that is not negative, found {count}"))
             }
-            (Selector::TopK { .. }, Scalar::Real(found)) if share && !(0.0..=1.0).contains(&found) => {
-                Some(format!("the share of `top_k` is from 0 to 1, found {found}"))
+            (Selector::TopK { .. } | Selector::BottomK { .. }, Scalar::Real(found))
+                if share && !(0.0..=1.0).contains(&found) =>
+            {
+                Some(format!("the share of `{name}` is from 0 to 1, found {found}"))
             }
             (Selector::TopP { .. }, value) if !(0.0..=1.0).contains(&value.real()) => {
                 Some(format!("the mass of `top_p` is from 0 to 1, found {}", value.real()))
@@ -481,6 +488,9 @@ impl Binder<'_> {
     fn table(&mut self, graph: &Graph, id: ValueId, table: usize, keys: &[ValueId], has_default: bool) {
         let span = graph.value(id).span;
         let table = &graph.tables[table];
+        if table.is_missing() {
+            return;
+        }
         for (&key, &size) in keys.iter().zip(&table.dims) {
             let (count, word) = match graph.op(key) {
                 Op::Place(Place::Step) => (self.model.steps, "steps"),
@@ -500,7 +510,8 @@ impl Binder<'_> {
                 return;
             }
         }
-        if has_default {
+        // Tokens may ask for more than there is where another condition keeps them out.
+        if has_default || keys.iter().any(|&key| graph.ty(key).extent != Extent::Scalar) {
             return;
         }
         let dependence = keys.iter().fold(Dependence::default(), |all, &key| all.or(Dependence::of(graph, key)));
