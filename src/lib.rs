@@ -86,3 +86,8 @@ pub mod tensor_file;
 
 pub use compile::{Compiled, Compiler, compile};
 pub use error::{Error, Result};
+
+/// Tests the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -21,9 +21,10 @@ use flashomni::compile::shipped_models;
 use flashomni::diagnostics::{Code, Diagnostics, render};
 use flashomni::ir::StepKind;
 use flashomni::plan::{Body, Plan};
+use flashomni::symbols::Symbols;
+use flashomni::symbols::draw::svg::svg;
 use flashomni::symbols::draw::terminal::{Style, terminal};
 use flashomni::symbols::draw::{Picture, Segment};
-use flashomni::symbols::{BitMatrix, Symbols};
 use flashomni::syntax::{self, ast};
 use flashomni::{Compiler, Error};
 
@@ -128,26 +129,40 @@ fn compiled(name: &str, text: &str) -> (Diagnostics, Option<Plan>) {
     }
 }
 
-fn draw(plan: &Plan) -> String {
+/// Draws head 0 at step 0 of layer 0.
+fn draw<T>(plan: &Plan, how: impl Fn(&Picture<'_>) -> T) -> T {
     let class = plan.class(0, 0, 0);
     let blocks = &plan.arrangements[class.arrangement as usize].blocks;
     let mut symbols = Symbols::dense(1, blocks.q_blocks(), blocks.kv_blocks());
     let Body::Static { skip, partial, cache } = &class.body else { panic!("the mask depends on q and k") };
     assert!(partial.is_none(), "partial blocks are not drawn here");
     symbols.skip = plan.masks[*skip as usize].clone();
-    symbols.cache = BitMatrix::clone(&plan.masks[*cache as usize]);
-    let segments: Vec<Segment> = plan
-        .model
-        .segments
-        .iter()
-        .map(|segment| Segment {
-            name: segment.name.clone(),
-            start_token: segment.start,
-            end_token: segment.start + segment.tokens,
-        })
-        .collect();
-    let picture = Picture { symbols: &symbols, blocks, segments: &segments, heads: &[0], title: &plan.strategy };
-    terminal(&picture, 72, Style::Plain).unwrap()
+    symbols.cache = plan.masks[*cache as usize].clone();
+    let segment = |segment: &flashomni::ir::Segment| Segment {
+        name: segment.name.clone(),
+        start_token: segment.start,
+        end_token: segment.start + segment.tokens,
+    };
+    let segments: Vec<Segment> = plan.model.segments.iter().map(segment).collect();
+    how(&Picture { symbols: &symbols, blocks, segments: &segments, heads: &[0], title: &plan.strategy })
+}
+
+fn mask(plan: &Plan) -> String {
+    draw(plan, |picture| terminal(picture, 72, Style::Plain).unwrap())
+}
+
+/// The picture of the README is the mask of the strategy above it. `UPDATE_PICTURES=1` draws it anew.
+#[test]
+fn the_picture_of_the_readme_is_its_mask() {
+    let page = fs::read_to_string(root().join("README.md")).unwrap();
+    let block = blocks(&page).into_iter().find(|block| block.info == "omni").unwrap();
+    let plan = Compiler::from_source("README.omni", block.text).model("minidit_128").compile().unwrap().plan;
+    let drawn = draw(&plan, |picture| svg(picture).unwrap());
+    let path = root().join("docs/images/neighbours.svg");
+    if std::env::var_os("UPDATE_PICTURES").is_some() {
+        fs::write(&path, &drawn).unwrap();
+    }
+    assert_eq!(fs::read_to_string(path).unwrap(), drawn);
 }
 
 /// One letter or digit for each step of layer 0, as the reference explains them.
@@ -159,9 +174,7 @@ fn schedule(plan: &Plan) -> String {
         StepKind::Update => 'U',
         StepKind::Refresh => 'R',
         StepKind::Dispatch => '.',
-        StepKind::Reuse => {
-            char::from(b'0' + plan.schedule.reuse_orders[(step * plan.schedule.layers) as usize])
-        }
+        StepKind::Reuse => char::from(b'0' + plan.schedule.reuse_orders[(step * plan.schedule.layers) as usize]),
     };
     format!("step {}\n     {}\n", numbers.trim_end(), (0..steps).map(letter).collect::<String>())
 }
@@ -201,7 +214,7 @@ fn code_blocks_compile() {
                     _ => report("an info string is `omni`, `omni,fragment` or `omni,error=CODE`"),
                 },
                 ("text", Some(what @ ("mask" | "schedule"))) => {
-                    let drawn = last.as_ref().map(if what == "mask" { draw } else { schedule });
+                    let drawn = last.as_ref().map(if what == "mask" { mask } else { schedule });
                     match drawn {
                         Some(drawn) if drawn == block.text => {}
                         Some(drawn) => report(&format!("the {what} is\n{drawn}")),
