@@ -294,7 +294,8 @@ impl Compiler {
     /// The model that the sizes given make on their own: they give every size of the strategy's layout, or of one without a
     /// layout the `tokens`. What else is not given is small.
     fn model_of_shape(&self, loaded: &mut Loaded, strategy: &Strategy) -> Option<Model> {
-        let given = |name: &str| self.shape.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+        let given =
+            |name: &str| self.shape.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
         let mut used = vec!["dtype".to_owned()];
         let mut take = |name: String| {
             let value = given(&name)?.to_owned();
@@ -312,7 +313,12 @@ impl Compiler {
                 args.push(take(segment.name.clone())?);
             }
             args.extend(take(format!("{}.valid", segment.name)).map(|valid| format!("valid = {valid}")));
-            segments.push(format!("{}({})", segment.name, args.join(", ")));
+            let name = match segment.name.as_str() {
+                "vision" if segment.axes.iter().any(|axis| axis == "t") => "video",
+                "vision" => "image",
+                name => name,
+            };
+            segments.push(format!("{name}({})", args.join(", ")));
         }
         if segments.is_empty() {
             segments.push(format!("sequence({})", take("tokens".to_owned())?));

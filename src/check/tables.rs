@@ -29,7 +29,13 @@ impl Checker<'_> {
         self.table_items(table, &keys, otherwise, span)
     }
 
-    pub(super) fn table_items(&mut self, table: u16, keys: &[ValueId], otherwise: Option<(Term, Span)>, span: Span) -> Term {
+    pub(super) fn table_items(
+        &mut self,
+        table: u16,
+        keys: &[ValueId],
+        otherwise: Option<(Term, Span)>,
+        span: Span,
+    ) -> Term {
         let data = &self.strategy.graph.tables[usize::from(table)];
         let (width, kind, holes) = (data.width, data.kind, data.values.iter().any(|value| value.is_nan()));
         let name = data.name.clone();
