@@ -313,7 +313,12 @@ impl Compiler {
                 args.push(take(segment.name.clone())?);
             }
             args.extend(take(format!("{}.valid", segment.name)).map(|valid| format!("valid = {valid}")));
-            segments.push(format!("{}({})", segment.name, args.join(", ")));
+            let name = match segment.name.as_str() {
+                "vision" if segment.axes.iter().any(|axis| axis == "t") => "video",
+                "vision" => "image",
+                name => name,
+            };
+            segments.push(format!("{name}({})", args.join(", ")));
         }
         if segments.is_empty() {
             segments.push(format!("sequence({})", take("tokens".to_owned())?));

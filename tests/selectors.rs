@@ -423,6 +423,24 @@ fn heads_look_at_each_other() {
 }
 
 #[test]
+fn shifts_and_anti_diagonals() {
+    agree(|b| {
+        let score = b.score(DIM);
+        for (by, over) in [(0, Side::Key), (1, Side::Query), (3, Side::Key), (-2, Side::Key), (1000, Side::Query)] {
+            let by = b.int(by);
+            let moved = b.push(Op::Shift { value: score, by, over }, Kind::Real, MATRIX);
+            let larger = b.compare(Comparison::LessEqual, moved, score);
+            b.term(Role::Skip, larger);
+        }
+        for stride in [1, 2, 3, 5] {
+            let stride = b.int(stride);
+            let sums = b.push(Op::AntiDiagonal { stride }, Kind::Real, MATRIX);
+            upper_half(b, sums, Side::Key);
+        }
+    });
+}
+
+#[test]
 fn amounts_follow_step_and_head() {
     agree(|b| {
         let weights = b.score(DIM);

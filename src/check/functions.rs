@@ -7,8 +7,8 @@ use super::expression::is_blocks;
 use super::{Checker, Term, code_list};
 use crate::diagnostics::{Code, Diagnostic, did_you_mean};
 use crate::ir::{
-    Binary, Comparison, Coordinate, Extent, Kind, Op, Over, Place, Real, Reduction, Rounding, Selector, Side, Size,
-    Statistic, Type, Unary, ValueId,
+    Binary, Comparison, Coordinate, Extent, Kind, Lower, Op, Over, Place, Real, Reduction, Rounding, Selector, Side,
+    Size, Statistic, Type, Unary, ValueId,
 };
 use crate::source::Span;
 use crate::syntax::ast::{self, CompareOp, ExprKind};
@@ -75,6 +75,21 @@ pub const FUNCTIONS: &[Function] = &[
     function("sum", 1, &["over"], "sum(x, over = k)", "sum along an axis"),
     function("average", 1, &["over"], "average(x, over = k)", "mean along an axis"),
     function("count", 1, &["over"], "count(condition, over = k)", "how many of a row satisfy a condition"),
+    function(
+        "antidiagonal",
+        1,
+        &[],
+        "antidiagonal(stride)",
+        "attention between groups of `stride` tokens, queries reversed, summed over blocks",
+    ),
+    function(
+        "lowered",
+        1,
+        &["by"],
+        "lowered(condition, by = any)",
+        "a condition on tokens as one on blocks, to be joined with scores: `any`, `all` or `centre`",
+    ),
+    function("shift", 2, &["over"], "shift(x, n, over = k)", "moved by n blocks along an axis, zeros behind"),
     function("of_head", 2, &[], "of_head(x, 0)", "the value that another head of the layer has"),
     function("transpose", 1, &[], "transpose(x)", "queries become keys and keys become queries"),
     function(
@@ -249,7 +264,7 @@ impl Checker<'_> {
     fn tiling(&mut self, span: Span) -> Option<(Vec<String>, Vec<ValueId>)> {
         let tiles = self.strategy.orders.iter().find_map(|rule| match &rule.order {
             crate::ir::Order::Tiles(sizes) => Some(sizes.clone()),
-            crate::ir::Order::Axes(_) => None,
+            _ => None,
         });
         let (Some(segment), Some(sizes)) = (self.tiled_segment(), tiles) else {
             let diagnostic = Diagnostic::new(Code::E0208, span, "there are no tiles without a tile order");
@@ -360,6 +375,25 @@ impl Checker<'_> {
                 terms.fold(first, |a, b| self.apply(op, a, b, span))
             }
             "of_head" => self.of_head(args),
+            "antidiagonal" => match self.integer(args.positional[0], "a stride") {
+                Some(stride) => self.push_term(Op::AntiDiagonal { stride }, span),
+                None => Term::Hole,
+            },
+            "lowered" => self.lowered(args),
+            "shift" => {
+                let Some((value, over)) = self.reducible(args) else { return Term::Hole };
+                let Ok(value) = self.as_real(value, span) else { return Term::Hole };
+                let Some(by) = self.integer(args.positional[1], "a number of blocks") else { return Term::Hole };
+                let over = match over {
+                    Over::Query => Side::Query,
+                    Over::Key => Side::Key,
+                    Over::Both | Over::Layer => {
+                        let diagnostic = Diagnostic::new(Code::E0204, span, "`shift` goes along `q` or `k`");
+                        return self.hole(diagnostic);
+                    }
+                };
+                self.push_term(Op::Shift { value, by, over }, span)
+            }
             "input" => self.input(args),
             "among" => self.among(args),
             "transpose" => match self.blocks_argument(args) {
@@ -584,6 +618,20 @@ impl Checker<'_> {
             self.as_real(id, args.span).ok()?
         };
         Some((id, over))
+    }
+
+    /// A condition on tokens as one on blocks.
+    fn lowered(&mut self, args: &Args<'_>) -> Term {
+        let Some(choice) = self.word(args, "by", &["any", "all", "centre"]) else { return Term::Hole };
+        let how = [Lower::Any, Lower::All, Lower::Centre][choice];
+        let term = self.expression(args.positional[0]);
+        let Ok(condition) = self.single(term, args.positional[0].span) else { return Term::Hole };
+        let ty = self.ty(condition);
+        if ty.kind != Kind::Bool || !matches!(ty.extent, Extent::Token { .. }) {
+            let diagnostic = Diagnostic::new(Code::E0206, args.positional[0].span, "expected a condition on tokens");
+            return self.hole(diagnostic.label(format!("this is {}", self.extent_words(condition))));
+        }
+        self.push_term(Op::Lower(how, condition), args.span)
     }
 
     /// A value of another head.

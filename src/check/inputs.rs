@@ -119,6 +119,23 @@ impl Checker<'_> {
         self.table_items(index as u16, &keys, otherwise, span)
     }
 
+    /// `order input("order", size(video))`.
+    pub(super) fn given_order(&mut self, expr: &ast::Expr) -> Option<crate::ir::Order> {
+        let Term::Input(declared) = self.expression(expr) else { return None };
+        let data = self.files.input(&declared.name);
+        let (dims, values) = match data {
+            Some(data) => (data.shape.clone(), data.values.clone()),
+            None => (vec![0], Vec::new()),
+        };
+        if declared.sizes.len() != 1 || dims.len() != 1 {
+            let message = format!("an order has one dimension, input `{}` has {dims:?}", declared.name);
+            self.report(Diagnostic::new(Code::E0305, expr.span, message));
+            return None;
+        }
+        self.strategy.graph.tables.push(Table { name: declared.name, dims, width: 1, kind: Kind::Int, values });
+        Some(crate::ir::Order::Given((self.strategy.graph.tables.len() - 1) as u16))
+    }
+
     /// The index of a table: an integer, of a place or of tokens.
     pub(super) fn key(&mut self, expr: &ast::Expr) -> Option<ValueId> {
         let term = self.expression(expr);

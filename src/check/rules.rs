@@ -582,10 +582,12 @@ impl Checker<'_> {
         let order = match &order.kind {
             ExprKind::Call(name, args) if name.node == "tiles" => self.tiles(args, &axes, order.span),
             ExprKind::Call(name, args) if name.node == "axes" => self.axes_order(args, &axes, order.span),
+            ExprKind::Name(name) if name == "gilbert" => Some(ir::Order::Gilbert),
+            ExprKind::Call(name, _) if name.node == "input" => self.given_order(order),
             _ => {
                 self.report(
                     Diagnostic::new(Code::E0203, order.span, "expected an order of tokens")
-                        .help("write `tiles(6, 8, 8)` or `axes(h, w, t)`"),
+                        .help("write `tiles(6, 8, 8)`, `axes(h, w, t)`, `gilbert` or `input(\"order\", size(video))`"),
                 );
                 None
             }
@@ -660,6 +662,19 @@ impl Checker<'_> {
         }
     }
 
+    /// `block tile`.
+    fn blocks_of_tiles(&mut self, span: Span) -> Option<ir::Blocking> {
+        let tiled = |rule: &ir::OrderRule| matches!(rule.order, ir::Order::Tiles(_)) && rule.guard.is_none();
+        if matches!(self.strategy.orders.as_slice(), [rule] if tiled(rule)) {
+            return Some(ir::Blocking::Tiles);
+        }
+        self.report(
+            Diagnostic::new(Code::E0208, span, "tiles are blocks where all heads have one tile order")
+                .help("write `order tiles(4, 4, 4)` before this line, without a guard"),
+        );
+        None
+    }
+
     pub(super) fn block(&mut self, q: &ast::Expr, kv: Option<&ast::Expr>, span: Span) {
         if self.guard != self.outer_guard {
             self.report(
@@ -668,14 +683,20 @@ impl Checker<'_> {
             );
             return;
         }
-        let q = self.block_size(q);
-        let kv = match kv {
-            Some(expr) => self.block_size(expr),
-            None => q,
+        let blocking = match (&q.kind, kv) {
+            (ExprKind::Name(name), None) if name == "tile" => self.blocks_of_tiles(span),
+            _ => {
+                let q = self.block_size(q);
+                let kv = match kv {
+                    Some(expr) => self.block_size(expr),
+                    None => q,
+                };
+                q.zip(kv).map(|(q, kv)| ir::Blocking::Sizes(q, kv))
+            }
         };
-        let (Some(q), Some(kv)) = (q, kv) else { return };
+        let Some(blocking) = blocking else { return };
         match self.strategy.block {
-            Some(earlier) if earlier != (q, kv) => {
+            Some(earlier) if earlier != blocking => {
                 let first = self.strategy.block_span;
                 self.report(
                     Diagnostic::new(Code::E0108, span, "a strategy has one `block`")
@@ -684,7 +705,7 @@ impl Checker<'_> {
                 );
             }
             _ => {
-                self.strategy.block = Some((q, kv));
+                self.strategy.block = Some(blocking);
                 self.strategy.block_span = span;
             }
         }

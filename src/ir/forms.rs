@@ -19,9 +19,9 @@
 use super::print::Printer;
 use super::read::{ReadError, Reader};
 use super::{
-    Action, Binary, Bound, Clause, Comparison, Coordinate, Extent, Kind, LayoutSegment, Lower, Model, Op, Order,
-    OrderRule, Over, Place, Real, Reduction, Rounding, Rule, ScheduleRule, Segment, Selector, Side, Size, Statistic,
-    StepKind, Strategy, Type, Unary,
+    Action, Binary, Blocking, Bound, Clause, Comparison, Coordinate, Extent, Kind, LayoutSegment, Lower, Model, Op,
+    Order, OrderRule, Over, Place, Real, Reduction, Rounding, Rule, ScheduleRule, Segment, Selector, Side, Size,
+    Statistic, StepKind, Strategy, Type, Unary,
 };
 use crate::plan::{Predicate, Program, Role};
 use crate::source::Span;
@@ -181,6 +181,8 @@ forms! {
         [Op::Softmax { value, over }] = {"softmax" (value) "over" (over)}
         [Op::Select { rule, value, amount, at_least, over }] =
             {"select" (rule) "of" (value) "amount" (amount) ["at_least" at_least] "over" (over)}
+        [Op::Shift { value, by, over }] = {"shift" (value) "by" (by) "over" (over)}
+        [Op::AntiDiagonal { stride }] = {"anti_diagonal" "stride" (stride)}
         [Op::AtHead { value, head }] = {"at_head" (value) "head" (head)}
         [Op::OverHeads { how, value }] = {"over_heads" (how) (value)}
         [Op::Embed(value)] = {"embed" (value)}
@@ -338,6 +340,12 @@ forms! {
     Order "an order of tokens" {
         [Order::Axes(axes)] = {"axes" @axes axes}
         [Order::Tiles(sizes)] = {"tiles" (sizes)}
+        [Order::Gilbert] = {"gilbert"}
+        [Order::Given(table)] = {"given" (table)}
+    }
+    Blocking "a size of blocks" {
+        [Blocking::Tiles] = {"tiles"}
+        [Blocking::Sizes(q, kv)] = {(q) "," (kv)}
     }
     ScheduleRule "a line of a schedule" {
         [ScheduleRule { kind, guard, clauses, order, span }] =

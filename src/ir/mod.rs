@@ -471,6 +471,25 @@ pub enum Op {
         /// The axes of the candidates.
         over: Over,
     },
+    /// The elements moved along a side by a number of blocks, `out[i] = in[i - by]`; 0 where nothing comes from.
+    Shift {
+        /// A real block value.
+        value: ValueId,
+        /// How far; an integer scalar.
+        by: ValueId,
+        /// Along the q-blocks or the kv-blocks.
+        over: Side,
+    },
+    /// Attention over groups of `stride` tokens, summed over blocks. With `Q[g]` the queries of a group in reverse order one
+    /// behind the other and `K[g]` its keys in order, scores are `Q[g] . K[h] / sqrt(head_dim) / stride`, channels summed in
+    /// order; softmax over all `h`; then for each block pair the sum over the key groups that begin in the block in the order
+    /// of [`Op::Reduce`], and over the query groups in order. Tokens that the last group lacks are zeros.
+    /// # Source
+    /// XAttention, arXiv 2503.16428, section 2.1.
+    AntiDiagonal {
+        /// Tokens of a group; an integer scalar, at least 1.
+        stride: ValueId,
+    },
     /// The value that another head of the layer has; its rules are this head's.
     AtHead {
         /// A real block value.
@@ -680,6 +699,8 @@ impl Op {
             | Op::Softmax { value, .. }
             | Op::OverHeads { value, .. } => vec![*value],
             Op::AtHead { value, head } => vec![*value, *head],
+            Op::Shift { value, by, .. } => vec![*value, *by],
+            Op::AntiDiagonal { stride } => vec![*stride],
             Op::Select { value, amount, at_least, .. } => [*value, *amount].into_iter().chain(*at_least).collect(),
         }
     }
@@ -721,6 +742,11 @@ impl Op {
                 *value = map(*value);
                 *head = map(*head);
             }
+            Op::Shift { value, by, .. } => {
+                *value = map(*value);
+                *by = map(*by);
+            }
+            Op::AntiDiagonal { stride } => *stride = map(*stride),
             Op::Select { value, amount, at_least, .. } => {
                 *value = map(*value);
                 *amount = map(*amount);
@@ -890,6 +916,21 @@ pub enum Order {
     /// Tile after tile, tiles and the tokens inside them row-major; border tiles are smaller where a size does not
     /// divide. One integer scalar for each axis.
     Tiles(Vec<ValueId>),
+    /// Along a generalised Hilbert curve through a grid of three axes, whose neighbours are neighbours in the grid.
+    /// # Source
+    /// J. Cerveny, gilbert; used by Jenga, arXiv 2505.16864.
+    Gilbert,
+    /// `order[new] = old` within the segment, from an input: index into [`Graph::tables`].
+    Given(u16),
+}
+
+/// How tokens become blocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Blocking {
+    /// So many query tokens and key tokens a block, integer scalars.
+    Sizes(ValueId, ValueId),
+    /// A tile is a block, smaller ones at the border too; other segments are cut into runs of a whole tile's size.
+    Tiles,
 }
 
 /// What a layer does at a step.
@@ -974,8 +1015,8 @@ pub struct Strategy {
     pub model: Option<Model>,
     /// Orders of tokens.
     pub orders: Vec<OrderRule>,
-    /// Query and key tokens of a block, integer scalars; 128 without one.
-    pub block: Option<(ValueId, ValueId)>,
+    /// How tokens become blocks; 128 a block without it.
+    pub block: Option<Blocking>,
     /// Where they were written.
     pub block_span: Span,
     /// The rules, in order.

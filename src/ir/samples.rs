@@ -126,6 +126,8 @@ fn op(r: &mut Random, graph: &Graph) -> Op {
             Op::Select { rule, value: a, amount: b, at_least: r.flag().then_some(c), over }
         }
         _ if r.below(3) == 0 => Op::Embed(a),
+        _ if r.below(4) == 0 => Op::Shift { value: a, by: b, over: side },
+        _ if r.below(4) == 0 => Op::AntiDiagonal { stride: a },
         _ if r.below(3) == 0 => Op::AtHead { value: a, head: b },
         _ if r.below(3) == 0 => Op::OverHeads { how: r.of(&[Reduction::Sum, Reduction::Max]), value: a },
         _ => Op::Lower(lower(r, axis), a),
@@ -209,7 +211,7 @@ pub(crate) fn strategy(r: &mut Random, model: Option<Model>) -> Strategy {
                 span,
             },
         ],
-        block: r.flag().then(|| (r.of(&ints), r.of(&ints))),
+        block: r.flag().then(|| Blocking::Sizes(r.of(&ints), r.of(&ints))),
         block_span: span,
         rules,
         schedule: vec![

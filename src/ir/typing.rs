@@ -43,7 +43,9 @@
 //! | `OverHeads` | real blocks | same type |
 //! | `Embed` | truth values of blocks | the sides it has, over the whole sequence |
 //! | `Lower` | a token truth value | blocks of the sides it varies over, over the whole sequence |
-//! | `Mask` | | truth values `[all -> all]`, or `[all -> _]`, see [`check`] |
+//! | `Mask` | | truth values `[all -> all]`, `[all -> _]` or `[_ -> all]`, see [`check`] |
+//! | `Shift` | real blocks that have the side; an integer scalar | same type |
+//! | `AntiDiagonal` | an integer scalar | real `[all -> all]` |
 //!
 //! `Not`, `And`, `Or` and `Xor` also join a token truth value with one of blocks, to [`Extent::Mixed`]. Such blocks must
 //! be over the whole sequence ([`Op::Embed`]), else it would be unsaid what holds outside of their sets.
@@ -69,14 +71,15 @@ pub fn type_of(graph: &Graph, op: &Op) -> Result<Type, String> {
     representable(ty)
 }
 
-/// Whether an operation may have a type: the one of [`type_of`], or for [`Op::Mask`] also a vector of q-blocks.
+/// Whether an operation may have a type: the one of [`type_of`], or for [`Op::Mask`] also a vector of either side.
 ///
 /// # Errors
 /// A sentence that says both types, or why there is none.
 pub fn check(graph: &Graph, op: &Op, ty: Type) -> Result<(), String> {
     let derived = type_of(graph, op)?;
-    let vector = Type::new(Kind::Bool, blocks(Some(SetId::ALL), None));
-    if derived == ty || (matches!(op, Op::Mask(_)) && ty == vector) {
+    let vector = |q, kv| Type::new(Kind::Bool, blocks(q, kv));
+    let vectors = [vector(Some(SetId::ALL), None), vector(None, Some(SetId::ALL))];
+    if derived == ty || (matches!(op, Op::Mask(_)) && vectors.contains(&ty)) {
         return Ok(());
     }
     Err(format!("the type is {}, but must be {}", describe(graph, ty), describe(graph, derived)))
@@ -199,6 +202,19 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
             of_heads(graph, *value)
         }
         Op::OverHeads { value, .. } => of_heads(graph, *value),
+        Op::Shift { value, by, over } => {
+            if graph.ty(*by) != Type::scalar(Kind::Int) {
+                return Err(format!("blocks are counted by one integer, found {}", describe(graph, graph.ty(*by))));
+            }
+            let (q, kv) = real_axis(graph, *value, (*over).into())?;
+            Ok(Type::new(Kind::Real, blocks(q, kv)))
+        }
+        Op::AntiDiagonal { stride } => match graph.ty(*stride) {
+            ty if ty == Type::scalar(Kind::Int) => {
+                Ok(Type::new(Kind::Real, blocks(Some(SetId::ALL), Some(SetId::ALL))))
+            }
+            ty => Err(format!("a stride is one integer, found {}", describe(graph, ty))),
+        },
         Op::Embed(a) => {
             let (kind, q, kv) = block_operand(graph, *a)?;
             if kind != Kind::Bool {

@@ -27,7 +27,9 @@
 //! 12. Its numbers are in the ranges that [`Model`] states; segments follow one another without a gap, none is empty,
 //!     names differ, `valid` is at most the number of tokens, sizes of axes multiply to it; at most [`MAX_TOKENS`].
 
-use super::{Action, Clause, Extent, Graph, Kind, Model, Op, Order, Place, Rule, SetId, StepKind, Strategy, Type};
+use super::{
+    Action, Blocking, Clause, Extent, Graph, Kind, Model, Op, Order, Place, Rule, SetId, StepKind, Strategy, Type,
+};
 use super::{ValueId, typing};
 use crate::plan::{Predicate, Program, Role};
 
@@ -259,13 +261,18 @@ impl Problems {
                         self.add("an order names axes that do not exist, or one twice".to_string());
                     }
                 }
+                Order::Gilbert => {}
+                Order::Given(table) if usize::from(*table) >= graph.tables.len() => {
+                    self.add("an order is given by a table that does not exist".to_string());
+                }
+                Order::Given(_) => {}
                 Order::Tiles(sizes) if sizes.is_empty() => self.add("tiles have no size".to_string()),
                 Order::Tiles(sizes) => {
                     sizes.iter().for_each(|id| self.scalar(graph, *id, Kind::Int, "the size of a tile"));
                 }
             }
         }
-        if let Some((q, kv)) = strategy.block {
+        if let Some(Blocking::Sizes(q, kv)) = strategy.block {
             for id in [q, kv] {
                 self.scalar(graph, id, Kind::Int, "the size of a block");
                 if facts.get(id.0 as usize).is_some_and(|facts| facts.places != [false; 3]) {

@@ -8,10 +8,11 @@ use std::collections::BTreeSet;
 
 use super::fold_constants::push_folded;
 use crate::diagnostics::{Code, Diagnostic, Severity};
+use crate::geometry::order::{tile_blocks, tiling};
 use crate::ir::scalar::{At, NoTokens, Scalar, evaluate};
 use crate::ir::{
-    Action, BLOCK_TOKENS, Clause, Extent, Graph, Kind, Model, Op, Order, Part, Place, Segment, Selector, Size,
-    StepKind, Strategy, ValueId,
+    Action, BLOCK_TOKENS, Blocking, Clause, Extent, Graph, Kind, Model, Op, Order, Part, Place, Segment, Selector,
+    Size, StepKind, Strategy, Table, ValueId,
 };
 use crate::plan::blocks_of_set;
 use crate::source::Span;
@@ -33,7 +34,10 @@ pub fn bind_model(strategy: &mut Strategy, model: &Model) -> Result<Vec<Diagnost
     let block = binder.block(strategy);
     binder.stop_at_errors()?;
     let tokens = model.tokens() as usize;
-    let blocks = Blocks::regular(tokens, tokens, block.0, block.1);
+    let blocks = match strategy.block {
+        Some(Blocking::Tiles) => tile_blocks(&strategy.graph, model, &strategy.orders),
+        _ => Blocks::regular(tokens, tokens, block.0, block.1),
+    };
     strategy.rewrite(|new, old, id, op| {
         let value = old.value(id);
         let op = match op {
@@ -173,7 +177,11 @@ impl Binder<'_> {
 
     /// Block sizes; they may depend on the sizes of the model, but not on blocks or places.
     fn block(&mut self, strategy: &Strategy) -> (usize, usize) {
-        let Some((q, kv)) = strategy.block else { return self.check_blocks(128, 128, self.model.span) };
+        let (q, kv) = match strategy.block {
+            Some(Blocking::Sizes(q, kv)) => (q, kv),
+            Some(Blocking::Tiles) => return self.tile_block(strategy),
+            None => return self.check_blocks(128, 128, self.model.span),
+        };
         let mut size = |id: ValueId| {
             let span = within(strategy.block_span, strategy.graph.value(id).span);
             let graph = &strategy.graph;
@@ -253,6 +261,34 @@ impl Binder<'_> {
         }
     }
 
+    /// The tokens of a whole tile, where tiles are blocks.
+    fn tile_block(&mut self, strategy: &Strategy) -> (usize, usize) {
+        let tiles = strategy.orders.iter().find_map(|rule| tiling(&strategy.graph, self.model, rule));
+        let tokens = tiles.map_or(128, |tiling| tiling.sizes.iter().map(|&size| u64::from(size)).product::<u64>());
+        if !BLOCK_TOKENS.contains(&(tokens as i64)) {
+            let (least, most) = (BLOCK_TOKENS.start(), BLOCK_TOKENS.end());
+            let message = format!("a tile that is a block has {least} to {most} tokens, found {tokens}");
+            self.report(Diagnostic::new(Code::E0304, strategy.block_span, message));
+            return (128, 128);
+        }
+        self.check_blocks(tokens as usize, tokens as usize, strategy.block_span)
+    }
+
+    /// An order that an input gives: a permutation of the tokens of its segment.
+    fn given_order(&mut self, table: &Table, segment: &Segment, span: Span) {
+        let mut seen = vec![false; segment.tokens as usize];
+        let mut once = |&old: &f64| seen.get_mut(old as usize).is_some_and(|seen| !std::mem::replace(seen, true));
+        if !table.is_missing() && (table.values.len() != segment.tokens as usize || !table.values.iter().all(&mut once))
+        {
+            let message = format!("the input `{}` is no order of {} tokens", table.name, segment.tokens);
+            self.report(
+                Diagnostic::new(Code::E0305, span, message)
+                    .also(segment.span, format!("{} tokens", segment.tokens))
+                    .help("give the old index of each new place, every one once"),
+            );
+        }
+    }
+
     fn orders(&mut self, strategy: &Strategy, block: (usize, usize)) {
         let graph = &strategy.graph;
         for rule in &strategy.orders {
@@ -260,6 +296,19 @@ impl Binder<'_> {
                 Some(name) => self.model.segment(name),
                 None => self.model.grid(),
             };
+            match (segment, &rule.order) {
+                (Some(segment), Order::Given(table)) => {
+                    self.given_order(&graph.tables[usize::from(*table)], segment, rule.span);
+                }
+                (Some(segment), Order::Gilbert) if segment.axes.len() != 3 => {
+                    let message =
+                        format!("`gilbert` goes through three axes, `{}` has {}", segment.name, segment.axes.len());
+                    self.report(
+                        Diagnostic::new(Code::E0304, rule.span, message).also(segment.span, "the axes of the model"),
+                    );
+                }
+                _ => {}
+            }
             let (Some(segment), Order::Tiles(tiles)) = (segment, &rule.order) else { continue };
             if tiles.len() != segment.axes.len() {
                 let message = format!("a tile of {} sizes for {} axes", tiles.len(), segment.axes.len());
@@ -268,6 +317,7 @@ impl Binder<'_> {
                 );
                 continue;
             }
+            let tiles_are_blocks = strategy.block == Some(Blocking::Tiles);
             let (mut tokens, mut divides) = (1, true);
             for (&tile, (axis, size)) in tiles.iter().zip(&segment.axes) {
                 let span = within(rule.span, graph.value(tile).span);
@@ -277,7 +327,7 @@ impl Binder<'_> {
                 if tile < 1 {
                     let message = format!("a tile has at least 1 token along `{axis}`, found {tile}");
                     self.report(Diagnostic::new(Code::E0304, span, message));
-                } else if i64::from(*size) % tile != 0 {
+                } else if i64::from(*size) % tile != 0 && !tiles_are_blocks {
                     let message = format!("a tile of {tile} does not divide axis `{axis}` of {size}");
                     self.report(
                         Diagnostic::new(Code::W0503, span, message)
@@ -286,7 +336,7 @@ impl Binder<'_> {
                     );
                 }
             }
-            if divides {
+            if divides && !tiles_are_blocks {
                 self.tiles_in_blocks(strategy, rule.span, segment, tokens, block);
             }
         }

@@ -72,6 +72,8 @@ pub fn prepare(
     Ok((strategy, schedule, findings))
 }
 
+const GIVE_INPUT: &str = "the command takes a file with `--inputs`, the library `Compiler::input`";
+
 /// Inputs that the strategy reads and nobody has given.
 fn missing_inputs(strategy: &Strategy) -> Result<(), Vec<Diagnostic>> {
     let mut missing: Vec<Diagnostic> = Vec::new();
@@ -82,10 +84,15 @@ fn missing_inputs(strategy: &Strategy) -> Result<(), Vec<Diagnostic>> {
         if table.is_missing() && !named.contains(&&table.name) {
             named.push(&table.name);
             let message = format!("the input `{}` was not given", table.name);
-            missing.push(
-                Diagnostic::new(Code::E0305, value.span, message)
-                    .help("the command takes a file with `--inputs`, the library `Compiler::input`"),
-            );
+            missing.push(Diagnostic::new(Code::E0305, value.span, message).help(GIVE_INPUT));
+        }
+    }
+    for rule in &strategy.orders {
+        let crate::ir::Order::Given(table) = rule.order else { continue };
+        let table = &strategy.graph.tables[usize::from(table)];
+        if table.is_missing() {
+            let message = format!("the input `{}` was not given", table.name);
+            missing.push(Diagnostic::new(Code::E0305, rule.span, message).help(GIVE_INPUT));
         }
     }
     if missing.is_empty() { Ok(()) } else { Err(missing) }

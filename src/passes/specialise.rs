@@ -11,11 +11,13 @@ use super::bind_model::Dependence;
 use super::fold_constants::push_folded;
 use crate::diagnostics::{Code, Diagnostic};
 use crate::geometry::cover::cover;
-use crate::geometry::order::{tiling, token_order};
+use crate::geometry::order::{tile_blocks, tiling, token_order};
 use crate::geometry::tokens::TokenTable;
 use crate::ir::scalar::{At, NoTokens, evaluate};
 use crate::ir::typing::type_of;
-use crate::ir::{Action, Binary, Extent, Graph, Kind, Lower, Model, Op, Rule, Strategy, Type, Unary, ValueId};
+use crate::ir::{
+    Action, Binary, Blocking, Extent, Graph, Kind, Lower, Model, Op, Rule, Strategy, Type, Unary, ValueId,
+};
 use crate::plan::{Arrangement, Body, Class, HeadSymbols, MaskId, Plan, Predicate, Program, Role, Schedule};
 use crate::symbols::{BitMatrix, Blocks};
 
@@ -87,11 +89,15 @@ impl<'a> Builder<'a> {
         let graph = &strategy.graph;
         let tokens = model.tokens() as usize;
         let size = |id: ValueId| evaluate(graph, id, At::default(), &NoTokens).int().clamp(1, 256) as usize;
-        let (q, kv) = strategy.block.map_or((128, 128), |(q, kv)| (size(q), size(kv)));
+        let blocks = match strategy.block {
+            Some(Blocking::Tiles) => tile_blocks(graph, model, &strategy.orders),
+            Some(Blocking::Sizes(q, kv)) => Blocks::regular(tokens, tokens, size(q), size(kv)),
+            None => Blocks::regular(tokens, tokens, 128, 128),
+        };
         Builder {
             strategy,
             model,
-            blocks: Blocks::regular(tokens, tokens, q, kv),
+            blocks,
             roots: strategy.rules.iter().map(|rule| scalar_roots(graph, rule.predicate)).collect(),
             arrangements: Vec::new(),
             masks: Vec::new(),

@@ -116,6 +116,12 @@ impl<'a> SelectorInput<'a> {
         blocks_of_set(self.model, graph.parts(set), self.blocks, side)
     }
 
+    /// The stride of an [`Op::AntiDiagonal`], at least 1.
+    #[must_use]
+    pub fn stride(&self, graph: &Graph, id: ValueId) -> usize {
+        usize::try_from(self.scalar(graph, id).int().max(1)).unwrap_or(usize::MAX).min(self.q.len().max(1))
+    }
+
     /// The value of a scalar.
     #[must_use]
     pub fn scalar(&self, graph: &Graph, id: ValueId) -> Scalar {
@@ -189,6 +195,12 @@ impl<'a> SelectorInput<'a> {
             wanted.0,
             wanted.1
         )))
+    }
+
+    /// The block that holds a token.
+    #[must_use]
+    pub fn block_of(&self, side: Side, token: usize) -> usize {
+        self.side(side).1.partition_point(|&offset| offset as usize <= token).saturating_sub(1)
     }
 
     /// The error of a pooled value that is NaN or infinite.
@@ -308,6 +320,16 @@ fn check_value(graph: &Graph, id: ValueId) -> Result<()> {
             _ => false,
         },
         Op::Slice { value, .. } => same_axes(graph, *value, id),
+        Op::Shift { value, by, over } => {
+            ty(*by) == Type::scalar(Kind::Int)
+                && ty(*value) == ty(id)
+                && ty(id).kind != Kind::Bool
+                && has_axis(graph, *value, (*over).into())
+        }
+        Op::AntiDiagonal { stride } => {
+            ty(*stride) == Type::scalar(Kind::Int)
+                && ty(id).extent == Extent::Blocks { q: Some(SetId::ALL), kv: Some(SetId::ALL) }
+        }
         Op::AtHead { value, head } => {
             ty(*head) == Type::scalar(Kind::Int) && ty(*value) == ty(id) && block(id) && ty(id).kind != Kind::Bool
         }

@@ -218,6 +218,21 @@ impl Run<'_> {
                 let lines: Vec<Vec<f32>> = grid.lines(*over).iter().map(|line| softmax(line)).collect();
                 grid.with_lines(*over, &lines, Cell::Real)
             }
+            Op::Shift { value, by, over } => {
+                let by = self.input.scalar(graph, *by).int();
+                let grid = self.grid(*value)?;
+                let from = |index: usize, size: usize| {
+                    usize::try_from((index as i64).saturating_sub(by)).ok().filter(|&from| from < size)
+                };
+                Grid::new(q, kv, |row, column| {
+                    let place = match over {
+                        Side::Query => from(row, grid.rows()).map(|row| (row, column)),
+                        Side::Key => from(column, grid.columns()).map(|column| (row, column)),
+                    };
+                    place.map_or(Cell::Real(0.0), |(row, column)| grid.get(row, column))
+                })
+            }
+            Op::AntiDiagonal { stride } => self.anti_diagonal(self.input.stride(graph, *stride), q, kv)?,
             Op::AtHead { value, head } => {
                 let head = self.input.scalar(graph, *head).int().clamp(0, i64::from(u32::MAX)) as u32;
                 self.at_head(*value, head)?
@@ -270,6 +285,39 @@ impl Run<'_> {
             op => return Err(Error::State(format!("{op:?} has no meaning in a selector program"))),
         };
         Ok(Value::Grid(grid))
+    }
+
+    fn anti_diagonal(&self, stride: usize, q: Option<Vec<u32>>, kv: Option<Vec<u32>>) -> Result<Grid> {
+        let dim = self.input.head_dim;
+        let token =
+            |values: &[f32], token: usize, channel: usize| values.get(token * dim + channel).copied().unwrap_or(0.0);
+        let groups = |values: &[f32]| (values.len() / dim).div_ceil(stride);
+        let (q_values, k_values) = (self.input.q, self.input.k);
+        let shares: Vec<Vec<f32>> = (0..groups(q_values))
+            .map(|g| {
+                let score = |h: usize| {
+                    let terms = (0..stride).flat_map(|phase| {
+                        let (query, key) = (g * stride + stride - 1 - phase, h * stride + phase);
+                        (0..dim).map(move |channel| token(q_values, query, channel) * token(k_values, key, channel))
+                    });
+                    math::running_sum(terms) / (dim as f32).sqrt() / stride as f32
+                };
+                softmax(&(0..groups(k_values)).map(score).collect::<Vec<f32>>())
+            })
+            .collect();
+        for (side, bad) in [(Side::Query, &shares)] {
+            if let Some(group) = bad.iter().position(|line| line.iter().any(|share| !share.is_finite())) {
+                return Err(self.input.not_finite(side, self.input.block_of(side, group * stride)));
+            }
+        }
+        let within = |side: Side, block: usize, group: usize| self.input.block_of(side, group * stride) == block;
+        Ok(Grid::new(q, kv, |row, column| {
+            let rows = shares.iter().enumerate().filter(|(g, _)| within(Side::Query, row, *g)).map(|(_, line)| {
+                let keys = line.iter().enumerate().filter(|(h, _)| within(Side::Key, column, *h));
+                math::lane_sum(keys.map(|(_, share)| *share))
+            });
+            Cell::Real(math::running_sum(rows))
+        }))
     }
 
     /// A value of another head.

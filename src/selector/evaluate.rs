@@ -198,6 +198,14 @@ impl Run<'_> {
                 let softmax = |values: &[f32], width| Ok(lanes::softmax_rows(values, width));
                 Cells::Real(along(block, values, *over, softmax)?)
             }
+            Op::Shift { value, by, over } => {
+                let by = self.input.scalar(self.graph(), *by).int();
+                let (block, values) = self.real(*value)?;
+                Cells::Real(shift(values, [block.rows(), block.columns()], by, *over))
+            }
+            Op::AntiDiagonal { stride } => {
+                Cells::Real(pool::anti_diagonal(self.input, self.input.stride(self.graph(), *stride))?)
+            }
             Op::AtHead { value, head } => {
                 let head = self.input.scalar(self.graph(), *head).int().clamp(0, i64::from(u32::MAX)) as u32;
                 Cells::Real(self.at_head(*value, head)?.to_vec())
@@ -484,6 +492,23 @@ fn select_lines(
         }
     }
     Ok(selected)
+}
+
+/// Elements moved along a side, zeros behind them.
+fn shift(values: &[f32], [rows, columns]: [usize; 2], by: i64, over: Side) -> Vec<f32> {
+    let mut out = vec![0.0; values.len()];
+    let from =
+        |index: usize, size: usize| usize::try_from((index as i64).saturating_sub(by)).ok().filter(|&from| from < size);
+    for row in 0..rows {
+        for column in 0..columns {
+            let source = match over {
+                Side::Query => from(row, rows).map(|row| row * columns + column),
+                Side::Key => from(column, columns).map(|column| row * columns + column),
+            };
+            out[row * columns + column] = source.map_or(0.0, |source| values[source]);
+        }
+    }
+    out
 }
 
 fn gather<T: Copy>(values: &[T], width: usize, rows: &[usize], columns: &[usize]) -> Vec<T> {
