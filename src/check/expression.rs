@@ -37,9 +37,13 @@ impl Checker<'_> {
             ExprKind::Compare(operands, ops) => self.comparison(operands, ops, span),
             ExprKind::Slice(value, q, kv) => self.slice(value, q, kv.as_ref(), span),
             ExprKind::Else(call, otherwise) => match &call.kind {
-                ExprKind::Call(name, args) if name.node == "table" => self.call(name, args, Some(otherwise), span),
+                ExprKind::Call(name, args)
+                    if name.node == "table" || matches!(self.lookup(&name.node), Some(Term::Input(_))) =>
+                {
+                    self.call(name, args, Some(otherwise), span)
+                }
                 _ => self.hole(
-                    Diagnostic::new(Code::E0204, span, "`else` gives the missing entries of a `table(...)`")
+                    Diagnostic::new(Code::E0204, span, "`else` gives the missing entries of a table or an input")
                         .help("write `choose(condition, a, b)` to choose between two values"),
                 ),
             },

@@ -34,6 +34,7 @@ pub const NAMES: &[&str] = &[
     "first",
     "last",
     "reuse",
+    "last_computed",
 ];
 
 /// A function: its name, its signature and what it gives.
@@ -157,6 +158,13 @@ pub const FUNCTIONS: &[Function] = &[
         "numbers that the host gives by name, with their sizes; `x(head)` is an entry",
     ),
     function("among", 2, &[], "among(x, (1, 3, 5))", "whether a number is one of several"),
+    function(
+        "codebook",
+        3,
+        &[],
+        "codebook(x, (0.1, 0.2), (8, 4, 2))",
+        "the value of the first threshold that is larger than x, else the last value",
+    ),
     function("taylor", 1, &[], "taylor(order)", "forecast from the last updates, for `as`"),
 ];
 
@@ -197,6 +205,7 @@ impl Checker<'_> {
             "step" => return Some(self.push_term(Op::Place(Place::Step), span)),
             "layer" => return Some(self.push_term(Op::Place(Place::Layer), span)),
             "head" => return Some(self.push_term(Op::Place(Place::Head), span)),
+            "last_computed" => return Some(self.push_term(Op::LastComputed, span)),
             "tiles" => return Some(self.tile_counts(span)),
             "frames" | "frame_tokens" => return Some(self.frame_size(name, span)),
             "steps" => Size::Steps,
@@ -396,6 +405,7 @@ impl Checker<'_> {
             }
             "input" => self.input(args),
             "among" => self.among(args),
+            "codebook" => self.codebook(args),
             "transpose" => match self.blocks_argument(args) {
                 Some(id) => self.push_term(Op::Transpose(id), span),
                 None => Term::Hole,
@@ -536,6 +546,31 @@ impl Checker<'_> {
             any = self.apply(Binary::Or, any, equal, args.span);
         }
         any
+    }
+
+    /// The value of the first threshold that is larger.
+    fn codebook(&mut self, args: &Args<'_>) -> Term {
+        let span = args.span;
+        let x = self.expression(args.positional[0]);
+        let several = |this: &mut Self, index: usize| match this.expression(args.positional[index]) {
+            Term::Tuple(items) | Term::List(items) => Some(items),
+            Term::Hole => None,
+            one => Some(vec![one]),
+        };
+        let (Some(thresholds), Some(mut values)) = (several(self, 1), several(self, 2)) else { return Term::Hole };
+        let Some(last) = values.pop().filter(|_| values.len() == thresholds.len()) else {
+            let message = format!("{} thresholds ask for {} values", thresholds.len(), thresholds.len() + 1);
+            return self.hole(Diagnostic::new(Code::E0204, args.positional[2].span, message));
+        };
+        thresholds.into_iter().zip(values).rev().fold(last, |otherwise, (threshold, value)| {
+            let condition = self.compare(CompareOp::Less, x.clone(), threshold, span);
+            let (Ok(condition), Ok(value), Ok(otherwise)) =
+                (self.single(condition, span), self.single(value, span), self.single(otherwise, span))
+            else {
+                return Term::Hole;
+            };
+            self.push_term(Op::Choose(condition, value, otherwise), span)
+        })
     }
 
     // ---- blocks ----

@@ -93,6 +93,7 @@ pub fn check(
     let args = params.iter().map(|(name, value)| (name.clone(), checker.expression(value))).collect();
     checker.body(strategy, args, true);
     checker.size();
+    checker.last_computed_in_rules();
     let failed = checker.diagnostics.iter().any(|found| found.severity() == Severity::Error);
     if failed {
         // Behind a mistake nothing is looked up, so that names seem unused.
@@ -205,6 +206,25 @@ impl<'a> Checker<'a> {
                 Diagnostic::new(Code::E0309, span, "this value has too many operations, those of its parts counted")
                     .help("write it with fewer operations, or read it from a `table`"),
             );
+        }
+    }
+
+    /// Reports rules that look at the last computed step: it is known where a schedule is made, and only there.
+    fn last_computed_in_rules(&mut self) {
+        let rules = self.strategy.rules.iter();
+        let roots = rules.flat_map(|rule| [Some(rule.predicate), rule.guard, rule.order].into_iter().flatten());
+        let orders = self.strategy.orders.iter().filter_map(|rule| rule.guard);
+        let (mut open, mut seen) = (roots.chain(orders).collect::<Vec<_>>(), HashSet::new());
+        while let Some(id) = open.pop() {
+            if !seen.insert(id) {
+                continue;
+            }
+            let value = self.strategy.graph.value(id);
+            if value.op == Op::LastComputed {
+                let message = "the last computed step is known in schedules only";
+                return self.report(Diagnostic::new(Code::E0209, value.span, message));
+            }
+            open.extend(value.op.operands());
         }
     }
 

@@ -164,6 +164,7 @@ forms! {
         [Op::Real(value)] = {<value: Real>}
         [Op::Size(size)] = {"size" (size)}
         [Op::Place(place)] = {<place: Place>}
+        [Op::LastComputed] = {"last_computed"}
         [Op::Table { table, item, keys, otherwise }] = {"lookup" (table) "item" (item) "at" (keys) ["else" otherwise]}
         [Op::Coordinate(coordinate, side)] = {<coordinate: Coordinate> "of" (side)}
         [Op::InSet(set, side)] = {"in" (set) "of" (side)}

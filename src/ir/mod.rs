@@ -395,6 +395,8 @@ pub enum Op {
     Size(Size),
     /// Step, layer or head.
     Place(Place),
+    /// The last step before this one at which the layer was computed, -1 before the first. Only in schedules.
+    LastComputed,
     /// The `item`-th number of the entry of a table at integer `keys`; `otherwise` where it has none.
     Table {
         /// Index into [`Graph::tables`].
@@ -684,6 +686,7 @@ impl Op {
             | Op::Real(_)
             | Op::Size(_)
             | Op::Place(_)
+            | Op::LastComputed
             | Op::Coordinate(..)
             | Op::InSet(..)
             | Op::Pool(..)
@@ -715,6 +718,7 @@ impl Op {
             | Op::Real(_)
             | Op::Size(_)
             | Op::Place(_)
+            | Op::LastComputed
             | Op::Coordinate(..)
             | Op::InSet(..)
             | Op::Pool(..)

@@ -74,6 +74,7 @@ fn op(r: &mut Random, graph: &Graph) -> Op {
             5 => Size::Axis(axis),
             _ => Size::Blocks(set(r), side),
         }),
+        4 if r.below(4) == 0 => Op::LastComputed,
         4 => Op::Place(r.of(&[Place::Step, Place::Layer, Place::Head])),
         5 => {
             let keys = vec![a, b].into_iter().take(1 + r.below(2)).collect();

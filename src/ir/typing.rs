@@ -12,7 +12,7 @@
 //!
 //! | operation | operands | result |
 //! |---|---|---|
-//! | `Bool`, `Int`, `Real`, `Size`, `Place` | | scalar |
+//! | `Bool`, `Int`, `Real`, `Size`, `Place`, `LastComputed` | | scalar |
 //! | `Table` | integer keys, scalars or token values, one for each dimension; `otherwise` of the table's kind | kind of the table, extents joined |
 //! | `Coordinate`, `InSet` | | token integer, token truth value |
 //! | `Negate`, `Abs` | numbers | same type |
@@ -109,7 +109,7 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
         Op::Bool(_) => Ok(Type::scalar(Kind::Bool)),
         Op::Int(_) => Ok(Type::scalar(Kind::Int)),
         Op::Real(_) => Ok(Type::scalar(Kind::Real)),
-        Op::Place(_) => Ok(Type::scalar(Kind::Int)),
+        Op::Place(_) | Op::LastComputed => Ok(Type::scalar(Kind::Int)),
         Op::Size(size) => {
             match *size {
                 Size::Layers | Size::Heads | Size::HeadDim | Size::Steps => {}

@@ -95,7 +95,7 @@ impl Dependence {
                 continue;
             }
             match graph.op(id) {
-                Op::Place(Place::Step) => dependence.step = true,
+                Op::Place(Place::Step) | Op::LastComputed => dependence.step = true,
                 Op::Place(Place::Layer) => dependence.layer = true,
                 Op::Place(Place::Head) => dependence.head = true,
                 _ => {}
@@ -116,7 +116,7 @@ impl Dependence {
         let count = |depends: bool, count: u32| if depends { count } else { 1 };
         let (layers, heads) = (count(self.layer, model.layers), count(self.head, model.heads));
         (0..count(self.step, model.steps)).flat_map(move |step| {
-            (0..layers).flat_map(move |layer| (0..heads).map(move |head| At { step, layer, head }))
+            (0..layers).flat_map(move |layer| (0..heads).map(move |head| At { step, layer, head, ..At::default() }))
         })
     }
 }

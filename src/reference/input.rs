@@ -210,7 +210,7 @@ impl<'a> SelectorInput<'a> {
             Side::Query => "q",
             Side::Key => "k",
         };
-        let At { step, layer, head } = self.at;
+        let At { step, layer, head, .. } = self.at;
         Error::Value(format!(
             "`{name}` is NaN, infinite or too large in block {block} of head {head} (layer {layer}, step {step}); \
              symbols cannot be computed from it"

@@ -146,7 +146,10 @@ impl Selection {
         }
         let layers = self.layers(step, layer, qk);
         let heads = 0..model.heads;
-        heads.into_par_iter().map(|head| self.choose_one(At { step, layer, head }, qk, &layers)).collect()
+        heads
+            .into_par_iter()
+            .map(|head| self.choose_one(At { step, layer, head, ..At::default() }, qk, &layers))
+            .collect()
     }
 
     /// All heads as the classes see them whose programs look at other heads.
@@ -178,7 +181,7 @@ impl Selection {
             return Ok(Chosen { class, symbols: Arc::new(symbols) });
         }
         let Some((q, k)) = qk else {
-            let At { step, layer, head } = at;
+            let At { step, layer, head, .. } = at;
             return Err(Error::State(format!(
                 "the rules of head {head} (layer {layer}, step {step}) choose blocks by their scores: q and k are needed"
             )));
