@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 
 omni=${CARGO_TARGET_DIR:-target}/release/omni
 out=${CARGO_TARGET_DIR:-target}/demo
-strategy=examples/flashomni.omni
+strategy=examples/strategies/flashomni.omni
 recording=data/minidit/qkv_64_layer3.safetensors
 plan=$out/plan.safetensors
 

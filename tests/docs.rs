@@ -10,7 +10,7 @@
 //! | `text,schedule` | what layer 0 of the last whole file above does at each step |
 //! | `text,mask` | the picture of head 0 at step 0 of layer 0 of the last whole file above |
 //!
-//! Whole files are compiled as if they lay in `examples/`, so that they may import what is there.
+//! Whole files are compiled as if they lay in `examples/strategies/`, so that they may import what is there.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -82,7 +82,7 @@ fn examples() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("tables")).unwrap();
     for below in ["", "tables"] {
-        for entry in fs::read_dir(root().join("examples").join(below)).unwrap() {
+        for entry in fs::read_dir(root().join("examples/strategies").join(below)).unwrap() {
             let path = entry.unwrap().path();
             if path.is_file() {
                 fs::copy(&path, folder.path().join(below).join(path.file_name().unwrap())).unwrap();
@@ -315,7 +315,7 @@ fn pages_of_codes_show_and_mend_them() {
 }
 
 fn example_files() -> Vec<PathBuf> {
-    let folder = fs::read_dir(root().join("examples")).unwrap();
+    let folder = fs::read_dir(root().join("examples/strategies")).unwrap();
     let mut files: Vec<PathBuf> = folder.map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|ending| ending == "omni"));
     files.sort();
@@ -342,8 +342,8 @@ fn examples_are_formatted_and_documented() {
     assert!(wrong.is_empty(), "{wrong}");
 }
 
-/// Every strategy fits every shipped model that has its segments, without an error and with no other warning than
-/// one of tiles that do not line up.
+/// Every strategy fits every shipped model that has its segments, without an error and with no other warnings than
+/// those of tiles that do not line up and of padding that a model has not.
 #[test]
 fn examples_fit_the_shipped_models() {
     let models = shipped_models();
@@ -360,12 +360,17 @@ fn examples_fit_the_shipped_models() {
                     continue;
                 }
                 fitting += 1;
-                let others = found.list.iter().filter(|one| one.code != Code::W0503).count();
+                let others = found
+                    .list
+                    .iter()
+                    .filter(|one| one.code != Code::W0503 && !one.message.contains("`text` has none there"))
+                    .count();
                 if others > 0 {
                     writeln!(wrong, "`{}` on `{}`:\n{found}", strategy.name.node, model.name).unwrap();
                 }
             }
-            if fitting == 0 {
+            let own_model = file.items.iter().any(|item| matches!(item, ast::Item::Model(_)));
+            if fitting == 0 && !own_model {
                 writeln!(wrong, "`{}` fits no model", strategy.name.node).unwrap();
             }
         }

@@ -62,7 +62,11 @@ fn inputs(case: &Case, golden: &TensorFile, path: &Path) {
     }
     let entries: Vec<Entry<'_>> = tensors
         .iter()
-        .map(|(name, shape, values)| Entry { name: name.clone(), shape: shape.clone(), values: FileValues::F32(values) })
+        .map(|(name, shape, values)| Entry {
+            name: name.clone(),
+            shape: shape.clone(),
+            values: FileValues::F32(values),
+        })
         .collect();
     write(path, &entries, &BTreeMap::new()).unwrap();
 }
@@ -123,7 +127,9 @@ fn compare(name: &str, shape: &[usize], wanted: &[f64], found: &[f64]) -> Outcom
         for index in 0..per_head {
             let (wanted, found) = (wanted[head * per_head + index], found[head * have + index]);
             if wanted != found {
-                return Err(format!("`{name}` differs at head {head}, {index} of {shape:?}: {found}, not {wanted}").into());
+                return Err(
+                    format!("`{name}` differs at head {head}, {index} of {shape:?}: {found}, not {wanted}").into()
+                );
             }
         }
     }
