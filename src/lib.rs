@@ -5,6 +5,7 @@ pub mod codegen;
 pub mod compile;
 pub mod cpu;
 pub mod diagnostics;
+pub mod env;
 pub mod error;
 pub mod files;
 pub mod ir;
