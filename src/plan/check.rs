@@ -3,7 +3,7 @@
 //! # Rules
 //! 1. The model is one; its schedule has a kind for each step and layer, orders of forecasts are at most
 //!    [`MAX_FORECAST_ORDER`] and 0 where nothing is reused.
-//! 2. Orders of tokens are permutations. Offsets of blocks begin at 0, ascend and end at the number of tokens; no block is
+//! 2. Orders of tokens are permutations, tiles fit their segment. Offsets of blocks begin at 0, ascend and end at the number of tokens; no block is
 //!    larger than [`MAX_BLOCK_TOKENS`].
 //! 3. Programs and predicates are valid, see [`validate`].
 //! 4. Classes name arrangements, programs, predicates and bitmaps that exist, and the bitmaps have the shape of the
@@ -11,14 +11,17 @@
 //!    where q-blocks and kv-blocks are the same.
 //! 5. Each step, layer and head has a class that exists.
 
-use super::{Arrangement, Blocks, Body, Class, MaskId, Plan, Program, Role};
-use crate::ir::{Extent, Op, StepKind, validate};
+use super::{Arrangement, Blocks, Body, Class, MaskId, Plan, Program, Role, Tiling};
+use crate::ir::{Extent, Model, Op, SetId, StepKind, validate};
 
 /// Highest order of a forecast.
 pub const MAX_FORECAST_ORDER: u8 = 4;
 
 /// Most tokens of a block.
 pub const MAX_BLOCK_TOKENS: u32 = 256;
+
+const MATRIX: Extent = Extent::Blocks { q: Some(SetId::ALL), kv: Some(SetId::ALL) };
+const ROWS: Extent = Extent::Blocks { q: Some(SetId::ALL), kv: None };
 
 impl Plan {
     /// Whether every index of the plan is in range and everything fits together; the rules stand at the top of the file.
@@ -29,8 +32,7 @@ impl Plan {
         validate::validate_model(&self.model).map_err(|problems| problems.join("; "))?;
         self.check_schedule()?;
         for (index, arrangement) in self.arrangements.iter().enumerate() {
-            check_arrangement(arrangement, self.model.tokens())
-                .map_err(|problem| format!("arrangement {index}: {problem}"))?;
+            check_arrangement(arrangement, &self.model).map_err(|problem| format!("arrangement {index}: {problem}"))?;
         }
         for (index, program) in self.programs.iter().enumerate() {
             validate::validate_program(program)
@@ -90,9 +92,9 @@ impl Plan {
         }
         let partial = match &class.body {
             Body::Static { skip, partial, cache } => {
-                self.check_mask(*skip, blocks, false)?;
-                partial.map_or(Ok(()), |partial| self.check_mask(partial, blocks, false))?;
-                self.check_mask(*cache, blocks, true)?;
+                self.check_mask(*skip, blocks, MATRIX)?;
+                partial.map_or(Ok(()), |partial| self.check_mask(partial, blocks, MATRIX))?;
+                self.check_mask(*cache, blocks, ROWS)?;
                 partial.is_some()
             }
             Body::Dynamic { program, masks } => {
@@ -102,11 +104,11 @@ impl Plan {
                 if let Some(mask) = masks.iter().find(|&&mask| mask as usize >= self.masks.len()) {
                     return Err(format!("there is no bitmap {mask}"));
                 }
-                for &(slot, vector) in &needs.slots {
+                for &(slot, extent) in &needs.slots {
                     let Some(&mask) = masks.get(usize::from(slot)) else {
                         return Err(format!("its program asks for bitmap {slot} of {}", masks.len()));
                     };
-                    self.check_mask(mask, blocks, vector)?;
+                    self.check_mask(mask, blocks, extent)?;
                 }
                 if needs.transposes && blocks.q != blocks.kv {
                     return Err("its program transposes, but q-blocks and kv-blocks differ".to_string());
@@ -120,11 +122,15 @@ impl Plan {
         Ok(())
     }
 
-    fn check_mask(&self, mask: MaskId, blocks: &Blocks, vector: bool) -> Result<(), String> {
+    fn check_mask(&self, mask: MaskId, blocks: &Blocks, extent: Extent) -> Result<(), String> {
         let Some(bits) = self.masks.get(mask as usize) else {
             return Err(format!("there is no bitmap {mask}"));
         };
-        let wanted = if vector { (1, blocks.q_blocks()) } else { (blocks.q_blocks(), blocks.kv_blocks()) };
+        let wanted = match extent {
+            Extent::Blocks { q: Some(_), kv: None } => (1, blocks.q_blocks()),
+            Extent::Blocks { q: None, kv: Some(_) } => (1, blocks.kv_blocks()),
+            _ => (blocks.q_blocks(), blocks.kv_blocks()),
+        };
         let found = (bits.rows(), bits.columns());
         if found == wanted {
             return Ok(());
@@ -135,8 +141,8 @@ impl Plan {
 
 /// What a program asks of the classes that use it.
 struct Needs {
-    /// Slots of its bitmaps, and whether they are vectors of q-blocks.
-    slots: Vec<(u16, bool)>,
+    /// Slots of its bitmaps, and what they vary over.
+    slots: Vec<(u16, Extent)>,
     transposes: bool,
     partial: bool,
 }
@@ -146,7 +152,7 @@ impl Needs {
         let mut slots = Vec::new();
         for (_, value) in program.graph.values() {
             if let Op::Mask(slot) = value.op {
-                slots.push((slot, matches!(value.ty.extent, Extent::Blocks { kv: None, .. })));
+                slots.push((slot, value.ty.extent));
             }
         }
         Needs {
@@ -157,7 +163,14 @@ impl Needs {
     }
 }
 
-fn check_arrangement(arrangement: &Arrangement, tokens: u32) -> Result<(), String> {
+fn check_arrangement(arrangement: &Arrangement, model: &Model) -> Result<(), String> {
+    let tokens = model.tokens();
+    if let Some(Tiling { segment, sizes }) = &arrangement.tiling {
+        let axes = model.segments.iter().find(|known| known.name == *segment).map_or(0, |known| known.axes.len());
+        if axes == 0 || sizes.len() != axes || sizes.contains(&0) {
+            return Err(format!("the tiles of {sizes:?} tokens do not fit the axes of `{segment}`"));
+        }
+    }
     if let Some(order) = &arrangement.order {
         let mut seen = vec![false; order.len()];
         let once = |&old: &u32| seen.get_mut(old as usize).is_some_and(|seen| !std::mem::replace(seen, true));

@@ -20,7 +20,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
 use super::record::{ClassRecord, ModelRecord};
-use super::{Arrangement, Blocks, Plan, Schedule};
+use super::{Arrangement, Blocks, Plan, Schedule, Tiling};
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use crate::ir::StepKind;
@@ -133,7 +133,7 @@ impl Plan {
             params: json(&self.params),
             quirks: json(&self.quirks),
             model: json(&ModelRecord::from(&self.model)),
-            arrangements: self.arrangements.len().to_string(),
+            arrangements: json(&self.arrangements.iter().map(|arrangement| &arrangement.tiling).collect::<Vec<_>>()),
             masks: json(&shapes),
             classes: json(&classes),
             programs: json(&self.programs.iter().map(ToString::to_string).collect::<Vec<_>>()),
@@ -299,19 +299,14 @@ impl Reader<'_> {
     }
 
     fn arrangements(&self) -> Result<Vec<Arrangement>, String> {
-        let count: usize = self.json("arrangements")?;
-        // Every arrangement has tensors, so that a count without them ends at the first missing one.
-        let read_one = |index: usize| -> Result<Arrangement, String> {
+        let tilings: Vec<Option<Tiling>> = self.json("arrangements")?;
+        let read_one = |(index, tiling): (usize, Option<Tiling>)| -> Result<Arrangement, String> {
             let order = format!("arrangement.{index}.order");
             let order = self.tensors.tensor(&order).is_ok().then(|| self.words(&order)).transpose()?;
             let offsets = |side: &str| self.words(&format!("arrangement.{index}.{side}"));
-            Ok(Arrangement { order, blocks: Blocks { q: offsets("q")?, kv: offsets("kv")? } })
+            Ok(Arrangement { order, tiling, blocks: Blocks { q: offsets("q")?, kv: offsets("kv")? } })
         };
-        let mut arrangements = Vec::new();
-        for index in 0..count {
-            arrangements.push(read_one(index)?);
-        }
-        Ok(arrangements)
+        tilings.into_iter().enumerate().map(read_one).collect()
     }
 
     fn class_of(&self, shape: &[usize]) -> Result<Vec<u32>, String> {

@@ -7,9 +7,14 @@
 
 pub mod check;
 pub mod file;
+mod head_symbols;
 mod record;
 #[cfg(test)]
 mod tests;
+
+use serde::{Deserialize, Serialize};
+
+pub use head_symbols::HeadSymbols;
 
 use crate::ir::{Graph, Model, Part, Side, StepKind, ValueId};
 use crate::symbols::{BitMatrix, Blocks};
@@ -49,8 +54,20 @@ pub struct Plan {
 pub struct Arrangement {
     /// `order[new] = old`; `None` for the model's own order.
     pub order: Option<Vec<u32>>,
+    /// The tiles that the order goes through, where it does.
+    pub tiling: Option<Tiling>,
     /// The blocks.
     pub blocks: Blocks,
+}
+
+/// Tiles of a grid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tiling {
+    /// The segment that is tiled.
+    pub segment: String,
+    /// Tokens of a tile along each axis of the segment, at least 1.
+    pub sizes: Vec<u32>,
 }
 
 /// What each layer does at each step.
@@ -87,8 +104,7 @@ pub enum Role {
 
 /// A selector program: the part of a class's rules that needs q and k.
 ///
-/// `S_s = (Whole | Partial) & !Skip`, `S_p = Partial & !Whole & !Skip`, `S_c = !Cache`, each the union of its
-/// terms; without any `Whole` and `Partial` term all blocks are whole.
+/// [`HeadSymbols::of_terms`] joins the terms.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Program {
     /// Values; bitmaps known already are [`crate::ir::Op::Mask`].
@@ -144,8 +160,13 @@ impl Plan {
     /// The class of a head at a step.
     #[must_use]
     pub fn class(&self, step: u32, layer: u32, head: u32) -> &Class {
-        let place = (step * self.model.layers + layer) * self.model.heads + head;
-        &self.classes[self.class_of[place as usize] as usize]
+        &self.classes[self.class_of[self.place(step, layer, head)] as usize]
+    }
+
+    /// Index of a head at a step in [`Plan::class_of`].
+    #[must_use]
+    pub fn place(&self, step: u32, layer: u32, head: u32) -> usize {
+        ((step * self.model.layers + layer) * self.model.heads + head) as usize
     }
 
     /// Whether some class needs q and k.

@@ -20,7 +20,12 @@ fn plan(seed: u64) -> Plan {
             let mut order: Vec<u32> = (0..tokens).collect();
             (1..order.len()).for_each(|i| order.swap(i, r.below(i + 1)));
             let blocks = Blocks::regular(tokens as usize, tokens as usize, 1 + r.below(64), 1 + r.below(64));
-            Arrangement { order: (r.below(2) == 0).then_some(order), blocks }
+            let grid = model.segments.iter().find(|segment| !segment.axes.is_empty() && r.below(2) == 0);
+            let tiling = grid.map(|segment| Tiling {
+                segment: segment.name.clone(),
+                sizes: segment.axes.iter().map(|_| 1 + r.below(8) as u32).collect(),
+            });
+            Arrangement { order: (r.below(2) == 0).then_some(order), tiling, blocks }
         })
         .collect();
     let kinds: Vec<StepKind> = (0..model.steps * model.layers)
@@ -172,7 +177,7 @@ fn a_large_plan_is_small_and_fast() {
         strategy: "sliding_tile".to_string(),
         params: Vec::new(),
         quirks: Vec::new(),
-        arrangements: vec![Arrangement { order: Some((0..118_800).rev().collect()), blocks }],
+        arrangements: vec![Arrangement { order: Some((0..118_800).rev().collect()), tiling: None, blocks }],
         schedule: Schedule { layers: 60, kinds: vec![StepKind::Dispatch; 3000], reuse_orders: vec![0; 3000] },
         masks,
         programs: Vec::new(),
