@@ -69,6 +69,7 @@ pub mod codegen;
 pub mod compile;
 pub mod cpu;
 pub mod diagnostics;
+pub mod env;
 pub mod error;
 pub mod files;
 pub mod geometry;
