@@ -221,6 +221,19 @@ impl Compiler {
         Diagnostics::new(Arc::new(loaded.sources), loaded.findings)
     }
 
+    /// The model that the strategy would be compiled for.
+    ///
+    /// # Errors
+    /// [`Error::Compile`] with every diagnostic.
+    pub fn bound_model(&self) -> Result<Model> {
+        let mut loaded = self.load();
+        let checked = self.check_loaded(&mut loaded);
+        match self.choose_model(&mut loaded, checked.as_ref()) {
+            Some(model) if !loaded.failed() => Ok(model),
+            _ => Err(loaded.failure()),
+        }
+    }
+
     /// The models that the file and its imports declare, as far as they are right, in order.
     #[must_use]
     pub fn own_models(&self) -> Vec<Model> {

@@ -144,7 +144,7 @@ fn draw<T>(plan: &Plan, how: impl Fn(&Picture<'_>) -> T) -> T {
         end_token: segment.start + segment.tokens,
     };
     let segments: Vec<Segment> = plan.model.segments.iter().map(segment).collect();
-    how(&Picture { symbols: &symbols, blocks, segments: &segments, heads: &[0], title: &plan.strategy })
+    how(&Picture { numbers: &[], symbols: &symbols, blocks, segments: &segments, heads: &[0], title: &plan.strategy })
 }
 
 fn mask(plan: &Plan) -> String {

@@ -8,7 +8,11 @@ use crate::pick::Pick;
 
 /// Sparse attention strategies for diffusion transformers: check, compile, look at and run them.
 #[derive(Debug, Parser)]
-#[command(name = "omni", version, max_term_width = 100, after_help = "\
+#[command(
+    name = "omni",
+    version,
+    max_term_width = 100,
+    after_help = "\
 Start here:
   omni new my_strategy              write a strategy to begin with
   omni check my_strategy.omni       see what is wrong with it
@@ -16,7 +20,8 @@ Start here:
   omni run my_strategy.omni --synthetic --model minidit_64
 
 `omni help VERB` tells more about each verb.
-Exit codes: 0 fine, 1 findings in a strategy, 2 could not work.")]
+Exit codes: 0 fine, 1 findings in a strategy, 2 could not work."
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub verb: Verb,
@@ -53,6 +58,7 @@ pub enum Verb {
     Show(Show),
     Run(Run),
     Bench(Bench),
+    Symbols(Symbols),
     Explain(Explain),
     Models(Models),
     New(New),
@@ -157,12 +163,15 @@ pub struct Fmt {
 ///   llvm            LLVM IR of the selector programs and token predicates
 ///   ptx             the same as PTX for --target
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment, after_help = "\
+#[command(
+    verbatim_doc_comment,
+    after_help = "\
 Examples:
   omni build flash.omni --model flux1_dev -o flash.safetensors
   omni build flash.omni --emit plan
   omni build flash.omni --emit ir-after=fold_constants
-  omni build flash.omni --emit ptx --target sm_90a -o flash.ptx")]
+  omni build flash.omni --emit ptx --target sm_90a -o flash.ptx"
+)]
 pub struct Build {
     /// Strategy file; `-` is standard input
     #[arg(value_name = "FILE")]
@@ -316,6 +325,57 @@ pub struct Bench {
     pub threads: Option<u16>,
     #[command(flatten)]
     pub choice: Choice,
+}
+
+/// Write the symbols of one layer at one step to a file
+///
+/// The file is safetensors. By default it holds the packed symbols of the FlashOmni kernels, `sparse_info` and
+/// `sparse_kv_info`. With --unpacked it holds bytes of 0 and 1: `cache` [heads, q_blocks] (1 = computed), `skip` and
+/// `partial` [heads, q_blocks, kv_blocks] (1 = computed; computed under a token mask), and up to 64 MiB `predicate`, which
+/// keys each query token attends to as bits [heads, tokens, ceil(tokens / 8)], in the model's order. `schedule` [steps, layers] is 1 where the layer
+/// is computed.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  omni symbols examples/strategies/sta.omni --shape t=12 h=16 w=24 heads=2 --out sta.safetensors --unpacked
+  omni symbols examples/strategies/sparge.omni --shape tokens=2048 heads=3 head_dim=64 \\
+      --inputs qk.safetensors --out sparge.safetensors
+Exit codes: 0 written, 1 errors in the strategy, 2 it could not work.")]
+pub struct Symbols {
+    /// Strategy file; `-` is standard input
+    #[arg(value_name = "STRATEGY")]
+    pub file: PathBuf,
+    /// Strategy of the file; without, the last one
+    #[arg(long, value_name = "NAME")]
+    pub strategy: Option<String>,
+    /// Model to compile for, from the file or `omni models`
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// Sizes of the model: layers, heads, head_dim, steps, segments and axes; those of a whole layout need no --model, nor
+    /// does `tokens` of a strategy without a layout
+    #[arg(long, value_name = "NAME=SIZE", value_parser = pair, num_args = 1..)]
+    pub shape: Vec<(String, String)>,
+    /// Values of parameters of the strategy, expressions of the language
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair, num_args = 1..)]
+    pub param: Vec<(String, String)>,
+    /// Tensors: `q` and `k` [heads, tokens, head_dim], and whatever the strategy reads by `input(...)`
+    #[arg(long, value_name = "FILE")]
+    pub inputs: Option<PathBuf>,
+    /// File to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Bytes in place of packed bits
+    #[arg(long)]
+    pub unpacked: bool,
+    /// q and k come in the strategy's order of tokens, not in the model's
+    #[arg(long)]
+    pub arranged: bool,
+    /// Denoising step; without, the first that obeys symbols
+    #[arg(long, value_name = "N")]
+    pub step: Option<u32>,
+    /// Layer
+    #[arg(long, value_name = "N")]
+    pub layer: Option<u32>,
 }
 
 /// Explain a code of a finding, with an example

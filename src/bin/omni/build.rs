@@ -62,7 +62,9 @@ fn suggestion(name: &str, known: &[&str]) -> String {
 
 pub fn build(args: &Build, console: &Console) -> Result<Exit, Failure> {
     if args.target.is_some() && args.emit != Some(Stage::Ptx) {
-        return Err(Failure::new("--target chooses the GPU of --emit ptx").help("add --emit ptx, or leave --target out"));
+        return Err(
+            Failure::new("--target chooses the GPU of --emit ptx").help("add --emit ptx, or leave --target out")
+        );
     }
     let bytes = input::read(&args.file)?;
     let compiler = input::compiler(&args.file, None, bytes, &args.choice);
@@ -91,7 +93,9 @@ fn plan_file(args: &Build, compiler: &Compiler, console: &Console) -> Result<Exi
     let path = match &args.output {
         Some(path) => path.clone(),
         None if input::is_stdin(&args.file) => {
-            return Err(Failure::new("a strategy from standard input has no name for its plan").help("add -o PLAN.safetensors"));
+            return Err(
+                Failure::new("a strategy from standard input has no name for its plan").help("add -o PLAN.safetensors")
+            );
         }
         None => default_name(&args.file),
     };
@@ -123,7 +127,10 @@ fn summary(plan: &Plan) -> String {
         ("schedule", kinds_of(plan)),
         ("classes", classes),
         ("bitmaps", plan.masks.len().to_string()),
-        ("programs", format!("{}, and {}", plan.programs.len(), table::plural(plan.predicates.len(), "token predicate"))),
+        (
+            "programs",
+            format!("{}, and {}", plan.programs.len(), table::plural(plan.predicates.len(), "token predicate")),
+        ),
     ] {
         // Writing to a string cannot fail.
         let _ = writeln!(out, "  {name:<10}{value}");
@@ -339,7 +346,8 @@ fn ptx(plan: &Plan, target: Option<&str>) -> Result<String, Failure> {
     }
     let mut out = String::new();
     for (name, program, predicates) in &units {
-        let _ = write!(out, "// {name} of {}\n{}\n", plan.strategy, emit_ptx(program, predicates, architecture)?.trim());
+        let _ =
+            write!(out, "// {name} of {}\n{}\n", plan.strategy, emit_ptx(program, predicates, architecture)?.trim());
     }
     Ok(out)
 }

@@ -85,6 +85,11 @@ impl Console {
     }
 }
 
+/// Whether standard output shows colours.
+pub fn has_colour() -> bool {
+    anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never
+}
+
 /// Columns of the terminal that shows standard output.
 pub fn width() -> usize {
     terminal_size::terminal_size().map_or(DEFAULT_WIDTH, |(width, _)| usize::from(width.0))

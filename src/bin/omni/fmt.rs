@@ -46,8 +46,8 @@ fn one(args: &Fmt, path: &Path, console: &Console) -> Result<Outcome, Failure> {
     let bytes = input::read(path)?;
     let text = syntax::decode(0, &name, &bytes)
         .map_err(|problem| Failure::Findings(input::finding(name.clone(), "", vec![*problem])))?;
-    let new = syntax::format(&text)
-        .map_err(|problems| Failure::Findings(input::finding(name.clone(), &text, problems)))?;
+    let new =
+        syntax::format(&text).map_err(|problems| Failure::Findings(input::finding(name.clone(), &text, problems)))?;
     let outcome = if new.as_bytes() == bytes { Outcome::Same } else { Outcome::Changed };
     match outcome {
         Outcome::Changed if args.check => console.print(&format!("{name}\n"))?,

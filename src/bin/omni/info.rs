@@ -97,6 +97,10 @@ fn variable(variable: &env::Variable) -> Variable {
 fn gpu() -> Gpu {
     // SAFETY: it only tries to load the library. Every other call of cudarc panics where that fails.
     let driver = unsafe { cudarc::driver::sys::is_culib_present() };
-    let status = if driver { "NVIDIA driver found; this version computes on the CPU" } else { "no NVIDIA driver (libcuda) found; none is needed" };
+    let status = if driver {
+        "NVIDIA driver found; this version computes on the CPU"
+    } else {
+        "no NVIDIA driver (libcuda) found; none is needed"
+    };
     Gpu { driver, used: false, status: status.to_owned() }
 }

@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use flashomni::diagnostics::{Code, Diagnostic, Diagnostics, Severity};
+use flashomni::diagnostics::{Diagnostic, Diagnostics, Severity};
 use flashomni::ir::Model;
 use flashomni::plan::Plan;
-use flashomni::source::{Sources, Span};
+use flashomni::source::Sources;
 use flashomni::{Compiler, Error};
 
 use crate::args::Choice;
@@ -94,8 +94,10 @@ impl Subject {
             ("--shape", !choice.shape.is_empty()),
         ];
         match options.into_iter().find(|(_, given)| *given) {
-            Some((option, _)) => Err(Failure::new(format!("`{}` is compiled already: {option} comes too late", path.display()))
-                .help("give the strategy file in place of the plan")),
+            Some((option, _)) => {
+                Err(Failure::new(format!("`{}` is compiled already: {option} comes too late", path.display()))
+                    .help("give the strategy file in place of the plan"))
+            }
             None => Ok(Subject::Plan(Box::new(plan))),
         }
     }
@@ -166,12 +168,6 @@ pub fn layout(model: &Model) -> String {
 pub fn strategy(plan: &Plan) -> String {
     let params: Vec<String> = plan.params.iter().map(|(name, value)| format!("{name} = {value}")).collect();
     if params.is_empty() { plan.strategy.clone() } else { format!("{}({})", plan.strategy, params.join(", ")) }
-}
-
-/// Turns an error of the library into a finding of a file, for `fmt`, which knows no compilation.
-pub fn undecodable(name: String, problem: Diagnostic) -> Diagnostics {
-    debug_assert!(problem.code == Code::E0105 && problem.span() == Span::default());
-    finding(name, "", vec![problem])
 }
 
 /// A place the state of a session does not allow.

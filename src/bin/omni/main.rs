@@ -13,14 +13,15 @@ mod exit;
 mod explain;
 mod fmt;
 mod info;
-mod kinds;
 mod input;
+mod kinds;
 mod models;
 mod new;
 mod pick;
 mod run;
 mod show;
 mod source;
+mod symbols;
 mod table;
 
 use std::process::ExitCode;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         Verb::Show(args) => show::show(args, &console),
         Verb::Run(args) => run::run(args, &console),
         Verb::Bench(args) => bench::bench(args, &console),
+        Verb::Symbols(args) => symbols::symbols(args, &console),
         Verb::Explain(args) => explain::explain(args, &console),
         Verb::Models(args) => models::models(args, &console),
         Verb::New(args) => new::new(args, &console),

@@ -8,8 +8,8 @@ use serde::Serialize;
 use crate::args::Models;
 use crate::console::{BOLD, Console};
 use crate::exit::{Exit, Failure};
-use crate::table::{self, Table};
 use crate::input;
+use crate::table::{self, Table};
 
 pub fn models(args: &Models, console: &Console) -> Result<Exit, Failure> {
     let models = shipped_models();

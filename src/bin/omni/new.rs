@@ -44,10 +44,13 @@ pub fn new(args: &New, console: &Console) -> Result<Exit, Failure> {
     }
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let name = identifier(&stem).ok_or_else(|| {
-        Failure::new(format!("`{stem}` gives no name for a strategy")).help("use letters, digits and `_`, as in my_strategy")
+        Failure::new(format!("`{stem}` gives no name for a strategy"))
+            .help("use letters, digits and `_`, as in my_strategy")
     })?;
     if path.symlink_metadata().is_ok() {
-        return Err(Failure::new(format!("`{}` exists already", path.display())).help("choose another name, or delete it"));
+        return Err(
+            Failure::new(format!("`{}` exists already", path.display())).help("choose another name, or delete it")
+        );
     }
     let text = args.template.text().replace("NAME", &name);
     if Compiler::from_source("<template>", text.as_str()).check().has_errors() {
@@ -72,7 +75,8 @@ impl Template {
 
 /// The name of a file as an identifier of the language.
 fn identifier(stem: &str) -> Option<String> {
-    let name: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect();
+    let name: String =
+        stem.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect();
     let first = name.chars().next()?;
     let named = name.chars().any(|c| c.is_ascii_alphanumeric());
     let name = if first.is_ascii_digit() { format!("s_{name}") } else { name };
