@@ -1,6 +1,6 @@
 //! The environment variables that change what flashomni does, in one list.
 //!
-//! Nothing else in the crate reads the environment. `omni info` prints the list with the values that are set.
+//! A variable that is not in it changes nothing. `omni info` prints the list with the values that are set.
 
 /// A variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

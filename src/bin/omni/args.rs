@@ -182,6 +182,9 @@ pub struct Build {
     /// Stage to write as text in place of the plan file (see above)
     #[arg(long, value_name = "STAGE", value_parser = crate::build::Stage::parse)]
     pub emit: Option<crate::build::Stage>,
+    /// Program of --emit llvm and ptx, from 0; needed where a plan has several
+    #[arg(long, value_name = "N")]
+    pub program: Option<usize>,
     /// GPU architecture of --emit ptx: sm_80, sm_90a or sm_100a
     #[arg(long, value_name = "ARCH")]
     pub target: Option<String>,

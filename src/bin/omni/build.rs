@@ -74,8 +74,8 @@ pub fn build(args: &Build, console: &Console) -> Result<Exit, Failure> {
         Stage::Ir(pass) => ir(&compiler, pass, console)?,
         Stage::Plan => describe(&input::compile(&compiler, console)?),
         Stage::Symbols => symbols(&input::compile(&compiler, console)?),
-        Stage::Llvm => llvm(&input::compile(&compiler, console)?)?,
-        Stage::Ptx => ptx(&input::compile(&compiler, console)?, args.target.as_deref())?,
+        Stage::Llvm => llvm(&input::compile(&compiler, console)?, args.program)?,
+        Stage::Ptx => ptx(&input::compile(&compiler, console)?, args.target.as_deref(), args.program)?,
     };
     match &args.output {
         Some(path) => {
@@ -313,25 +313,35 @@ fn units(plan: &Plan) -> Vec<(String, Program, Vec<&Predicate>)> {
     units
 }
 
+/// The unit that is written: each is a module of its own.
+fn one<'a, T>(units: &'a [T], wanted: Option<usize>) -> Result<&'a T, Failure> {
+    let count = units.len();
+    match (wanted, units) {
+        (None, [one]) => Ok(one),
+        (None, _) => Err(Failure::new(format!("the plan has {count} programs, each a module of its own"))
+            .help(format!("choose one with --program 0 to --program {}", count - 1))),
+        (Some(index), _) => units.get(index).ok_or_else(|| {
+            Failure::new(format!("there is no program {index}: the plan has {}", table::plural(count, "program")))
+        }),
+    }
+}
+
 fn nothing(plan: &Plan) -> Failure {
     Failure::new(format!("`{}` has no code: its symbols are all known when the plan is built", plan.strategy))
         .help("--emit symbols shows them")
 }
 
-fn llvm(plan: &Plan) -> Result<String, Failure> {
+fn llvm(plan: &Plan, wanted: Option<usize>) -> Result<String, Failure> {
     let units = units(plan);
     if units.is_empty() {
         return Err(nothing(plan));
     }
-    let mut out = String::new();
-    for (name, program, predicates) in &units {
-        let _ = write!(out, "; {name} of {}\n{}", plan.strategy, codegen::emit_llvm(program, predicates)?);
-    }
-    Ok(out)
+    let (name, program, predicates) = one(&units, wanted)?;
+    Ok(format!("; {name} of {}\n{}", plan.strategy, codegen::emit_llvm(program, predicates)?))
 }
 
 #[cfg(feature = "llvm")]
-fn ptx(plan: &Plan, target: Option<&str>) -> Result<String, Failure> {
+fn ptx(plan: &Plan, target: Option<&str>, wanted: Option<usize>) -> Result<String, Failure> {
     use codegen::nvptx::{Architecture, emit_ptx};
     let known: Vec<&str> = Architecture::ALL.iter().map(|architecture| architecture.name()).collect();
     let Some(target) = target else {
@@ -344,16 +354,12 @@ fn ptx(plan: &Plan, target: Option<&str>) -> Result<String, Failure> {
     if units.is_empty() {
         return Err(nothing(plan));
     }
-    let mut out = String::new();
-    for (name, program, predicates) in &units {
-        let _ =
-            write!(out, "// {name} of {}\n{}\n", plan.strategy, emit_ptx(program, predicates, architecture)?.trim());
-    }
-    Ok(out)
+    let (name, program, predicates) = one(&units, wanted)?;
+    Ok(format!("// {name} of {}\n{}\n", plan.strategy, emit_ptx(program, predicates, architecture)?.trim()))
 }
 
 #[cfg(not(feature = "llvm"))]
-fn ptx(_: &Plan, _: Option<&str>) -> Result<String, Failure> {
+fn ptx(_: &Plan, _: Option<&str>, _: Option<usize>) -> Result<String, Failure> {
     Err(Failure::new("this omni was built without LLVM and writes no PTX")
         .help("build it with feature `llvm`, see the README"))
 }
