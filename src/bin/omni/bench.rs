@@ -108,13 +108,10 @@ pub fn bench(args: &Bench, console: &Console) -> Result<Exit, Failure> {
         ]);
     }
     console.print(&format!(
-        "{} on {} ({}), medians of {}\n{}; {} threads, {}\n\n{}",
-        input::strategy(&plan),
-        plan.model.name,
-        input::describe(&plan.model),
+        "{}  medians   of {}, {}, {}\n\n{}",
+        input::heading(&plan, &series.name),
         table::plural(usize::from(args.rounds), "round"),
-        series.name,
-        rayon::current_num_threads(),
+        table::plural(rayon::current_num_threads(), "thread"),
         flashomni::cpu::instruction_set(),
         rows.render()
     ))?;

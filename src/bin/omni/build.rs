@@ -314,7 +314,7 @@ fn units(plan: &Plan) -> Vec<(String, Program, Vec<&Predicate>)> {
 }
 
 /// The unit that is written: each is a module of its own.
-fn one<'a, T>(units: &'a [T], wanted: Option<usize>) -> Result<&'a T, Failure> {
+fn one<T>(units: &[T], wanted: Option<usize>) -> Result<&T, Failure> {
     let count = units.len();
     match (wanted, units) {
         (None, [one]) => Ok(one),

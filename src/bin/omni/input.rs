@@ -170,6 +170,18 @@ pub fn strategy(plan: &Plan) -> String {
     if params.is_empty() { plan.strategy.clone() } else { format!("{}({})", plan.strategy, params.join(", ")) }
 }
 
+/// What is run, on a line each.
+pub fn heading(plan: &Plan, series: &str) -> String {
+    let params: Vec<String> = plan.params.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+    let params = if params.is_empty() { String::new() } else { format!("            {}\n", params.join(", ")) };
+    format!(
+        "  strategy  {}\n{params}  model     {}: {}\n  tensors   {series}\n",
+        plan.strategy,
+        plan.model.name,
+        describe(&plan.model)
+    )
+}
+
 /// A place the state of a session does not allow.
 pub fn is_state(error: &Error) -> bool {
     matches!(error, Error::State(_))

@@ -253,12 +253,5 @@ fn text(plan: &Plan, series: &Series, lines: &[Line], total: &Total) -> String {
         time(total.dense_ms),
         table::ratio(total.speedup),
     ]);
-    format!(
-        "{} on {} ({})\n{}\n\n{}",
-        input::strategy(plan),
-        plan.model.name,
-        input::describe(&plan.model),
-        series.name,
-        rows.render()
-    )
+    format!("{}\n{}", input::heading(plan, &series.name), rows.render())
 }
