@@ -276,8 +276,12 @@ fn files_that_are_not_what_they_should_be() {
         "cannot write `none/plan.safetensors`",
     );
     recording(&path("nan.safetensors"), Some(f32::NAN));
-    let args = ["run", "choosing.omni", "--qkv", "nan.safetensors"];
-    refused(folder.path(), &args, "`q` is NaN, infinite or too large in block 0 of head 0 (layer 1, step 2)");
+    for strategy in ["choosing.omni", "band.omni"] {
+        let args = ["run", strategy, "--qkv", "nan.safetensors"];
+        refused(folder.path(), &args, "q of layer 1 at step 2 in `nan.safetensors` is not finite at [0, 0, 0]");
+    }
+    let args = ["run", "band.omni", "--qkv", "rec.safetensors", "--layers", "0"];
+    refused(folder.path(), &args, "layer 0");
 }
 
 #[test]

@@ -121,7 +121,7 @@ pub fn bench(args: &Bench, console: &Console) -> Result<Exit, Failure> {
 fn line(kind: StepKind, samples: Samples) -> Line {
     let median = |mut times: Vec<Duration>| {
         times.sort_unstable();
-        milliseconds(times[times.len() / 2])
+        milliseconds(times[(times.len() - 1) / 2] + times[times.len() / 2]) / 2.0
     };
     let calls = samples.live.len();
     let live_share = samples.live.iter().sum::<f64>() / calls as f64;

@@ -93,12 +93,16 @@ impl Series {
             None => {}
         }
         self.places.retain(|(step, layer)| steps.contains(step) && layers.contains(layer));
+        if self.places.is_empty() {
+            return Err(Failure::new(format!("{} has none of these layers at any of these steps", self.name))
+                .help("choose others with --steps and --layers, or leave them out for all"));
+        }
         Ok(())
     }
 
-    /// q, k and v of a layer at a step: `[heads, tokens, head_dim]`.
+    /// q, k and v of a layer at a step: `[heads, tokens, head_dim]`, finite.
     pub fn qkv(&self, step: u32, layer: u32) -> Result<[Tensor; 3], Failure> {
-        let [q, k, v] = match &self.origin {
+        let tensors = match &self.origin {
             Origin::Recording { file, names } => {
                 let name = |tensor: &str| match names {
                     Names::Steps => format!("{tensor}.step{step}"),
@@ -111,10 +115,20 @@ impl Series {
                 made.map(|tensor| if self.dtype.is_none() { tensor.cast(model.dtype) } else { tensor })
             }
         };
-        Ok(match self.dtype {
-            Some(dtype) => [q, k, v].map(|tensor| tensor.cast(dtype)),
-            None => [q, k, v],
-        })
+        let tensors = match self.dtype {
+            Some(dtype) => tensors.map(|tensor| tensor.cast(dtype)),
+            None => tensors,
+        };
+        for (tensor, name) in tensors.iter().zip(["q", "k", "v"]) {
+            if let Some(at) = tensor.as_ref().to_f32().iter().position(|number| !number.is_finite()) {
+                return Err(Failure::new(format!(
+                    "{name} of layer {layer} at step {step} in `{}` is not finite at {:?} (head, token, channel)",
+                    self.name,
+                    coordinates(tensor.shape(), at)
+                )));
+            }
+        }
+        Ok(tensors)
     }
 
     /// Whether it was made up.
@@ -123,27 +137,42 @@ impl Series {
     }
 }
 
+/// Where the `at`th number of a tensor stands.
+fn coordinates(shape: &[usize], mut at: usize) -> Vec<usize> {
+    let mut place = Vec::new();
+    for size in shape.iter().rev() {
+        place.push(at % size);
+        at /= size;
+    }
+    place.reverse();
+    place
+}
+
 fn read_recording(path: &Path) -> Result<Series, Failure> {
     let file = TensorFile::open(path)?;
     let mut places = Vec::new();
-    let mut names = Names::Steps;
+    let mut found = Vec::new();
     let layer = file.metadata("layer").and_then(|layer| layer.parse().ok()).unwrap_or(0);
     for name in file.names() {
         let parts: Vec<&str> = name.split('.').collect();
         let number = |part: &str, word: &str| part.strip_prefix(word).and_then(|rest| rest.parse::<u32>().ok());
         let place = match parts.as_slice() {
-            ["q", step] => number(step, "step").map(|step| (step, layer)),
-            ["q", of_layer, step] => {
-                names = Names::Layers;
-                number(step, "step").zip(number(of_layer, "layer"))
-            }
+            ["q", step] => number(step, "step").map(|step| (Names::Steps, (step, layer))),
+            ["q", layer, step] => number(step, "step").zip(number(layer, "layer")).map(|place| (Names::Layers, place)),
             _ => None,
         };
-        places.extend(place);
+        if let Some((names, place)) = place {
+            found.push(names);
+            places.push(place);
+        }
     }
-    if places.is_empty() {
+    let Some(&names) = found.first() else {
         return Err(Failure::new(format!("`{}` holds no recorded queries", path.display()))
             .help("a recording has tensors `q.stepN`, `k.stepN`, `v.stepN`, or `q.layerL.stepN` and so on"));
+    };
+    if found.iter().any(|other| *other != names) {
+        return Err(Failure::new(format!("`{}` names tensors of one layer and of several", path.display()))
+            .help("name all its tensors like `q.layerL.stepN`"));
     }
     places.sort_unstable();
     Ok(Series { name: path.display().to_string(), origin: Origin::Recording { file, names }, places, dtype: None })
