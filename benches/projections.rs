@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use flashomni::cpu::{PackedWeight, Part, Start, Weight, gemm_o, gemm_q, linear};
+use flashomni::cpu::{PackedWeight, Part, Start, Tiles, Weight, gemm_o, gemm_q, linear};
 use flashomni::symbols::{BitMatrix, Blocks};
 use flashomni::tensor::{Dtype, Tensor};
 
@@ -55,8 +55,10 @@ fn run(kernel: usize, operands: &mut Operands, cache: &BitMatrix) -> f64 {
     let start = Instant::now();
     match kernel {
         0 => linear(x.as_ref(), &*whole, None, rows.as_mut()),
-        1 => gemm_q(x.as_ref(), &*heads, None, cache, offsets, tiles.as_mut()),
-        _ => gemm_o(by_heads.as_ref(), &*whole, Part::Live, Start::default(), cache, offsets, rows.as_mut()),
+        1 => gemm_q(x.as_ref(), &*heads, None, &Tiles::all(cache, offsets), tiles.as_mut()),
+        _ => {
+            gemm_o(by_heads.as_ref(), &*whole, Part::Live, Start::default(), &Tiles::all(cache, offsets), rows.as_mut())
+        }
     }
     .expect("shapes that fit");
     start.elapsed().as_secs_f64() * 1e3

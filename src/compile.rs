@@ -3,11 +3,11 @@
 //! A [`Compiler`] reads a strategy and what it imports, chooses the model, and runs every stage. It is the only part of
 //! the compiler that reads files. Diagnostics of all stages come back together with the texts they point into.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::check::{self, Declarations, ReadFile};
+use crate::check::{self, Declarations, InputTensor, ReadFile};
 use crate::diagnostics::{Code, Diagnostic, Diagnostics, Severity, did_you_mean};
 use crate::error::{Error, Result};
 use crate::ir::{Model, Strategy};
@@ -74,6 +74,7 @@ pub struct Compiler {
     model: Option<String>,
     params: Vec<(String, String)>,
     shape: Vec<(String, String)>,
+    inputs: HashMap<String, InputTensor>,
 }
 
 impl Compiler {
@@ -87,6 +88,7 @@ impl Compiler {
             model: None,
             params: Vec::new(),
             shape: Vec::new(),
+            inputs: HashMap::new(),
         }
     }
 
@@ -132,6 +134,13 @@ impl Compiler {
         self
     }
 
+    /// Gives the numbers of an `input(...)` of the strategy.
+    #[must_use]
+    pub fn input(mut self, name: impl Into<String>, tensor: InputTensor) -> Self {
+        self.inputs.insert(name.into(), tensor);
+        self
+    }
+
     /// Runs every stage.
     ///
     /// # Errors
@@ -147,7 +156,8 @@ impl Compiler {
     pub fn compile_with(&self, after: &mut dyn FnMut(&'static str, &Strategy)) -> Result<Compiled> {
         let mut loaded = self.load();
         let checked = self.check_loaded(&mut loaded);
-        let (Some(strategy), Some(model)) = (checked, self.choose_model(&mut loaded)) else {
+        let model = self.choose_model(&mut loaded, checked.as_ref());
+        let (Some(strategy), Some(model)) = (checked, model) else {
             return Err(loaded.failure());
         };
         if loaded.failed() {
@@ -177,7 +187,7 @@ impl Compiler {
             None => loaded.own_strategies(),
         };
         let model = if self.model.is_some() || loaded.has_own_model() || !self.shape.is_empty() {
-            self.choose_model(&mut loaded)
+            self.choose_model(&mut loaded, None)
         } else {
             None
         };
@@ -217,11 +227,15 @@ impl Compiler {
     }
 
     fn load(&self) -> Loaded {
-        let mut loaded = Loaded { directories: HashMap::new(), ..Loaded::default() };
+        let mut loaded = Loaded { inputs: self.inputs.clone(), ..Loaded::default() };
         loaded.ship_models();
         loaded.main = loaded.files.len();
         match &self.bytes {
-            Ok(bytes) => loaded.add(&self.name, bytes, self.directory.clone(), &mut Vec::new()),
+            Ok(bytes) => {
+                let mut chain: Vec<PathBuf> = Path::new(&self.name).canonicalize().into_iter().collect();
+                loaded.paths.extend(chain.iter().cloned());
+                loaded.add(&self.name, bytes, self.directory.clone(), &mut chain);
+            }
             Err(reason) => loaded.problem(Code::E0106, &self.name, reason),
         }
         loaded
@@ -252,7 +266,7 @@ impl Compiler {
         };
         let params = self.parse_params(loaded);
         let (checked, more) = check::check(&declarations, &*loaded, strategy, &params);
-        findings.extend(more);
+        findings.extend(more.into_iter().filter(|finding| !loaded.follows_from_syntax(finding)));
         loaded.report(findings);
         checked
     }
@@ -277,7 +291,67 @@ impl Compiler {
         params
     }
 
-    fn choose_model(&self, loaded: &mut Loaded) -> Option<Model> {
+    /// The model that the sizes given make on their own: they give every size of the strategy's layout, or of one without a
+    /// layout the `tokens`. What else is not given is small.
+    fn model_of_shape(&self, loaded: &mut Loaded, strategy: &Strategy) -> Option<Model> {
+        let given =
+            |name: &str| self.shape.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+        let mut used = vec!["dtype".to_owned()];
+        let mut take = |name: String| {
+            let value = given(&name)?.to_owned();
+            used.push(name);
+            Some(value)
+        };
+        let mut segments = Vec::new();
+        for segment in &strategy.layout {
+            let mut args = Vec::new();
+            for axis in &segment.axes {
+                let size = take(format!("{}.{axis}", segment.name)).or_else(|| take(axis.clone()))?;
+                args.push(format!("{axis} = {size}"));
+            }
+            if segment.axes.is_empty() {
+                args.push(take(segment.name.clone())?);
+            }
+            args.extend(take(format!("{}.valid", segment.name)).map(|valid| format!("valid = {valid}")));
+            let name = match segment.name.as_str() {
+                "vision" if segment.axes.iter().any(|axis| axis == "t") => "video",
+                "vision" => "image",
+                name => name,
+            };
+            segments.push(format!("{name}({})", args.join(", ")));
+        }
+        if segments.is_empty() {
+            segments.push(format!("sequence({})", take("tokens".to_owned())?));
+        }
+        let mut counts = String::new();
+        for (name, default) in [("layers", "1"), ("heads", "1"), ("head_dim", "64"), ("steps", "1")] {
+            counts += &format!("{name} {} ", take(name.to_owned()).unwrap_or(default.to_owned()));
+        }
+        // What is no size of this model is one of another.
+        if self.shape.iter().any(|(name, _)| !used.contains(name)) {
+            return None;
+        }
+        let dtype = given("dtype").unwrap_or("f32");
+        let text = format!("model shape {{ {counts}dtype {dtype} tokens {} }}", segments.join(" ++ "));
+        let file = loaded.sources.add("<shape>", text.clone());
+        let (tree, mut findings) = syntax::parse(file, &text);
+        let model = tree.items.into_iter().find_map(|item| match item {
+            ast::Item::Model(model) => Some(model),
+            _ => None,
+        })?;
+        let (model, more) = check::model::check_model(&model);
+        findings.extend(more);
+        loaded.report(findings);
+        model
+    }
+
+    fn choose_model(&self, loaded: &mut Loaded, strategy: Option<&Strategy>) -> Option<Model> {
+        if self.model.is_none()
+            && !self.shape.is_empty()
+            && let Some(model) = strategy.and_then(|strategy| self.model_of_shape(loaded, strategy))
+        {
+            return Some(model);
+        }
         let models = loaded.models();
         let found = match &self.model {
             Some(name) => models.iter().rev().find(|model| model.name.node == *name).cloned(),
@@ -402,8 +476,9 @@ struct Loaded {
     /// Index of the file that is compiled; those before it are shipped.
     main: usize,
     directories: HashMap<u16, PathBuf>,
+    inputs: HashMap<String, InputTensor>,
     /// Canonical paths that are loaded.
-    paths: HashMap<PathBuf, u16>,
+    paths: HashSet<PathBuf>,
     findings: Vec<Diagnostic>,
 }
 
@@ -441,6 +516,30 @@ impl Loaded {
 
     fn failed(&self) -> bool {
         self.findings.iter().any(|finding| finding.severity() == Severity::Error)
+    }
+
+    /// Whether a finding is likely no mistake of its own: it stands in a line that could not be read, or is about a name
+    /// that such a line declares or uses.
+    fn follows_from_syntax(&self, finding: &Diagnostic) -> bool {
+        let unread = [Code::E0101, Code::E0102, Code::E0103, Code::E0104];
+        let place = finding.span();
+        let about_name = matches!(finding.code, Code::E0201 | Code::W0501).then(|| self.sources.text(place));
+        let errors = self.findings.iter().filter(|error| unread.contains(&error.code));
+        errors.filter(|error| error.span().file == place.file).any(|error| {
+            let Some((start, line)) = self.line(error.span()) else { return false };
+            let mut words = line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            (start..=start + line.len()).contains(&(place.start as usize))
+                || about_name.is_some_and(|name| words.any(|word| word == name))
+        })
+    }
+
+    /// The line in which a place begins, and where that line begins.
+    fn line(&self, place: Span) -> Option<(usize, &str)> {
+        let text = &self.sources.file(place.file)?.text;
+        let (before, after) = text.split_at_checked(place.start as usize)?;
+        let start = before.rfind('\n').map_or(0, |end| end + 1);
+        let end = before.len() + after.find('\n').unwrap_or(after.len());
+        Some((start, &text[start..end]))
     }
 
     fn failure(&mut self) -> Error {
@@ -490,13 +589,17 @@ impl Loaded {
                 );
             }
         };
-        if chain.contains(&canonical) {
-            let message = format!("`{path}` imports this file in turn");
+        if let Some(first) = chain.iter().position(|earlier| *earlier == canonical) {
+            let names: Vec<String> = chain[first..].iter().chain([&canonical]).map(|path| file_name(path)).collect();
+            let message = match names.as_slice() {
+                [name, _] => format!("`{name}` imports itself"),
+                _ => format!("imports form a circle: `{}`", names.join("` imports `")),
+            };
             return self
                 .findings
                 .push(Diagnostic::new(Code::E0107, span, message).help("move what both need into a third file"));
         }
-        if self.paths.contains_key(&canonical) {
+        if self.paths.contains(&canonical) {
             return;
         }
         if self.sources.files().len() >= MAX_FILES {
@@ -510,7 +613,7 @@ impl Loaded {
                 return self.findings.push(Diagnostic::new(Code::E0106, span, message));
             }
         };
-        self.paths.insert(canonical.clone(), from);
+        self.paths.insert(canonical.clone());
         chain.push(canonical);
         let parent = joined.parent().map(Path::to_owned);
         self.add(&joined.display().to_string(), &bytes, parent, chain);
@@ -587,6 +690,10 @@ impl ReadFile for Loaded {
         let directory = self.directories.get(&from).ok_or("this text has no directory to look in")?;
         read_limited(&directory.join(path), MAX_TABLE_BYTES)
     }
+
+    fn input(&self, name: &str) -> Option<&InputTensor> {
+        self.inputs.get(name)
+    }
 }
 
 fn read_limited(path: &Path, most: u64) -> std::result::Result<Vec<u8>, String> {
@@ -598,6 +705,10 @@ fn read_limited(path: &Path, most: u64) -> std::result::Result<Vec<u8>, String> 
         return Err(format!("has {} bytes, at most {most}", metadata.len()));
     }
     std::fs::read(path).map_err(|error| io_words(&error))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// What the system says, without the number of the error.

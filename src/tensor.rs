@@ -310,6 +310,17 @@ impl<'a> TensorMut<'a> {
         }
     }
 
+    /// Borrows it to read.
+    #[must_use]
+    pub fn as_ref(&self) -> TensorRef<'_> {
+        let values = match &self.values {
+            ValuesMut::F32(values) => Values::F32(values),
+            ValuesMut::F16(values) => Values::F16(values),
+            ValuesMut::Bf16(values) => Values::Bf16(values),
+        };
+        TensorRef { shape: self.shape, values }
+    }
+
     /// Borrows it again for a shorter time.
     #[must_use]
     pub fn reborrow(&mut self) -> TensorMut<'_> {

@@ -4,7 +4,7 @@
 //! each type in one table; outputs are poisoned before each call.
 
 use flashomni::cpu::{
-    AttentionOptions, Cached, Part, Start, Taylor, Weight, attention, gemm_o, gemm_o_split, gemm_q, linear,
+    AttentionOptions, Cached, Part, Start, Taylor, Tiles, Weight, attention, gemm_o, gemm_o_split, gemm_q, linear,
 };
 use flashomni::error::Error;
 use flashomni::symbols::{BitMatrix, Blocks, Partial, Symbols};
@@ -385,6 +385,13 @@ fn a_sum_over_nothing_is_the_bias() {
     assert_eq!(out.as_ref().to_f32(), [1.5, -2.0, 1.5, -2.0, 1.5, -2.0]);
 }
 
+/// Some rows of a matrix.
+fn rows(matrix: &Tensor, range: std::ops::Range<usize>) -> Tensor {
+    let columns = matrix.shape()[1];
+    let values = matrix.as_ref().to_f32()[range.start * columns..range.end * columns].to_vec();
+    Tensor::from_f32(&[range.len(), columns], values).unwrap().cast(matrix.dtype())
+}
+
 /// Operands of the projections around attention.
 struct Projection {
     heads: usize,
@@ -397,6 +404,16 @@ struct Projection {
 }
 
 impl Projection {
+    fn tiles(&self) -> Tiles<'_> {
+        Tiles::all(&self.cache, &self.offsets)
+    }
+
+    /// The same tiles as two calls, cut within a block where there are enough tokens.
+    fn two_streams(&self) -> [Tiles<'_>; 2] {
+        let cut = self.tokens * 2 / 3;
+        [0..cut, cut..self.tokens].map(|tokens| Tiles { tokens, ..self.tiles() })
+    }
+
     fn live(&self, head: usize, token: usize) -> bool {
         self.cache.get(head, self.offsets.partition_point(|&start| start as usize <= token) - 1)
     }
@@ -409,7 +426,7 @@ impl Projection {
         let all = product(&x.as_ref().to_f32(), &weight.as_ref().to_f32(), self.features, width);
         let mut out = poisoned(&[self.heads, self.tokens, self.head_dim], self.dtype);
         let view = Weight::new(weight.as_ref()).unwrap();
-        gemm_q(x.as_ref(), view, Some(bias.as_ref()), &self.cache, &self.offsets, out.as_mut()).unwrap();
+        gemm_q(x.as_ref(), view, Some(bias.as_ref()), &self.tiles(), out.as_mut()).unwrap();
         let poison = poisoned(&[1], self.dtype).as_ref().to_f32()[0];
         let (mut found, bias) = (out.as_ref().to_f32(), bias.as_ref().to_f32());
         let mut wanted = vec![0.0; found.len()];
@@ -428,8 +445,14 @@ impl Projection {
         let packed = view.pack_heads(self.head_dim).unwrap();
         let mut again = poisoned(out.shape(), self.dtype);
         let bias = Tensor::from_f32(&[width], bias).unwrap();
-        gemm_q(x.as_ref(), &packed, Some(bias.as_ref()), &self.cache, &self.offsets, again.as_mut()).unwrap();
+        gemm_q(x.as_ref(), &packed, Some(bias.as_ref()), &self.tiles(), again.as_mut()).unwrap();
         assert_eq!(out, again, "packing before changes nothing");
+        let mut again = poisoned(out.shape(), self.dtype);
+        for tiles in self.two_streams() {
+            let x = rows(&x, tiles.tokens.clone());
+            gemm_q(x.as_ref(), &packed, Some(bias.as_ref()), &tiles, again.as_mut()).unwrap();
+        }
+        assert_eq!(out, again, "each row is projected alone");
     }
 
     fn check_o(&self, noise: &mut Noise) {
@@ -446,7 +469,7 @@ impl Projection {
         let none = Start::default();
         let run = |part, start| {
             let mut out = poisoned(&shape, self.dtype);
-            gemm_o(o.as_ref(), weight, part, start, &self.cache, &self.offsets, out.as_mut()).unwrap();
+            gemm_o(o.as_ref(), weight, part, start, &self.tiles(), out.as_mut()).unwrap();
             out
         };
         let wanted = |part: Part, with_start: bool| -> Vec<f64> {
@@ -472,8 +495,16 @@ impl Projection {
             close(&run(part, none), &wanted(part, false), &format!("GEMM-O {part:?}"));
             close(&run(part, start), &wanted(part, true), &format!("GEMM-O {part:?} with a start"));
         }
+        let whole = run(Part::Live, start);
+        for tiles in self.two_streams() {
+            let term = rows(&term, tiles.tokens.clone());
+            let start = Start { bias: Some(bias.as_ref()), terms: &[(term.as_ref(), 0.25)] };
+            let mut out = poisoned(&[tiles.tokens.len(), self.features], self.dtype);
+            gemm_o(o.as_ref(), weight, Part::Live, start, &tiles, out.as_mut()).unwrap();
+            assert_eq!(out, rows(&whole, tiles.tokens.clone()), "each row is projected alone");
+        }
         let (mut out, mut cached) = (poisoned(&shape, self.dtype), vec![POISON; self.tokens * self.features]);
-        gemm_o_split(o.as_ref(), weight, start, &self.cache, &self.offsets, out.as_mut(), &mut cached).unwrap();
+        gemm_o_split(o.as_ref(), weight, start, &self.tiles(), out.as_mut(), &mut cached).unwrap();
         close(&out, &wanted(Part::All, true), "GEMM-O split, whole");
         let cached = Tensor::from_f32(&shape, cached).unwrap();
         close(&cached, &wanted(Part::Cached, false), "GEMM-O split, cached");
@@ -515,7 +546,7 @@ fn projecting_the_forecast_is_forecasting_the_projection() {
     }
     let project = |feature: TensorRef<'_>, start: Start<'_>| {
         let mut out = poisoned(&[tokens, features], Dtype::F32);
-        gemm_o(feature, view, Part::Cached, start, &cache, &offsets, out.as_mut()).unwrap();
+        gemm_o(feature, view, Part::Cached, start, &Tiles::all(&cache, &offsets), out.as_mut()).unwrap();
         out
     };
     let biases: Vec<Tensor> =
@@ -529,7 +560,7 @@ fn projecting_the_forecast_is_forecasting_the_projection() {
         let mut summed = poisoned(&[tokens, features], Dtype::F32);
         let start = Start { terms: &terms, bias: None };
         let nothing = Tensor::zeros(&shape, Dtype::F32);
-        gemm_o(nothing.as_ref(), view, Part::Live, start, &cache, &offsets, summed.as_mut()).unwrap();
+        gemm_o(nothing.as_ref(), view, Part::Live, start, &Tiles::all(&cache, &offsets), summed.as_mut()).unwrap();
         let wanted: Vec<f64> = projected.as_ref().to_f32().iter().map(|&x| f64::from(x)).collect();
         close(&summed, &wanted, "the forecast of the bias");
     }

@@ -27,6 +27,8 @@ fn program() -> Program {
     let root = b.unary(Unary::Sqrt, abs);
     let scale = b.real(0.37);
     let scaled = b.binary(Binary::Multiply, root, scale);
+    let total = b.reduce(Reduction::Sum, rows, Side::Query);
+    let scaled = b.binary(Binary::Divide, scaled, total);
     let sum = b.binary(Binary::Add, scaled, score);
     let amount = b.real(0.1);
     let skipped = b.select(Selector::BottomMass, sum, amount, Side::Key);

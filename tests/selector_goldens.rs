@@ -128,7 +128,7 @@ fn video_sparse_attention() {
         let build = |b: &mut Build, dim| {
             let score = b.score(dim);
             let (share, one) = (b.real(share), b.int(1));
-            let rule = Selector::TopK { rounding: Rounding::Ceil };
+            let rule = Selector::TopK { rounding: Rounding::Ceil, ties: false };
             let kept = b.select_at_least(rule, score, share, Some(one), Side::Key);
             b.term(Role::Whole, kept);
         };
@@ -174,7 +174,7 @@ fn sparse_linear_attention() {
             let (q, k) = (b.pool(Statistic::Mean, Side::Query), b.pool(Statistic::CentredMean, Side::Key));
             let score = b.push(Op::Dot(q, k), Kind::Real, MATRIX);
             let share = b.real(golden.number("ratio"));
-            let kept = b.select(Selector::TopK { rounding: Rounding::Floor }, score, share, Side::Key);
+            let kept = b.select(Selector::TopK { rounding: Rounding::Floor, ties: false }, score, share, Side::Key);
             b.term(Role::Whole, kept);
         };
         run(&golden, &blocks, None, None, build, |head, union, _| {
@@ -248,7 +248,13 @@ fn sparge_top_k() {
             // The original rounds the share to single precision before the product.
             let share = b.real(f64::from(golden.number("topk") as f32));
             let one = b.int(1);
-            b.select_at_least(Selector::TopK { rounding: Rounding::Floor }, weights, share, Some(one), Side::Key)
+            b.select_at_least(
+                Selector::TopK { rounding: Rounding::Floor, ties: false },
+                weights,
+                share,
+                Some(one),
+                Side::Key,
+            )
         });
     }
 }

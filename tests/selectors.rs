@@ -4,12 +4,12 @@
 mod programs;
 
 use flashomni::ir::{
-    Binary, Comparison, Extent, Kind, Op, Place, Reduction, Rounding, Selector, SetId, Side, Statistic, Table, Unary,
-    ValueId,
+    Binary, Comparison, Extent, Kind, Op, Over, Place, Reduction, Rounding, Selector, SetId, Side, Statistic, Table,
+    Unary, ValueId,
 };
 use flashomni::plan::{Program, Role};
 use flashomni::reference::selector::interpret;
-use flashomni::selector::{Compiled, Evaluator};
+use flashomni::selector::{Compiled, Evaluator, SelectorInput, crosses_heads};
 use flashomni::symbols::{BitMatrix, Blocks};
 use programs::{Build, COLUMNS, Case, MATRIX, ROWS, Random, TOP_K, TOP_P, model};
 
@@ -88,11 +88,19 @@ impl Evaluators {
     /// The bits that all evaluators agree on.
     fn agree(&self, case: &Case) -> Vec<BitMatrix> {
         let masks: Vec<&BitMatrix> = case.masks.iter().collect();
-        let input = case.input(&masks);
-        let expected = interpret(&self.program, &input).unwrap();
         let size = (case.blocks.q_blocks(), case.blocks.kv_blocks());
-        assert_eq!(self.compiled.evaluate(&input).unwrap(), expected, "machine code, {size:?}");
-        assert_eq!(self.interpreted.evaluate(&input).unwrap(), expected, "interpreted maps, {size:?}");
+        // Values that heads share are computed anew for each evaluator.
+        let layers = [case.layer(), case.layer(), case.layer()];
+        let input = |layer| SelectorInput { layer: Some(layer), ..case.input(&masks) };
+        let expected = interpret(&self.program, &input(&layers[0])).unwrap();
+        assert_eq!(self.compiled.evaluate(&input(&layers[1])).unwrap(), expected, "machine code, {size:?}");
+        assert_eq!(self.interpreted.evaluate(&input(&layers[2])).unwrap(), expected, "interpreted maps, {size:?}");
+        if crosses_heads(&self.program) {
+            // Another head finds what this one has computed.
+            let other = input(&layers[1]).at_head(0).unwrap();
+            let found = self.compiled.evaluate(&other).unwrap();
+            assert_eq!(found, interpret(&self.program, &other).unwrap(), "another head, {size:?}");
+        }
         expected
     }
 }
@@ -202,13 +210,35 @@ fn reductions_and_broadcasts() {
 }
 
 #[test]
+fn reductions_to_one_value() {
+    agree(|b| {
+        let score = b.score(DIM);
+        for how in [Reduction::Sum, Reduction::Mean, Reduction::Max, Reduction::Min] {
+            let columns = b.reduce(how, score, Side::Query);
+            let one = b.reduce(Reduction::Mean, columns, Side::Key);
+            let large = b.compare(Comparison::Less, one, score);
+            b.term(Role::Whole, large);
+            let shares = b.binary(Binary::Divide, columns, one);
+            upper_half(b, shares, Side::Key);
+            let rows = b.reduce(how, score, Side::Key);
+            let low = b.compare(Comparison::Less, rows, one);
+            b.term(Role::Cache, low);
+            let zero = b.real(0.0);
+            let sign = b.compare(Comparison::Less, zero, one);
+            b.term(Role::Skip, sign);
+            b.term(Role::Cache, sign);
+        }
+    });
+}
+
+#[test]
 fn slices_transposes_and_embeddings() {
     agree(|b| {
         let (text, image) = (b.set("text"), b.set("image"));
         let score = b.score(DIM);
         let corner = b.slice(score, Some(image), Some(text));
         let half = b.real(0.4);
-        let selected = b.select(Selector::TopK { rounding: Rounding::Ceil }, corner, half, Side::Query);
+        let selected = b.select(Selector::TopK { rounding: Rounding::Ceil, ties: false }, corner, half, Side::Query);
         let embedded = b.embed(selected);
         b.term(Role::Whole, embedded);
         let rows = b.reduce(Reduction::Sum, corner, Side::Key);
@@ -295,8 +325,8 @@ fn softmax_of_masked_rows() {
 fn every_selector() {
     let rules = [
         TOP_K,
-        Selector::TopK { rounding: Rounding::Ceil },
-        Selector::TopK { rounding: Rounding::Nearest },
+        Selector::TopK { rounding: Rounding::Ceil, ties: false },
+        Selector::TopK { rounding: Rounding::Nearest, ties: false },
         TOP_P,
         Selector::TopP { crossing: true, ascending: false, strict: false },
         Selector::TopP { crossing: true, ascending: false, strict: true },
@@ -331,6 +361,83 @@ fn every_selector() {
             b.term(Role::Whole, selected);
         });
     }
+}
+
+#[test]
+fn lines_may_have_amounts_of_their_own_or_be_the_whole_map() {
+    agree(|b| {
+        let score = b.score(DIM);
+        let map = b.softmax(score, Over::Both);
+        let (small, half) = (b.real(0.3), b.real(0.5));
+        for (rule, value, amount) in [
+            (Selector::TopK { rounding: Rounding::Ceil, ties: true }, score, small),
+            (Selector::BottomK { rounding: Rounding::Floor }, score, small),
+            (TOP_P, map, half),
+            (Selector::BottomMass, map, half),
+        ] {
+            let whole = b.select(rule, value, amount, Over::Both);
+            b.term(Role::Whole, whole);
+        }
+        let sum = b.reduce(Reduction::Sum, map, Over::Both);
+        let large = b.compare(Comparison::Less, sum, map);
+        b.term(Role::Skip, large);
+        // As many of each row as its block has tokens, and of each column as the largest block.
+        let tokens = b.push(Op::BlockTokens(Side::Query), Kind::Real, ROWS);
+        let rows = b.select(TOP_K, score, tokens, Side::Key);
+        b.term(Role::Whole, rows);
+        let most = b.reduce(Reduction::Max, tokens, Side::Query);
+        let columns = b.select(Selector::BottomK { rounding: Rounding::Floor }, score, most, Side::Query);
+        b.term(Role::Whole, columns);
+        let mass = b.reduce(Reduction::Max, map, Side::Key);
+        let masses = b.select(Selector::BottomMass, map, mass, Side::Key);
+        b.term(Role::Skip, masses);
+    });
+}
+
+#[test]
+fn heads_look_at_each_other() {
+    agree(|b| {
+        let score = b.score(DIM);
+        let map = b.softmax(score, Side::Key);
+        let head = b.int(0);
+        let (first, last) = (b.push(Op::AtHead { value: map, head }, Kind::Real, MATRIX), b.int(99));
+        let half = b.real(0.5);
+        let shared = b.select(TOP_P, first, half, Side::Key);
+        b.term(Role::Whole, shared);
+        for how in [Reduction::Sum, Reduction::Mean, Reduction::Max, Reduction::Min] {
+            let all = b.push(Op::OverHeads { how, value: score }, Kind::Real, MATRIX);
+            upper_half(b, all, Side::Key);
+            let larger = b.compare(Comparison::Less, all, score);
+            b.term(Role::Skip, larger);
+        }
+        // Of another head's sums over heads, by columns.
+        let columns = b.reduce(Reduction::Sum, map, Side::Query);
+        let all = b.push(Op::OverHeads { how: Reduction::Sum, value: columns }, Kind::Real, COLUMNS);
+        let relative = b.binary(Binary::Divide, columns, all);
+        let other = b.push(Op::AtHead { value: relative, head: last }, Kind::Real, COLUMNS);
+        upper_half(b, other, Side::Key);
+        let quarter = b.real(0.25);
+        let layer = b.select(TOP_K, map, quarter, Over::Layer);
+        b.term(Role::Whole, layer);
+    });
+}
+
+#[test]
+fn shifts_and_anti_diagonals() {
+    agree(|b| {
+        let score = b.score(DIM);
+        for (by, over) in [(0, Side::Key), (1, Side::Query), (3, Side::Key), (-2, Side::Key), (1000, Side::Query)] {
+            let by = b.int(by);
+            let moved = b.push(Op::Shift { value: score, by, over }, Kind::Real, MATRIX);
+            let larger = b.compare(Comparison::LessEqual, moved, score);
+            b.term(Role::Skip, larger);
+        }
+        for stride in [1, 2, 3, 5] {
+            let stride = b.int(stride);
+            let sums = b.push(Op::AntiDiagonal { stride }, Kind::Real, MATRIX);
+            upper_half(b, sums, Side::Key);
+        }
+    });
 }
 
 #[test]

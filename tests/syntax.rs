@@ -303,26 +303,8 @@ fn comments_anywhere_are_kept() {
         .unwrap();
 }
 
-/// Every code has a page with a title, a mended example that parses and, for syntax, one that fails as it says.
-fn pages_of_codes_are_right() {
-    for code in Code::ALL {
-        let page = code.explanation();
-        assert!(page.starts_with(&format!("# {code}: {}\n", code.title())), "{code}");
-        for (fence, fails) in [("```omni\n", false), ("```omni,fails\n", true)] {
-            for example in page.split(fence).skip(1).filter_map(|rest| rest.split("```").next()) {
-                let (_, found) = syntax::parse(0, example);
-                let codes: Vec<Code> = found.iter().map(|one| one.code).collect();
-                let syntax = fails && matches!(code, Code::E0101 | Code::E0102 | Code::E0103 | Code::E0104);
-                assert_eq!(codes.contains(code), syntax, "{code}: {found:?}");
-                assert!(syntax || codes.is_empty(), "{code}: {found:?}");
-            }
-        }
-    }
-}
-
 /// Tests without a file of their own, by name.
-const OTHERS: [(&str, fn()); 7] = [
-    ("pages", pages_of_codes_are_right),
+const OTHERS: [(&str, fn()); 6] = [
     ("hostile", hostile),
     ("large_files", large_files_are_read_in_linear_time),
     ("bytes", bytes_that_are_not_text),

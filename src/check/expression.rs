@@ -23,7 +23,7 @@ impl Checker<'_> {
             ExprKind::Tuple(items) => Term::Tuple(items.iter().map(|item| self.expression(item)).collect()),
             ExprKind::List(items) => Term::List(items.iter().map(|item| self.expression(item)).collect()),
             ExprKind::Unary(op, operand) => {
-                let operand = self.expression(operand);
+                let operand = self.operand(operand);
                 let op = match op {
                     UnaryOp::Negate => Unary::Negate,
                     UnaryOp::Not => Unary::Not,
@@ -31,15 +31,19 @@ impl Checker<'_> {
                 self.unary(op, operand, span)
             }
             ExprKind::Binary(op, a, b) => {
-                let (a, b) = (self.expression(a), self.expression(b));
+                let (a, b) = (self.operand(a), self.operand(b));
                 self.binary(*op, a, b, span)
             }
             ExprKind::Compare(operands, ops) => self.comparison(operands, ops, span),
             ExprKind::Slice(value, q, kv) => self.slice(value, q, kv.as_ref(), span),
             ExprKind::Else(call, otherwise) => match &call.kind {
-                ExprKind::Call(name, args) if name.node == "table" => self.call(name, args, Some(otherwise), span),
+                ExprKind::Call(name, args)
+                    if name.node == "table" || matches!(self.lookup(&name.node), Some(Term::Input(_))) =>
+                {
+                    self.call(name, args, Some(otherwise), span)
+                }
                 _ => self.hole(
-                    Diagnostic::new(Code::E0204, span, "`else` gives the missing entries of a `table(...)`")
+                    Diagnostic::new(Code::E0204, span, "`else` gives the missing entries of a table or an input")
                         .help("write `choose(condition, a, b)` to choose between two values"),
                 ),
             },
@@ -92,8 +96,20 @@ impl Checker<'_> {
                 ));
             }
             Term::Mode(_) => "a way of reuse".to_owned(),
+            Term::Input(_) => {
+                let diagnostic = Diagnostic::new(Code::E0205, span, "expected one value, found an input");
+                return Err(self.hole(diagnostic.help("take an entry of it, as in `draws(head, block(q))`")));
+            }
         };
         Err(self.hole(Diagnostic::new(Code::E0205, span, format!("expected one value, found {found}"))))
+    }
+
+    /// An operand: a value or a tuple; reports everything else at its place.
+    fn operand(&mut self, expr: &ast::Expr) -> Term {
+        match self.expression(expr) {
+            term @ (Term::Value(_) | Term::Tuple(_) | Term::Hole) => term,
+            other => self.single(other, expr.span).map_or_else(|hole| hole, Term::Value),
+        }
     }
 
     pub(super) fn span_of(&self, id: ValueId) -> Span {
@@ -132,8 +148,9 @@ impl Checker<'_> {
         let found = kind_words(self.ty(id).kind);
         let mut diagnostic =
             Diagnostic::new(Code::E0205, span, format!("expected {}, found {found}", kind_words(wanted)));
+        // Equal values are one, with the place of the first; only a place inside of this one is meant.
         let operand = self.span_of(id);
-        if operand.file == span.file && operand != span {
+        if span.holds(operand) && operand != span {
             diagnostic = diagnostic.also(operand, format!("this is {found}"));
         }
         self.hole(diagnostic)
@@ -278,7 +295,7 @@ impl Checker<'_> {
     }
 
     fn comparison(&mut self, operands: &[ast::Expr], ops: &[CompareOp], span: Span) -> Term {
-        let terms: Vec<Term> = operands.iter().map(|operand| self.expression(operand)).collect();
+        let terms: Vec<Term> = operands.iter().map(|operand| self.operand(operand)).collect();
         let mut all: Option<Term> = None;
         for ((pair, spans), op) in terms.windows(2).zip(operands.windows(2)).zip(ops) {
             let here = spans[0].span.to(spans[1].span);
@@ -292,7 +309,7 @@ impl Checker<'_> {
     }
 
     /// A comparison; of tuples when it holds for every component (`!=` for some).
-    fn compare(&mut self, op: CompareOp, a: Term, b: Term, span: Span) -> Term {
+    pub(super) fn compare(&mut self, op: CompareOp, a: Term, b: Term, span: Span) -> Term {
         let join = if op == CompareOp::NotEqual { Binary::Or } else { Binary::And };
         let pairs: Vec<(Term, Term)> = match (a, b) {
             (Term::Tuple(a), Term::Tuple(b)) if a.len() == b.len() => a.into_iter().zip(b).collect(),
@@ -421,8 +438,18 @@ impl Checker<'_> {
             Term::Text(text) => format!("{text:?}"),
             Term::Side(_) => "side".to_owned(),
             Term::Mode(order) => format!("taylor({})", self.describe(&Term::Value(*order))),
+            Term::Input(_) => "input".to_owned(),
             Term::Hole => "?".to_owned(),
         }
+    }
+
+    /// Reports an argument that was given before.
+    pub(super) fn given_twice(&mut self, name: &ast::Ident, first: Span) {
+        self.report(
+            Diagnostic::new(Code::E0204, name.span, format!("`{}` is given twice", name.node))
+                .also(first, "first here")
+                .help("remove one"),
+        );
     }
 
     /// Reports arguments that a function does not know.

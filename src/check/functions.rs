@@ -7,11 +7,11 @@ use super::expression::is_blocks;
 use super::{Checker, Term, code_list};
 use crate::diagnostics::{Code, Diagnostic, did_you_mean};
 use crate::ir::{
-    Binary, Comparison, Coordinate, Extent, Kind, Op, Place, Real, Reduction, Rounding, Selector, Side, Size,
-    Statistic, Unary, ValueId,
+    Binary, Comparison, Coordinate, Extent, Kind, Lower, Op, Over, Place, Real, Reduction, Rounding, Selector, Side,
+    Size, Statistic, Type, Unary, ValueId,
 };
 use crate::source::Span;
-use crate::syntax::ast::{self, ExprKind};
+use crate::syntax::ast::{self, CompareOp, ExprKind};
 
 /// Names that have a value everywhere.
 pub const NAMES: &[&str] = &[
@@ -34,6 +34,7 @@ pub const NAMES: &[&str] = &[
     "first",
     "last",
     "reuse",
+    "last_computed",
 ];
 
 /// A function: its name, its signature and what it gives.
@@ -69,17 +70,42 @@ pub const FUNCTIONS: &[Function] = &[
     function("mean", 1, &[], "mean(q)", "mean of the tokens of each block: one vector a block"),
     function("centred_mean", 1, &[], "centred_mean(k)", "`mean(k)` minus the mean of the whole sequence"),
     function("self_similarity", 1, &[], "self_similarity(q)", "mean cosine between the tokens of each block"),
+    function("block_tokens", 1, &[], "block_tokens(k)", "number of tokens of each block"),
     function("dot", 2, &[], "dot(mean(q), mean(k))", "dot product of every q-block's vector with every kv-block's"),
     function("softmax", 1, &["over"], "softmax(x, over = k)", "exponentials that sum to one along an axis"),
     function("sum", 1, &["over"], "sum(x, over = k)", "sum along an axis"),
     function("average", 1, &["over"], "average(x, over = k)", "mean along an axis"),
+    function("count", 1, &["over"], "count(condition, over = k)", "how many of a row satisfy a condition"),
+    function(
+        "antidiagonal",
+        1,
+        &[],
+        "antidiagonal(stride)",
+        "attention between groups of `stride` tokens, queries reversed, summed over blocks",
+    ),
+    function(
+        "lowered",
+        1,
+        &["by"],
+        "lowered(condition, by = any)",
+        "a condition on tokens as one on blocks, to be joined with scores: `any`, `all` or `centre`",
+    ),
+    function("shift", 2, &["over"], "shift(x, n, over = k)", "moved by n blocks along an axis, zeros behind"),
+    function("of_head", 2, &[], "of_head(x, 0)", "the value that another head of the layer has"),
     function("transpose", 1, &[], "transpose(x)", "queries become keys and keys become queries"),
     function(
         "top_k",
         2,
-        &["rounding", "at_least", "over"],
-        "top_k(x, amount, rounding = floor, at_least = 0, over = k)",
+        &["rounding", "ties", "at_least", "over"],
+        "top_k(x, amount, rounding = floor, ties = low_index, at_least = 0, over = k)",
         "the `amount` largest of a row: a count, or a share such as `25%`",
+    ),
+    function(
+        "bottom_k",
+        2,
+        &["rounding", "at_least", "over"],
+        "bottom_k(x, amount, rounding = floor, at_least = 0, over = k)",
+        "the `amount` smallest of a row: a count, or a share such as `25%`",
     ),
     function(
         "top_p",
@@ -124,6 +150,21 @@ pub const FUNCTIONS: &[Function] = &[
         "table(\"file.json\", step, layer, head) else x",
         "an entry of a JSON or CSV file; `else` stands for missing ones",
     ),
+    function(
+        "input",
+        1,
+        &["kind"],
+        "input(\"name\", heads, 3, kind = int)",
+        "numbers that the host gives by name, with their sizes; `x(head)` is an entry",
+    ),
+    function("among", 2, &[], "among(x, (1, 3, 5))", "whether a number is one of several"),
+    function(
+        "codebook",
+        3,
+        &[],
+        "codebook(x, (0.1, 0.2), (8, 4, 2))",
+        "the value of the first threshold that is larger than x, else the last value",
+    ),
     function("taylor", 1, &[], "taylor(order)", "forecast from the last updates, for `as`"),
 ];
 
@@ -132,11 +173,11 @@ pub(super) fn is_function(name: &str) -> bool {
 }
 
 /// The arguments of a call, counted and named.
-struct Args<'a> {
-    function: &'static str,
-    positional: Vec<&'a ast::Expr>,
+pub(super) struct Args<'a> {
+    pub(super) function: &'static str,
+    pub(super) positional: Vec<&'a ast::Expr>,
     named: Vec<(&'a ast::Ident, &'a ast::Expr)>,
-    span: Span,
+    pub(super) span: Span,
 }
 
 impl<'a> Args<'a> {
@@ -150,6 +191,12 @@ impl Checker<'_> {
         let size = match name {
             "q" => return Some(Term::Side(Side::Query)),
             "k" => return Some(Term::Side(Side::Key)),
+            "first" => return Some(Term::Value(self.int(0, span))),
+            "last" => {
+                let steps = self.push_term(Op::Size(Size::Steps), span);
+                let one = Term::Value(self.int(1, span));
+                return Some(self.apply(Binary::Subtract, steps, one, span));
+            }
             "inf" => return Some(self.push_term(Op::Real(Real(f64::INFINITY)), span)),
             "reuse" => {
                 let order = self.int(0, span);
@@ -158,6 +205,7 @@ impl Checker<'_> {
             "step" => return Some(self.push_term(Op::Place(Place::Step), span)),
             "layer" => return Some(self.push_term(Op::Place(Place::Layer), span)),
             "head" => return Some(self.push_term(Op::Place(Place::Head), span)),
+            "last_computed" => return Some(self.push_term(Op::LastComputed, span)),
             "tiles" => return Some(self.tile_counts(span)),
             "frames" | "frame_tokens" => return Some(self.frame_size(name, span)),
             "steps" => Size::Steps,
@@ -214,21 +262,25 @@ impl Checker<'_> {
         Term::Tuple(counts.collect())
     }
 
+    /// The segment that is ordered by tiles.
+    pub(super) fn tiled_segment(&self) -> Option<String> {
+        let rule = self.strategy.orders.iter().find(|rule| matches!(rule.order, crate::ir::Order::Tiles(_)))?;
+        let grid = || self.strategy.layout.iter().find(|segment| !segment.axes.is_empty());
+        rule.segment.clone().or_else(|| grid().map(|segment| segment.name.clone()))
+    }
+
     /// The axes and tile sizes of the (first) tile order.
     fn tiling(&mut self, span: Span) -> Option<(Vec<String>, Vec<ValueId>)> {
         let tiles = self.strategy.orders.iter().find_map(|rule| match &rule.order {
-            crate::ir::Order::Tiles(sizes) => Some((rule.segment.clone(), sizes.clone())),
-            crate::ir::Order::Axes(_) => None,
+            crate::ir::Order::Tiles(sizes) => Some(sizes.clone()),
+            _ => None,
         });
-        let Some((segment, sizes)) = tiles else {
+        let (Some(segment), Some(sizes)) = (self.tiled_segment(), tiles) else {
             let diagnostic = Diagnostic::new(Code::E0208, span, "there are no tiles without a tile order");
             self.hole(diagnostic.help("say how the tokens are tiled before this line, as in `order tiles(6, 8, 8)`"));
             return None;
         };
-        let axes = match segment {
-            Some(name) => self.strategy.layout.iter().find(|known| known.name == name)?.axes.clone(),
-            None => self.grid_axes(),
-        };
+        let axes = self.strategy.layout.iter().find(|known| known.name == segment)?.axes.clone();
         Some((axes, sizes))
     }
 
@@ -242,6 +294,9 @@ impl Checker<'_> {
         if let Some(axis) = self.axis(&name.node) {
             return self.coordinate_call(&name.node, Coordinate::Axis(axis), args, span);
         }
+        if let Some(Term::Input(declared)) = self.lookup(&name.node) {
+            return self.input_entry(&declared, args, otherwise, span);
+        }
         let Some(function) = FUNCTIONS.iter().find(|function| function.name == name.node) else {
             return self.unknown_function(name);
         };
@@ -254,11 +309,18 @@ impl Checker<'_> {
                 return Term::Hole;
             }
         }
+        for (index, (name, _)) in named.iter().enumerate() {
+            if let Some((first, _)) = named[..index].iter().find(|(first, _)| first.node == name.node) {
+                self.given_twice(name, first.span);
+                return Term::Hole;
+            }
+        }
         let reduces = named.iter().any(|(name, _)| name.node == "over");
         let wanted = match function.name {
             "min" | "max" if reduces => 1..=1,
             "min" | "max" => 2..=8,
             "table" => 2..=4,
+            "input" => 2..=5,
             _ => function.positional..=function.positional,
         };
         if !wanted.contains(&positional.len()) {
@@ -299,7 +361,8 @@ impl Checker<'_> {
             "frame" | "patch" => self.frame_coordinate(args),
             "mean" => self.pool(Statistic::Mean, args),
             "centred_mean" => self.pool(Statistic::CentredMean, args),
-            "self_similarity" => match self.side(args.positional[0]) {
+            "self_similarity" | "block_tokens" => match self.side(args.positional[0]) {
+                Some(side) if args.function == "block_tokens" => self.push_term(Op::BlockTokens(side), span),
                 Some(side) => self.push_term(Op::SelfSimilarity(side), span),
                 None => Term::Hole,
             },
@@ -308,7 +371,7 @@ impl Checker<'_> {
                 let Some((value, over)) = self.reducible(args) else { return Term::Hole };
                 self.push_term(Op::Softmax { value, over }, span)
             }
-            "sum" => self.reduction(Reduction::Sum, args),
+            "sum" | "count" => self.reduction(Reduction::Sum, args),
             "average" => self.reduction(Reduction::Mean, args),
             "min" | "max" if args.positional.len() == 1 => {
                 let how = if args.function == "min" { Reduction::Min } else { Reduction::Max };
@@ -320,11 +383,34 @@ impl Checker<'_> {
                 let first = terms.next().unwrap_or(Term::Hole);
                 terms.fold(first, |a, b| self.apply(op, a, b, span))
             }
+            "of_head" => self.of_head(args),
+            "antidiagonal" => match self.integer(args.positional[0], "a stride") {
+                Some(stride) => self.push_term(Op::AntiDiagonal { stride }, span),
+                None => Term::Hole,
+            },
+            "lowered" => self.lowered(args),
+            "shift" => {
+                let Some((value, over)) = self.reducible(args) else { return Term::Hole };
+                let Ok(value) = self.as_real(value, span) else { return Term::Hole };
+                let Some(by) = self.integer(args.positional[1], "a number of blocks") else { return Term::Hole };
+                let over = match over {
+                    Over::Query => Side::Query,
+                    Over::Key => Side::Key,
+                    Over::Both | Over::Layer => {
+                        let diagnostic = Diagnostic::new(Code::E0204, span, "`shift` goes along `q` or `k`");
+                        return self.hole(diagnostic);
+                    }
+                };
+                self.push_term(Op::Shift { value, by, over }, span)
+            }
+            "input" => self.input(args),
+            "among" => self.among(args),
+            "codebook" => self.codebook(args),
             "transpose" => match self.blocks_argument(args) {
                 Some(id) => self.push_term(Op::Transpose(id), span),
                 None => Term::Hole,
             },
-            "top_k" | "top_p" | "bottom_mass" | "statistical_top_k" => self.select(args),
+            "top_k" | "bottom_k" | "top_p" | "bottom_mass" | "statistical_top_k" => self.select(args),
             "above" => {
                 let (x, t) = (self.expression(args.positional[0]), self.expression(args.positional[1]));
                 let (Ok(x), Ok(t)) = (self.single(x, span), self.single(t, span)) else { return Term::Hole };
@@ -446,6 +532,47 @@ impl Checker<'_> {
         self.set(&ast::Set { parts: vec![(name, None)], span: expr.span })
     }
 
+    /// Whether a value equals one of several.
+    fn among(&mut self, args: &Args<'_>) -> Term {
+        let value = self.expression(args.positional[0]);
+        let items = match self.expression(args.positional[1]) {
+            Term::Tuple(items) | Term::List(items) => items,
+            Term::Hole => return Term::Hole,
+            one => vec![one],
+        };
+        let mut any = Term::Value(self.boolean(false, args.span));
+        for item in items {
+            let equal = self.compare(CompareOp::Equal, value.clone(), item, args.span);
+            any = self.apply(Binary::Or, any, equal, args.span);
+        }
+        any
+    }
+
+    /// The value of the first threshold that is larger.
+    fn codebook(&mut self, args: &Args<'_>) -> Term {
+        let span = args.span;
+        let x = self.expression(args.positional[0]);
+        let several = |this: &mut Self, index: usize| match this.expression(args.positional[index]) {
+            Term::Tuple(items) | Term::List(items) => Some(items),
+            Term::Hole => None,
+            one => Some(vec![one]),
+        };
+        let (Some(thresholds), Some(mut values)) = (several(self, 1), several(self, 2)) else { return Term::Hole };
+        let Some(last) = values.pop().filter(|_| values.len() == thresholds.len()) else {
+            let message = format!("{} thresholds ask for {} values", thresholds.len(), thresholds.len() + 1);
+            return self.hole(Diagnostic::new(Code::E0204, args.positional[2].span, message));
+        };
+        thresholds.into_iter().zip(values).rev().fold(last, |otherwise, (threshold, value)| {
+            let condition = self.compare(CompareOp::Less, x.clone(), threshold, span);
+            let (Ok(condition), Ok(value), Ok(otherwise)) =
+                (self.single(condition, span), self.single(value, span), self.single(otherwise, span))
+            else {
+                return Term::Hole;
+            };
+            self.push_term(Op::Choose(condition, value, otherwise), span)
+        })
+    }
+
     // ---- blocks ----
 
     fn pool(&mut self, statistic: Statistic, args: &Args<'_>) -> Term {
@@ -497,15 +624,21 @@ impl Checker<'_> {
     }
 
     /// The first argument and the axis of `over`.
-    fn reducible(&mut self, args: &Args<'_>) -> Option<(ValueId, Side)> {
+    fn reducible(&mut self, args: &Args<'_>) -> Option<(ValueId, Over)> {
         let id = self.blocks_argument(args)?;
         let Extent::Blocks { q, kv } = self.ty(id).extent else { return None };
         let over = match args.named("over") {
-            Some(expr) => self.side(expr)?,
-            None if kv.is_some() => Side::Key,
-            None => Side::Query,
+            Some(ast::Expr { kind: ExprKind::Name(name), .. }) if name == "all" => Over::Both,
+            Some(ast::Expr { kind: ExprKind::Name(name), .. }) if name == "layer" => Over::Layer,
+            Some(expr) => self.side(expr)?.into(),
+            None if kv.is_some() => Over::Key,
+            None => Over::Query,
         };
-        let present = if over == Side::Query { q.is_some() } else { kv.is_some() };
+        let present = match over {
+            Over::Query => q.is_some(),
+            Over::Key => kv.is_some(),
+            Over::Both | Over::Layer => q.is_some() && kv.is_some(),
+        };
         if !present {
             let words = self.extent_words(id);
             self.report(
@@ -522,9 +655,53 @@ impl Checker<'_> {
         Some((id, over))
     }
 
-    fn reduction(&mut self, how: Reduction, args: &Args<'_>) -> Term {
-        let Some((value, over)) = self.reducible(args) else { return Term::Hole };
+    /// A condition on tokens as one on blocks.
+    fn lowered(&mut self, args: &Args<'_>) -> Term {
+        let Some(choice) = self.word(args, "by", &["any", "all", "centre"]) else { return Term::Hole };
+        let how = [Lower::Any, Lower::All, Lower::Centre][choice];
+        let term = self.expression(args.positional[0]);
+        let Ok(condition) = self.single(term, args.positional[0].span) else { return Term::Hole };
+        let ty = self.ty(condition);
+        if ty.kind != Kind::Bool || !matches!(ty.extent, Extent::Token { .. }) {
+            let diagnostic = Diagnostic::new(Code::E0206, args.positional[0].span, "expected a condition on tokens");
+            return self.hole(diagnostic.label(format!("this is {}", self.extent_words(condition))));
+        }
+        self.push_term(Op::Lower(how, condition), args.span)
+    }
+
+    /// A value of another head.
+    fn of_head(&mut self, args: &Args<'_>) -> Term {
+        let Some(value) = self.blocks_argument(args) else { return Term::Hole };
         let Ok(value) = self.as_real(value, args.span) else { return Term::Hole };
+        let term = self.expression(args.positional[1]);
+        let Ok(head) = self.single(term, args.positional[1].span) else { return Term::Hole };
+        if self.ty(head) != Type::scalar(Kind::Int) {
+            let diagnostic = Diagnostic::new(Code::E0205, args.positional[1].span, "a head is one integer, from 0");
+            return self.hole(diagnostic);
+        }
+        self.push_term(Op::AtHead { value, head }, args.span)
+    }
+
+    fn reduction(&mut self, how: Reduction, args: &Args<'_>) -> Term {
+        let over_heads = matches!(
+            args.named("over"),
+            Some(ast::Expr { kind: ExprKind::Name(name), .. }) if name == "heads"
+        );
+        if over_heads && args.function != "count" {
+            let Some(value) = self.blocks_argument(args) else { return Term::Hole };
+            let Ok(value) = self.as_real(value, args.span) else { return Term::Hole };
+            return self.push_term(Op::OverHeads { how, value }, args.span);
+        }
+        let Some((value, over)) = self.reducible(args) else { return Term::Hole };
+        let value = match (args.function, self.ty(value).kind) {
+            ("count", Kind::Bool) => self.push(Op::Unary(Unary::ToReal, value), args.span),
+            ("count", _) => {
+                let message = "`count` counts where a condition holds, this is a number";
+                return self.hole(Diagnostic::new(Code::E0205, args.positional[0].span, message));
+            }
+            _ => self.as_real(value, args.span),
+        };
+        let Ok(value) = value else { return Term::Hole };
         self.push_term(Op::Reduce { how, value, over }, args.span)
     }
 
@@ -534,15 +711,23 @@ impl Checker<'_> {
         let amount_expr = args.positional[1];
         let amount = self.expression(amount_expr);
         let Ok(mut amount) = self.single(amount, amount_expr.span) else { return Term::Hole };
-        if self.ty(amount).extent != Extent::Scalar {
+        if self.ty(amount).extent != Extent::Scalar && !is_blocks(self.ty(amount)) {
             let diagnostic = Diagnostic::new(Code::E0206, amount_expr.span, "the amount of a selection is one number");
             return self.hole(diagnostic.label(format!("this is {}", self.extent_words(amount))));
         }
         let words = |this: &mut Self, name: &str, choices: &[&str]| this.word(args, name, choices);
         let rule = match args.function {
             "top_k" => {
-                let Some(choice) = words(self, "rounding", &["floor", "ceil", "nearest"]) else { return Term::Hole };
-                Selector::TopK { rounding: [Rounding::Floor, Rounding::Ceil, Rounding::Nearest][choice] }
+                let (Some(choice), Some(ties)) =
+                    (words(self, "rounding", ROUNDINGS), words(self, "ties", &["low_index", "all"]))
+                else {
+                    return Term::Hole;
+                };
+                Selector::TopK { rounding: rounding(choice), ties: ties == 1 }
+            }
+            "bottom_k" => {
+                let Some(choice) = words(self, "rounding", ROUNDINGS) else { return Term::Hole };
+                Selector::BottomK { rounding: rounding(choice) }
             }
             "top_p" => {
                 let (Some(crossing), Some(direction), Some(strict)) = (
@@ -557,7 +742,7 @@ impl Checker<'_> {
             "bottom_mass" => Selector::BottomMass,
             _ => Selector::Statistical,
         };
-        if !matches!(rule, Selector::TopK { .. }) {
+        if !matches!(rule, Selector::TopK { .. } | Selector::BottomK { .. }) {
             match self.as_real(amount, amount_expr.span) {
                 Ok(id) => amount = id,
                 Err(hole) => return hole,
@@ -575,7 +760,7 @@ impl Checker<'_> {
     }
 
     /// Which of the choices a named argument names; the first without it.
-    fn word(&mut self, args: &Args<'_>, name: &str, choices: &[&str]) -> Option<usize> {
+    pub(super) fn word(&mut self, args: &Args<'_>, name: &str, choices: &[&str]) -> Option<usize> {
         let Some(expr) = args.named(name) else { return Some(0) };
         let found = match &expr.kind {
             ExprKind::Name(word) => word.clone(),
@@ -609,6 +794,13 @@ impl Checker<'_> {
         }
         self.push_term(Op::Choose(condition, a, b), span)
     }
+}
+
+/// Words of `rounding`, the default first.
+const ROUNDINGS: &[&str] = &["floor", "ceil", "nearest"];
+
+fn rounding(choice: usize) -> Rounding {
+    [Rounding::Floor, Rounding::Ceil, Rounding::Nearest][choice]
 }
 
 fn elementwise(name: &str) -> Option<Unary> {

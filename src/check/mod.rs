@@ -9,16 +9,18 @@
 
 mod expression;
 mod functions;
+mod inputs;
 pub mod model;
 mod rules;
 mod schedule;
 mod tables;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 pub use functions::{FUNCTIONS, Function, NAMES};
+pub use inputs::InputTensor;
 
-use crate::diagnostics::{Code, Diagnostic, did_you_mean};
+use crate::diagnostics::{Code, Diagnostic, Severity, did_you_mean};
 use crate::ir::{self, Binary, Kind, Op, SetId, Side, Strategy, Type, ValueId};
 use crate::source::Span;
 use crate::syntax::ast;
@@ -30,6 +32,11 @@ pub trait ReadFile {
     /// # Errors
     /// A sentence for the user.
     fn read(&self, from: u16, path: &str) -> Result<Vec<u8>, String>;
+
+    /// The numbers of an input; `None` where the host has not given it.
+    fn input(&self, _name: &str) -> Option<&InputTensor> {
+        None
+    }
 }
 
 /// Reads no files.
@@ -49,20 +56,20 @@ pub struct Declarations<'a> {
 }
 
 impl<'a> Declarations<'a> {
-    /// Collects the strategies of all files; later ones of the same name are reported.
+    /// Collects the strategies of all files; of those with one name the first counts, the others are reported.
     pub fn collect(files: impl IntoIterator<Item = &'a ast::File>, diagnostics: &mut Vec<Diagnostic>) -> Self {
         let mut declarations = Declarations::default();
         let mut models: HashMap<&str, Span> = HashMap::new();
         for item in files.into_iter().flat_map(|file| &file.items) {
             let (name, earlier) = match item {
                 ast::Item::Strategy(strategy) => {
-                    let earlier = declarations.strategies.insert(&strategy.name.node, strategy);
-                    (&strategy.name, earlier.map(|earlier| earlier.name.span))
+                    let known = *declarations.strategies.entry(&strategy.name.node).or_insert(strategy);
+                    (&strategy.name, known.name.span)
                 }
-                ast::Item::Model(model) => (&model.name, models.insert(&model.name.node, model.name.span)),
+                ast::Item::Model(model) => (&model.name, *models.entry(&model.name.node).or_insert(model.name.span)),
                 ast::Item::Import(_) => continue,
             };
-            if let Some(earlier) = earlier {
+            if earlier != name.span {
                 diagnostics.push(
                     Diagnostic::new(Code::E0202, name.span, format!("`{}` is declared twice", name.node))
                         .also(earlier, "first here"),
@@ -85,7 +92,13 @@ pub fn check(
     checker.layouts(strategy, &mut Vec::new());
     let args = params.iter().map(|(name, value)| (name.clone(), checker.expression(value))).collect();
     checker.body(strategy, args, true);
-    let failed = checker.diagnostics.iter().any(|found| found.severity() == crate::diagnostics::Severity::Error);
+    checker.size();
+    checker.last_computed_in_rules();
+    let failed = checker.diagnostics.iter().any(|found| found.severity() == Severity::Error);
+    if failed {
+        // Behind a mistake nothing is looked up, so that names seem unused.
+        checker.diagnostics.retain(|found| found.code != Code::W0501);
+    }
     ((!failed).then_some(checker.strategy), checker.diagnostics)
 }
 
@@ -104,6 +117,8 @@ enum Term {
     Side(Side),
     /// `reuse`, `taylor(n)`: order of the forecast.
     Mode(ValueId),
+    /// `input("name", ...)`.
+    Input(inputs::Declared),
     /// Something that was reported already.
     Hole,
 }
@@ -133,7 +148,6 @@ struct Checker<'a> {
     outer_guard: Option<ValueId>,
     /// Strategies being elaborated, innermost last, and whether each has a schedule of its own.
     stack: Vec<(String, bool)>,
-    block_span: Option<Span>,
     schedule_span: Option<Span>,
     table_ids: HashMap<String, Option<u16>>,
 }
@@ -149,7 +163,6 @@ impl<'a> Checker<'a> {
             guard: None,
             outer_guard: None,
             stack: Vec::new(),
-            block_span: None,
             schedule_span: None,
             table_ids: HashMap::new(),
         }
@@ -185,6 +198,51 @@ impl<'a> Checker<'a> {
         self.strategy.graph.push(Op::Bool(value), Type::scalar(Kind::Bool), span)
     }
 
+    /// Reports a value with more operations than later stages evaluate.
+    fn size(&mut self) {
+        if let Some(id) = ir::validate::too_large(&self.strategy.graph) {
+            let span = self.strategy.graph.value(id).span;
+            self.report(
+                Diagnostic::new(Code::E0309, span, "this value has too many operations, those of its parts counted")
+                    .help("write it with fewer operations, or read it from a `table`"),
+            );
+        }
+    }
+
+    /// Reports rules that look at the last computed step: it is known where a schedule is made, and only there.
+    fn last_computed_in_rules(&mut self) {
+        let rules = self.strategy.rules.iter();
+        let roots = rules.flat_map(|rule| [Some(rule.predicate), rule.guard, rule.order].into_iter().flatten());
+        let orders = self.strategy.orders.iter().filter_map(|rule| rule.guard);
+        let (mut open, mut seen) = (roots.chain(orders).collect::<Vec<_>>(), HashSet::new());
+        while let Some(id) = open.pop() {
+            if !seen.insert(id) {
+                continue;
+            }
+            let value = self.strategy.graph.value(id);
+            if value.op == Op::LastComputed {
+                let message = "the last computed step is known in schedules only";
+                return self.report(Diagnostic::new(Code::E0209, value.span, message));
+            }
+            open.extend(value.op.operands());
+        }
+    }
+
+    /// Which of some places a value depends on.
+    fn depends_on(&self, id: ValueId, places: &[ir::Place]) -> Option<ir::Place> {
+        let (mut open, mut seen) = (vec![id], HashSet::new());
+        while let Some(id) = open.pop() {
+            if !seen.insert(id) {
+                continue;
+            }
+            match self.strategy.graph.op(id) {
+                Op::Place(place) if places.contains(place) => return Some(*place),
+                op => open.extend(op.operands()),
+            }
+        }
+        None
+    }
+
     fn ty(&self, id: ValueId) -> Type {
         self.strategy.graph.ty(id)
     }
@@ -209,9 +267,12 @@ impl<'a> Checker<'a> {
         }
         let watched = watched && !name.node.starts_with('_');
         let binding = Binding { term, span: name.span, used: false, watched };
-        let Some(scope) = self.scopes.last_mut() else { return };
-        let Some(earlier) = scope.names.get(&name.node).map(|earlier| earlier.span) else {
-            scope.names.insert(name.node.clone(), binding);
+        // A name means one thing in a strategy, in the blocks inside of it too.
+        let Some(earlier) = self.scopes.iter().find_map(|scope| scope.names.get(&name.node)).map(|found| found.span)
+        else {
+            if let Some(scope) = self.scopes.last_mut() {
+                scope.names.insert(name.node.clone(), binding);
+            }
             return;
         };
         self.report(
@@ -361,19 +422,16 @@ impl<'a> Checker<'a> {
             self.report(Diagnostic::new(Code::E0202, name.span, "`all` is the whole sequence and no segment"));
             return;
         }
-        let axes: Vec<String> = axes.iter().map(|axis| axis.node.clone()).collect();
-        let taken = |axis: &str| functions::is_function(axis) || functions::NAMES.contains(&axis);
-        if let Some(axis) = axes.iter().find(|axis| taken(axis)) {
+        let (taken, axes): (Vec<&ast::Ident>, Vec<&ast::Ident>) =
+            axes.iter().partition(|axis| self.reserved(&axis.node).is_some());
+        for axis in taken {
+            let message = format!("an axis cannot be called `{}`: the language has that name", axis.node);
             self.report(
-                Diagnostic::new(
-                    Code::E0202,
-                    name.span,
-                    format!("an axis cannot be called `{axis}`: the language has that name"),
-                )
-                .help("call it something else in the model and the layout"),
+                Diagnostic::new(Code::E0202, axis.span, message)
+                    .help("call it something else in the model and the layout"),
             );
-            return;
         }
+        let axes: Vec<String> = axes.into_iter().map(|axis| axis.node.clone()).collect();
         match self.strategy.layout.iter_mut().find(|segment| segment.name == name.node) {
             Some(segment) => {
                 for axis in axes {
@@ -426,16 +484,45 @@ impl<'a> Checker<'a> {
             }
         }
         for (name, default) in &strategy.params {
-            let given = args.iter().rev().find(|(arg, _)| arg.node == name.node);
-            let term = match given {
-                Some((_, term)) => term.clone(),
-                None => self.expression(default),
-            };
+            let mut term = self.expression(default);
+            if let Some((arg, given)) = args.iter().rev().find(|(arg, _)| arg.node == name.node) {
+                self.fits_default(arg, given, &term, default.span);
+                term = given.clone();
+            }
             if outermost {
                 let text = self.describe(&term);
                 self.strategy.params.push((name.node.clone(), text));
             }
             self.declare(name, term, outermost);
+        }
+    }
+
+    /// Reports a value of another form than the default has: where a tuple is expected, a number has no meaning.
+    fn fits_default(&mut self, name: &ast::Ident, given: &Term, default: &Term, span: Span) {
+        if matches!(given, Term::Hole) || matches!(default, Term::Hole) {
+            return;
+        }
+        let (found, wanted) = (self.form(given), self.form(default));
+        if found != wanted {
+            self.report(
+                Diagnostic::new(Code::E0308, name.span, format!("`{}` is {wanted}, given {found}", name.node))
+                    .also(span, "its default"),
+            );
+        }
+    }
+
+    /// What a term is, in words; integers and reals are one.
+    fn form(&self, term: &Term) -> String {
+        match term {
+            Term::Value(id) if self.ty(*id).kind == Kind::Bool => "a truth value".to_owned(),
+            Term::Value(_) => "a number".to_owned(),
+            Term::Tuple(items) => format!("a tuple of {}", items.len()),
+            Term::List(_) => "a list".to_owned(),
+            Term::Text(_) => "a text".to_owned(),
+            Term::Side(_) => "a side of the attention".to_owned(),
+            Term::Mode(_) => "a way of reuse".to_owned(),
+            Term::Input(_) => "an input".to_owned(),
+            Term::Hole => "unknown".to_owned(),
         }
     }
 
@@ -504,9 +591,16 @@ impl<'a> Checker<'a> {
             };
             return self.report(diagnostic);
         };
-        let mut bound = Vec::new();
+        let mut bound: Vec<(ast::Ident, Term)> = Vec::new();
         for arg in args {
             let term = self.expression(&arg.value);
+            if let Some(again) = &arg.name
+                && let Some((first, _)) = bound.iter().find(|(name, _)| name.node == again.node)
+            {
+                let first = first.span;
+                self.given_twice(again, first);
+                continue;
+            }
             match &arg.name {
                 Some(name) => bound.push((name.clone(), term)),
                 None => self.report(

@@ -48,7 +48,7 @@ pub fn check_model(model: &ast::Model) -> (Option<Model>, Vec<Diagnostic>) {
         let message = format!("`{}` lacks {}", model.name.node, code_list(&missing));
         found.push(
             Diagnostic::new(Code::E0307, model.name.span, message)
-                .help(format!("add a line such as `{} 24`", missing[0])),
+                .help(format!("add a line such as `{}`", example(missing[0]))),
         );
     }
     if segments.is_none() {
@@ -77,6 +77,15 @@ pub fn check_model(model: &ast::Model) -> (Option<Model>, Vec<Diagnostic>) {
         span: model.name.span,
     };
     (Some(shape), found)
+}
+
+fn example(field: &str) -> String {
+    let usual = match field {
+        "head_dim" => 128,
+        "steps" => 50,
+        _ => 24,
+    };
+    format!("{field} {usual}")
 }
 
 fn unknown_field(name: &ast::Ident) -> Diagnostic {
@@ -167,7 +176,7 @@ fn segment_sizes(segment: &ast::Segment, found: &mut Vec<Diagnostic>) -> (Vec<(S
     if let Some((valid, span)) = valid
         && valid > tokens
     {
-        let message = format!("{valid} valid tokens of {tokens}");
+        let message = format!("`valid` is at most the {tokens} tokens of the segment, found {valid}");
         found.push(Diagnostic::new(Code::E0307, span, message));
     }
     (axes, tokens, valid.map_or(tokens, |(valid, _)| valid.min(tokens)))

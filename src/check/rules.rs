@@ -12,6 +12,9 @@ use crate::syntax::ast::{self, Dimension, ExprKind, Places};
 /// Terms that a `where` over tokens and scores may have once it is written as a union of intersections.
 const MAX_TERMS: usize = 64;
 
+/// Everything that a scalar may change with.
+const ANYWHERE: &[Place] = &[Place::Step, Place::Layer, Place::Head];
+
 const LOWERINGS: &[&str] = &["any", "all", "centre", "exact", "density"];
 
 impl Checker<'_> {
@@ -199,6 +202,10 @@ impl Checker<'_> {
                     let set = if side == Side::Query { q } else { kv };
                     self.has_axis(axis, set, id, place)
                 }
+                Op::Coordinate(Coordinate::Tile(_), side) => {
+                    let set = if side == Side::Query { q } else { kv };
+                    self.has_tiles(set, id, place)
+                }
                 Op::Embed(inner) => {
                     let Extent::Blocks { q: over_q, kv: over_kv } = self.ty(inner).extent else { continue };
                     self.covers(over_q, q, inner, place) && self.covers(over_kv, kv, inner, place)
@@ -233,6 +240,23 @@ impl Checker<'_> {
             Diagnostic::new(Code::E0208, place, format!("tokens of `{lacking}` have no coordinate `{name}`"))
                 .also(self.span_of(id), "used here")
                 .help(format!("restrict the rule to `{with}`, which has it")),
+        );
+        false
+    }
+
+    fn has_tiles(&mut self, set: Option<SetId>, id: ValueId, place: Span) -> bool {
+        let (Some(set), Some(tiled)) = (set, self.tiled_segment()) else { return true };
+        let named = self.strategy.graph.parts(set);
+        let others = self.strategy.layout.iter().map(|segment| &segment.name).filter(|name| **name != tiled);
+        let lacking = match named {
+            [] => others.into_iter().next(),
+            parts => parts.iter().map(|part| &part.segment).find(|name| **name != tiled),
+        };
+        let Some(lacking) = lacking.cloned() else { return true };
+        self.report(
+            Diagnostic::new(Code::E0208, place, format!("tokens of `{lacking}` have no tile"))
+                .also(self.span_of(id), "used here")
+                .help(format!("restrict the rule to `{tiled}`, whose tokens are ordered by tiles")),
         );
         false
     }
@@ -505,6 +529,11 @@ impl Checker<'_> {
 
     fn bound(&mut self, place: Place, expr: &ast::Expr, exclusive: bool) -> Option<ValueId> {
         let value = self.integer(expr, "a bound")?;
+        if self.depends_on(value, ANYWHERE).is_some() {
+            let message = "the bound of a guard is the same everywhere";
+            self.report(Diagnostic::new(Code::E0209, expr.span, message).help("use `when` for other conditions"));
+            return None;
+        }
         self.strategy.bounds.push(ir::Bound { place, value, exclusive, span: expr.span });
         Some(value)
     }
@@ -553,14 +582,25 @@ impl Checker<'_> {
         let order = match &order.kind {
             ExprKind::Call(name, args) if name.node == "tiles" => self.tiles(args, &axes, order.span),
             ExprKind::Call(name, args) if name.node == "axes" => self.axes_order(args, &axes, order.span),
+            ExprKind::Name(name) if name == "gilbert" => Some(ir::Order::Gilbert),
+            ExprKind::Call(name, _) if name.node == "input" => self.given_order(order),
             _ => {
                 self.report(
                     Diagnostic::new(Code::E0203, order.span, "expected an order of tokens")
-                        .help("write `tiles(6, 8, 8)` or `axes(h, w, t)`"),
+                        .help("write `tiles(6, 8, 8)`, `axes(h, w, t)`, `gilbert` or `input(\"order\", size(video))`"),
                 );
                 None
             }
         };
+        if let Some(earlier) = self.strategy.orders.iter().find(|rule| rule.guard == self.guard) {
+            let first = earlier.span;
+            self.report(
+                Diagnostic::new(Code::E0108, span, "the tokens of a head have one `order`")
+                    .also(first, "first here")
+                    .help("remove one, or guard them: `heads 0..4 { order ... }`"),
+            );
+            return;
+        }
         if let Some(order) = order {
             let segment = segment.map(|name| name.node.clone());
             self.strategy.orders.push(ir::OrderRule { guard: self.guard, segment, order, span });
@@ -574,7 +614,7 @@ impl Checker<'_> {
             return None;
         }
         let sizes: Option<Vec<ValueId>> =
-            args.iter().map(|arg| self.integer(&arg.value, "the size of a tile")).collect();
+            args.iter().map(|arg| self.constant_size(&arg.value, "the size of a tile")).collect();
         Some(ir::Order::Tiles(sizes?))
     }
 
@@ -598,6 +638,43 @@ impl Checker<'_> {
         Some(ir::Order::Axes(order))
     }
 
+    /// An integer that is the same everywhere.
+    fn constant_size(&mut self, expr: &ast::Expr, what: &str) -> Option<ValueId> {
+        let id = self.integer(expr, what)?;
+        if self.depends_on(id, ANYWHERE).is_some() {
+            let message = format!("{what} is the same at every step, layer and head");
+            self.report(Diagnostic::new(Code::E0209, expr.span, message));
+            return None;
+        }
+        Some(id)
+    }
+
+    fn block_size(&mut self, expr: &ast::Expr) -> Option<ValueId> {
+        let id = self.constant_size(expr, "the size of a block")?;
+        let (least, most) = (ir::BLOCK_TOKENS.start(), ir::BLOCK_TOKENS.end());
+        match self.constant(id).map(ir::scalar::Scalar::int) {
+            Some(size) if !ir::BLOCK_TOKENS.contains(&size) => {
+                let message = format!("a block has {least} to {most} tokens, found {size}");
+                self.report(Diagnostic::new(Code::E0304, expr.span, message));
+                None
+            }
+            _ => Some(id),
+        }
+    }
+
+    /// `block tile`.
+    fn blocks_of_tiles(&mut self, span: Span) -> Option<ir::Blocking> {
+        let tiled = |rule: &ir::OrderRule| matches!(rule.order, ir::Order::Tiles(_)) && rule.guard.is_none();
+        if matches!(self.strategy.orders.as_slice(), [rule] if tiled(rule)) {
+            return Some(ir::Blocking::Tiles);
+        }
+        self.report(
+            Diagnostic::new(Code::E0208, span, "tiles are blocks where all heads have one tile order")
+                .help("write `order tiles(4, 4, 4)` before this line, without a guard"),
+        );
+        None
+    }
+
     pub(super) fn block(&mut self, q: &ast::Expr, kv: Option<&ast::Expr>, span: Span) {
         if self.guard != self.outer_guard {
             self.report(
@@ -606,24 +683,30 @@ impl Checker<'_> {
             );
             return;
         }
-        let q = self.integer(q, "the size of a block");
-        let kv = match kv {
-            Some(expr) => self.integer(expr, "the size of a block"),
-            None => q,
+        let blocking = match (&q.kind, kv) {
+            (ExprKind::Name(name), None) if name == "tile" => self.blocks_of_tiles(span),
+            _ => {
+                let q = self.block_size(q);
+                let kv = match kv {
+                    Some(expr) => self.block_size(expr),
+                    None => q,
+                };
+                q.zip(kv).map(|(q, kv)| ir::Blocking::Sizes(q, kv))
+            }
         };
-        let (Some(q), Some(kv)) = (q, kv) else { return };
+        let Some(blocking) = blocking else { return };
         match self.strategy.block {
-            Some(earlier) if earlier != (q, kv) => {
-                let first = self.block_span.unwrap_or(span);
+            Some(earlier) if earlier != blocking => {
+                let first = self.strategy.block_span;
                 self.report(
-                    Diagnostic::new(Code::E0108, span, "two block sizes")
+                    Diagnostic::new(Code::E0108, span, "a strategy has one `block`")
                         .also(first, "first here")
-                        .help("strategies that are used together share one block size"),
+                        .help("remove one; strategies that are used together share it"),
                 );
             }
             _ => {
-                self.strategy.block = Some((q, kv));
-                self.block_span = Some(span);
+                self.strategy.block = Some(blocking);
+                self.strategy.block_span = span;
             }
         }
     }

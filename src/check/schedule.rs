@@ -2,7 +2,7 @@
 
 use super::{Checker, Term};
 use crate::diagnostics::{Code, Diagnostic, did_you_mean};
-use crate::ir::{self, Binary, Kind, Op, Size, StepKind, ValueId};
+use crate::ir::{self, Binary, Kind, Op, Place, StepKind, ValueId};
 use crate::source::Span;
 use crate::syntax::ast;
 
@@ -30,27 +30,20 @@ impl Checker<'_> {
         }
         let guard = self.guard;
         if let Some(guard) = guard
-            && self.depends_on_step_or_head(guard)
+            && self.depends_on(guard, &[Place::Step, Place::Head]).is_some()
         {
+            let help = match self.stack.as_slice() {
+                [.., (user, _), _] => {
+                    format!("give `{user}` a `schedule` of its own, which stands for those of all that it uses")
+                }
+                _ => "move it out of the guard; `while` says at which steps a line holds".to_owned(),
+            };
             self.report(
-                Diagnostic::new(Code::E0209, span, "a schedule is made for layers, not for heads or steps")
-                    .help("move it out of the guard; `while` says at which steps a line holds"),
+                Diagnostic::new(Code::E0209, span, "a schedule is made for layers, not for heads or steps").help(help),
             );
             return;
         }
         self.schedule_lines(lines, guard);
-    }
-
-    fn depends_on_step_or_head(&self, id: ValueId) -> bool {
-        let mut open = vec![id];
-        while let Some(id) = open.pop() {
-            let op = self.strategy.graph.op(id);
-            if matches!(op, Op::Place(ir::Place::Step | ir::Place::Head)) {
-                return true;
-            }
-            open.extend(op.operands());
-        }
-        false
     }
 
     fn schedule_lines(&mut self, lines: &[ast::ScheduleStmt], guard: Option<ValueId>) {
@@ -121,10 +114,12 @@ impl Checker<'_> {
         match clause {
             ast::Clause::While(expr) => {
                 let term = self.expression(expr);
-                self.scalar_condition(term, expr.span, "`while`").map(ir::Clause::While)
+                let id = self.scalar_condition(term, expr.span, "`while`")?;
+                self.same_for(id, expr.span, &[Place::Head]).map(ir::Clause::While)
             }
             ast::Clause::Every { interval, from, except } => {
                 let id = self.integer(interval, "an interval")?;
+                self.same_for(id, interval.span, &[Place::Head, Place::Step])?;
                 if self.constant(id).is_some_and(|value| value.int() < 1) {
                     self.report(
                         Diagnostic::new(Code::E0301, interval.span, "an interval is at least 1 step")
@@ -133,7 +128,10 @@ impl Checker<'_> {
                     return None;
                 }
                 let from = match from {
-                    Some(expr) => Some(self.integer(expr, "a step")?),
+                    Some(expr) => {
+                        let id = self.integer(expr, "a step")?;
+                        Some(self.same_for(id, expr.span, &[Place::Head, Place::Step])?)
+                    }
                     None => None,
                 };
                 Some(ir::Clause::Every { interval: id, from, except: *except })
@@ -145,18 +143,20 @@ impl Checker<'_> {
         }
     }
 
+    /// The value, if it does not depend on places that a line of a schedule cannot tell apart.
+    fn same_for(&mut self, id: ValueId, span: Span, places: &[Place]) -> Option<ValueId> {
+        let diagnostic = match self.depends_on(id, places) {
+            None => return Some(id),
+            Some(Place::Head) => Diagnostic::new(Code::E0209, span, "all heads of a layer have one schedule")
+                .help("rules that differ by head are guards: `heads ..3 { ... }`"),
+            Some(_) => Diagnostic::new(Code::E0209, span, "this is the same at every step")
+                .help("say with `while` at which steps a line holds"),
+        };
+        self.report(diagnostic);
+        None
+    }
+
     fn step_list(&mut self, expr: &ast::Expr) -> Option<Vec<ValueId>> {
-        if let ast::ExprKind::Name(name) = &expr.kind {
-            match name.as_str() {
-                "first" => return Some(vec![self.int(0, expr.span)]),
-                "last" => {
-                    let steps = self.push(Op::Size(Size::Steps), expr.span).ok()?;
-                    let one = self.int(1, expr.span);
-                    return self.push(Op::Binary(Binary::Subtract, steps, one), expr.span).ok().map(|id| vec![id]);
-                }
-                _ => {}
-            }
-        }
         let terms = match self.expression(expr) {
             Term::List(items) => items,
             Term::Hole => return None,
@@ -172,7 +172,7 @@ impl Checker<'_> {
                 );
                 return None;
             }
-            steps.push(id);
+            steps.push(self.same_for(id, expr.span, &[Place::Head, Place::Step])?);
         }
         Some(steps)
     }

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use super::inputs::MAX_WIDTH;
 use super::{Checker, Term};
 use crate::diagnostics::{Code, Diagnostic};
 use crate::ir::{Kind, Op, Table, ValueId};
@@ -14,8 +15,6 @@ use crate::syntax::ast::{self, ExprKind};
 
 /// Numbers of a table at most.
 const MAX_NUMBERS: usize = 1 << 24;
-/// Numbers of one entry at most.
-const MAX_WIDTH: usize = 8;
 
 impl Checker<'_> {
     pub(super) fn table(&mut self, positional: &[&ast::Expr], otherwise: Option<&ast::Expr>, span: Span) -> Term {
@@ -23,15 +22,20 @@ impl Checker<'_> {
             let diagnostic = Diagnostic::new(Code::E0204, positional[0].span, "a table is named by a text");
             return self.hole(diagnostic.help("write `table(\"file.json\", step, layer, head)`"));
         };
-        let keys: Option<Vec<ValueId>> =
-            positional[1..].iter().map(|key| self.integer(key, "the index of a table")).collect();
+        let keys: Option<Vec<ValueId>> = positional[1..].iter().map(|key| self.key(key)).collect();
         let otherwise = otherwise.map(|expr| (self.expression(expr), expr.span));
         let table = self.table_id(path, positional.len() - 1, positional[0].span);
         let (Some(keys), Some(table)) = (keys, table) else { return Term::Hole };
         self.table_items(table, &keys, otherwise, span)
     }
 
-    fn table_items(&mut self, table: u16, keys: &[ValueId], otherwise: Option<(Term, Span)>, span: Span) -> Term {
+    pub(super) fn table_items(
+        &mut self,
+        table: u16,
+        keys: &[ValueId],
+        otherwise: Option<(Term, Span)>,
+        span: Span,
+    ) -> Term {
         let data = &self.strategy.graph.tables[usize::from(table)];
         let (width, kind, holes) = (data.width, data.kind, data.values.iter().any(|value| value.is_nan()));
         let name = data.name.clone();
@@ -113,11 +117,13 @@ fn parse(path: &str, bytes: &[u8], dims: usize) -> Result<Table, String> {
 struct Entries {
     map: HashMap<Vec<u32>, Vec<f64>>,
     kind: Kind,
+    /// Whether some entry is a truth value, and whether some is a number.
+    seen: [bool; 2],
 }
 
 impl Entries {
     fn new() -> Self {
-        Entries { map: HashMap::new(), kind: Kind::Int }
+        Entries { map: HashMap::new(), kind: Kind::Int, seen: [false; 2] }
     }
 
     fn insert(&mut self, keys: Vec<u32>, numbers: Vec<f64>, place: &str) -> Result<(), String> {
@@ -145,6 +151,9 @@ fn assemble(path: &str, entries: Entries, dims: usize) -> Result<Table, String> 
     if let Some((keys, numbers)) = entries.map.iter().find(|(_, numbers)| numbers.len() != width) {
         return Err(format!("the entry at {keys:?} has {} numbers, another has {width}", numbers.len()));
     }
+    if entries.seen == [true; 2] {
+        return Err("mixes truth values and numbers".to_owned());
+    }
     let mut sizes = vec![0_u32; dims];
     for keys in entries.map.keys() {
         for (size, key) in sizes.iter_mut().zip(keys) {
@@ -171,8 +180,7 @@ fn json(text: &str, dims: usize) -> Result<Entries, String> {
                 let keys = keys
                     .filter(|keys| keys.len() == dims)
                     .ok_or_else(|| format!("the key {key:?} is not {dims} indices joined by `_`"))?;
-                let numbers =
-                    numbers(value, &mut entries.kind).ok_or_else(|| format!("the entry {key:?} is no number"))?;
+                let numbers = numbers(value, &mut entries).ok_or_else(|| format!("the entry {key:?} is no number"))?;
                 entries.insert(keys, numbers, &format!("{key:?}"))?;
             }
         }
@@ -186,7 +194,7 @@ fn nested(value: &serde_json::Value, dims: usize, keys: &mut Vec<u32>, entries: 
         if value.is_null() {
             return Ok(());
         }
-        let numbers = numbers(value, &mut entries.kind).ok_or_else(|| format!("the entry at {keys:?} is no number"))?;
+        let numbers = numbers(value, entries).ok_or_else(|| format!("the entry at {keys:?} is no number"))?;
         return entries.insert(keys.clone(), numbers, &format!("{keys:?}"));
     }
     let items =
@@ -199,11 +207,12 @@ fn nested(value: &serde_json::Value, dims: usize, keys: &mut Vec<u32>, entries: 
     Ok(())
 }
 
-fn numbers(value: &serde_json::Value, kind: &mut Kind) -> Option<Vec<f64>> {
+fn numbers(value: &serde_json::Value, entries: &mut Entries) -> Option<Vec<f64>> {
+    entries.seen[usize::from(!value.is_boolean())] = true;
     match value {
         serde_json::Value::Number(number) => Some(vec![number.as_f64()?]),
         serde_json::Value::Bool(value) => {
-            *kind = Kind::Bool;
+            entries.kind = Kind::Bool;
             Some(vec![f64::from(u8::from(*value))])
         }
         serde_json::Value::Array(items) => items.iter().map(serde_json::Value::as_f64).collect(),

@@ -194,6 +194,7 @@ impl Code {
                 Access::Element => rows * columns,
                 Access::Row => rows,
                 Access::Column => columns,
+                Access::One => 1,
             };
             match leaf {
                 Array::Real(values) => {

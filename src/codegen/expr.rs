@@ -222,7 +222,14 @@ fn host_loop(map: &Map, index: usize) -> String {
         "\ndefine internal void @map{index}.loop(ptr noalias %out, i64 %rows, i64 %columns{}) #1 {{",
         parameters(", ")
     );
+    let leaves = |text: &mut String, access: Access, position: &str| {
+        for leaf in (0..map.leaves.len()).filter(|&leaf| map.access[leaf] == access) {
+            write_load(text, &format!("%leaf{leaf}"), map.leaf_is_bool[leaf], &format!("%array{leaf}"), position, "");
+        }
+    };
     line!(text, "start:");
+    // A single value is there even where the result has no elements.
+    leaves(&mut text, Access::One, "0");
     line!(text, "  %some.rows = icmp ne i64 %rows, 0");
     line!(text, "  %some.columns = icmp ne i64 %columns, 0");
     line!(text, "  %some = and i1 %some.rows, %some.columns");
@@ -230,11 +237,6 @@ fn host_loop(map: &Map, index: usize) -> String {
     line!(text, "row:");
     line!(text, "  %r = phi i64 [ 0, %start ], [ %r.next, %row.end ]");
     line!(text, "  %base = mul nuw nsw i64 %r, %columns");
-    let leaves = |text: &mut String, access: Access, position: &str| {
-        for leaf in (0..map.leaves.len()).filter(|&leaf| map.access[leaf] == access) {
-            write_load(text, &format!("%leaf{leaf}"), map.leaf_is_bool[leaf], &format!("%array{leaf}"), position, "");
-        }
-    };
     leaves(&mut text, Access::Row, "%r");
     line!(text, "  br label %column");
     line!(text, "column:");

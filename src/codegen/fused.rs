@@ -18,6 +18,8 @@ pub enum Access {
     Row,
     /// A vector over kv-blocks under a matrix.
     Column,
+    /// A single value, such as the sum of a vector, under a vector or a matrix.
+    One,
 }
 
 /// An operand of a step.
@@ -143,6 +145,7 @@ impl Map {
             self.access.push(match (program.graph.ty(self.root).extent, ty.extent) {
                 (Extent::Blocks { q: Some(_), kv: Some(_) }, Extent::Blocks { q: Some(_), kv: None }) => Access::Row,
                 (Extent::Blocks { q: Some(_), kv: Some(_) }, Extent::Blocks { q: None, kv: Some(_) }) => Access::Column,
+                (root, Extent::Blocks { q: None, kv: None }) if root != ty.extent => Access::One,
                 _ => Access::Element,
             });
             self.leaves.len() - 1

@@ -159,6 +159,7 @@ fn map_kernel(map: &Map, index: usize) -> String {
             Access::Element => "%size",
             Access::Row => "%rows",
             Access::Column => "%columns",
+            Access::One => "1",
         };
         write_head(&mut text, &format!("%array{leaf}"), &format!("%all{leaf}"), map.leaf_is_bool[leaf], size);
     }
@@ -178,6 +179,7 @@ fn map_kernel(map: &Map, index: usize) -> String {
             Access::Element => "%index",
             Access::Row => "%r",
             Access::Column => "%c",
+            Access::One => "0",
         };
         let (name, array) = (format!("%leaf{leaf}"), format!("%array{leaf}"));
         expr::write_load(&mut text, &name, map.leaf_is_bool[leaf], &array, position, SPACE);

@@ -64,7 +64,7 @@ impl Taylor {
 
     /// Forgets everything, as at the start of a generation.
     pub fn reset(&mut self) {
-        self.known = 0;
+        (self.known, self.step) = (0, 0);
     }
 
     /// `F_order`, `None` while it is not known.
@@ -263,6 +263,8 @@ mod tests {
         assert!(Taylor::new(5, &[3]).is_err());
         taylor.reset();
         assert_eq!(taylor.step(), None);
+        taylor.update(2, feature(&[1.0; 3])).unwrap();
+        assert_eq!((taylor.known(), taylor.step()), (1, Some(2)), "the next generation begins anywhere");
     }
 
     #[test]

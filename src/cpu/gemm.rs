@@ -8,7 +8,7 @@
 use std::cmp::Reverse;
 use std::ops::Range;
 
-use super::check::{self, length};
+use super::check;
 use super::forecast::add_terms;
 use super::microkernel::{Kernels, Onto, PANEL, Rows, RowsMut};
 use super::pack::{Store, convert};
@@ -50,6 +50,32 @@ pub struct Start<'a> {
     pub terms: &'a [(TensorRef<'a>, f32)],
 }
 
+/// Which (head, q-block) tiles are live, and the tokens that a call is about.
+#[derive(Clone, Debug)]
+pub struct Tiles<'a> {
+    /// `S_c`: `[heads]` rows, `[q_blocks]` columns.
+    pub cache: &'a BitMatrix,
+    /// Offsets of the q-blocks, as [`Blocks::q`](crate::symbols::Blocks::q).
+    pub q_blocks: &'a [u32],
+    /// The tokens the call reads or writes rows of. A transformer with a stream for text and one for the picture
+    /// projects each with its own weight, within one attention.
+    pub tokens: Range<usize>,
+}
+
+impl<'a> Tiles<'a> {
+    /// The tiles of all tokens.
+    #[must_use]
+    pub fn all(cache: &'a BitMatrix, q_blocks: &'a [u32]) -> Self {
+        Tiles { cache, q_blocks, tokens: 0..q_blocks.last().map_or(0, |&end| end as usize) }
+    }
+
+    fn check(&self, heads: usize, tokens: usize) -> Result<()> {
+        check::offsets("q_blocks", self.q_blocks, tokens)?;
+        check::part("tokens", self.tokens.start, self.tokens.len(), tokens)?;
+        check::bits("cache", self.cache, heads, self.q_blocks.len() - 1)
+    }
+}
+
 /// Dense projection: `out = x weight^T + bias`.
 ///
 /// # Shapes
@@ -78,9 +104,9 @@ pub fn linear<'a>(
         return Ok(());
     }
     let weight = weight.packed(features, |_| true)?;
-    let plan = Plan { left: Left::Tokens(x.values(), inputs), bias: &bias, terms: &[], weight: &weight };
+    let plan = Plan { left: Left::Tokens(x.values(), inputs), first: 0, bias: &bias, terms: &[], weight: &weight };
     let offsets: Vec<u32> = (0..tokens).step_by(ROWS).chain([tokens]).map(|at| at as u32).collect();
-    let pieces = pieces(&offsets);
+    let pieces = pieces(&offsets, &(0..tokens));
     match out.values() {
         ValuesMut::F32(out) => plan.rows(pieces, out, |_| plan.all_columns()),
         ValuesMut::F16(out) => plan.rows(pieces, out, |_| plan.all_columns()),
@@ -94,12 +120,10 @@ pub fn linear<'a>(
 /// # Shapes
 /// | tensor | shape | dtype |
 /// |---|---|---|
-/// | `x` | `[tokens, in]` | any |
+/// | `x` | `[tiles.tokens, in]` | any |
 /// | `weight` | `[heads * head_dim, in]`, packed by `head_dim` if packed | any |
 /// | `bias` | `[heads * head_dim]` | any |
-/// | `cache` | `S_c`, `[heads]` rows, `[q_blocks]` columns | bits |
-/// | `q_blocks` | offsets of the q-blocks, as [`Blocks::q`](crate::symbols::Blocks::q) | |
-/// | `out` | `[heads, tokens, head_dim]` | any |
+/// | `out` | `[heads, tokens, head_dim]`; rows of other tokens stay untouched | any |
 ///
 /// # Errors
 /// [`Error::Shape`](crate::error::Error::Shape) when they do not fit; nothing has been written then.
@@ -110,27 +134,26 @@ pub fn gemm_q<'a>(
     x: TensorRef<'_>,
     weight: impl Into<AnyWeight<'a>>,
     bias: Option<TensorRef<'_>>,
-    cache: &BitMatrix,
-    q_blocks: &[u32],
+    tiles: &Tiles<'_>,
     mut out: TensorMut<'_>,
 ) -> Result<()> {
     let weight = weight.into();
     let [features, inputs] = weight.shape();
     let [heads, tokens, head_dim] = check::three("out", out.shape())?;
+    tiles.check(heads, tokens)?;
     check::shape("weight", &[features, inputs], &[heads * head_dim, inputs])?;
-    check::shape("x", x.shape(), &[tokens, inputs])?;
-    check::offsets("q_blocks", q_blocks, tokens)?;
-    check::bits("cache", cache, heads, q_blocks.len() - 1)?;
+    check::shape("x", x.shape(), &[tiles.tokens.len(), inputs])?;
     let bias = bias_values(bias, features)?;
     if out.shape().contains(&0) {
         return Ok(());
     }
-    let weight = weight.packed(head_dim, |head| cache.count_row(head) > 0)?;
-    let plan = Plan { left: Left::Tokens(x.values(), inputs), bias: &bias, terms: &[], weight: &weight };
+    let weight = weight.packed(head_dim, |head| tiles.cache.count_row(head) > 0)?;
+    let left = Left::Tokens(x.values(), inputs);
+    let plan = Plan { left, first: tiles.tokens.start, bias: &bias, terms: &[], weight: &weight };
     match out.values() {
-        ValuesMut::F32(out) => plan.heads(pieces(q_blocks), cache, [tokens, head_dim], out),
-        ValuesMut::F16(out) => plan.heads(pieces(q_blocks), cache, [tokens, head_dim], out),
-        ValuesMut::Bf16(out) => plan.heads(pieces(q_blocks), cache, [tokens, head_dim], out),
+        ValuesMut::F32(out) => plan.heads(tiles, [tokens, head_dim], out),
+        ValuesMut::F16(out) => plan.heads(tiles, [tokens, head_dim], out),
+        ValuesMut::Bf16(out) => plan.heads(tiles, [tokens, head_dim], out),
     }
     Ok(())
 }
@@ -145,9 +168,7 @@ pub fn gemm_q<'a>(
 /// |---|---|---|
 /// | `o` | `[heads, tokens, head_dim]` | any |
 /// | `weight` | `[out, heads * head_dim]` | any |
-/// | `cache` | `S_c`, `[heads]` rows, `[q_blocks]` columns | bits |
-/// | `q_blocks` | offsets of the q-blocks, as [`Blocks::q`](crate::symbols::Blocks::q) | |
-/// | `out` | `[tokens, out]` | any |
+/// | `out`, terms of the start | `[tiles.tokens, out]` | any |
 ///
 /// # Errors
 /// [`Error::Shape`](crate::error::Error::Shape) when they do not fit; nothing has been written then.
@@ -159,22 +180,23 @@ pub fn gemm_o<'a>(
     weight: impl Into<AnyWeight<'a>>,
     part: Part,
     start: Start<'_>,
-    cache: &BitMatrix,
-    q_blocks: &[u32],
+    tiles: &Tiles<'_>,
     mut out: TensorMut<'_>,
 ) -> Result<()> {
     let weight = weight.into();
-    let bias = check_gemm_o(o, &weight, start, cache, q_blocks, &out)?;
+    let bias = check_gemm_o(o, &weight, start, tiles, &out)?;
     if out.shape().contains(&0) {
         return Ok(());
     }
     let weight = weight.packed(weight.shape()[0], |_| true)?;
-    let plan = Plan { left: Left::of_heads(o), bias: &bias, terms: start.terms, weight: &weight };
-    let units = |block| plan.of_heads(|head| part == Part::All || cache.get(head, block) == (part == Part::Live));
+    let plan = Plan::of_heads(o, tiles, &bias, start, &weight);
+    let live = |head, block| tiles.cache.get(head, block);
+    let units = |block| plan.units(|head| part == Part::All || live(head, block) == (part == Part::Live));
+    let pieces = pieces(tiles.q_blocks, &tiles.tokens);
     match out.values() {
-        ValuesMut::F32(out) => plan.rows(pieces(q_blocks), out, units),
-        ValuesMut::F16(out) => plan.rows(pieces(q_blocks), out, units),
-        ValuesMut::Bf16(out) => plan.rows(pieces(q_blocks), out, units),
+        ValuesMut::F32(out) => plan.rows(pieces, out, units),
+        ValuesMut::F16(out) => plan.rows(pieces, out, units),
+        ValuesMut::Bf16(out) => plan.rows(pieces, out, units),
     }
     Ok(())
 }
@@ -185,7 +207,7 @@ pub fn gemm_o<'a>(
 /// the bias of the dispatch steps that follow.
 ///
 /// # Shapes
-/// As [`gemm_o`]; `cached` is `[tokens, out]`, f32.
+/// As [`gemm_o`]; `cached` is `[tiles.tokens, out]`, f32.
 ///
 /// # Errors
 /// As [`gemm_o`].
@@ -193,25 +215,25 @@ pub fn gemm_o_split<'a>(
     o: TensorRef<'_>,
     weight: impl Into<AnyWeight<'a>>,
     start: Start<'_>,
-    cache: &BitMatrix,
-    q_blocks: &[u32],
+    tiles: &Tiles<'_>,
     mut out: TensorMut<'_>,
     cached: &mut [f32],
 ) -> Result<()> {
     let weight = weight.into();
-    let bias = check_gemm_o(o, &weight, start, cache, q_blocks, &out)?;
+    let bias = check_gemm_o(o, &weight, start, tiles, &out)?;
     let wanted = out.shape().iter().product::<usize>();
     check::ensure(cached.len() == wanted, || format!("`cached` has {} values, wanted {wanted}", cached.len()))?;
     if out.shape().contains(&0) {
         return Ok(());
     }
     let weight = weight.packed(weight.shape()[0], |_| true)?;
-    let plan = Plan { left: Left::of_heads(o), bias: &bias, terms: start.terms, weight: &weight };
-    let units = |block| plan.split_heads(|head| cache.get(head, block));
+    let plan = Plan::of_heads(o, tiles, &bias, start, &weight);
+    let units = |block| plan.split_units(|head| tiles.cache.get(head, block));
+    let pieces = pieces(tiles.q_blocks, &tiles.tokens);
     match out.values() {
-        ValuesMut::F32(out) => plan.split_rows(pieces(q_blocks), out, cached, units),
-        ValuesMut::F16(out) => plan.split_rows(pieces(q_blocks), out, cached, units),
-        ValuesMut::Bf16(out) => plan.split_rows(pieces(q_blocks), out, cached, units),
+        ValuesMut::F32(out) => plan.split_rows(pieces, out, cached, units),
+        ValuesMut::F16(out) => plan.split_rows(pieces, out, cached, units),
+        ValuesMut::Bf16(out) => plan.split_rows(pieces, out, cached, units),
     }
     Ok(())
 }
@@ -220,17 +242,15 @@ fn check_gemm_o(
     o: TensorRef<'_>,
     weight: &AnyWeight<'_>,
     start: Start<'_>,
-    cache: &BitMatrix,
-    q_blocks: &[u32],
+    tiles: &Tiles<'_>,
     out: &TensorMut<'_>,
 ) -> Result<Vec<f32>> {
     let [heads, tokens, head_dim] = check::three("o", o.shape())?;
     let [features, inputs] = weight.shape();
+    tiles.check(heads, tokens)?;
     check::shape("weight", &[features, inputs], &[features, heads * head_dim])?;
-    check::shape("out", out.shape(), &[tokens, features])?;
-    check::offsets("q_blocks", q_blocks, tokens)?;
-    check::bits("cache", cache, heads, q_blocks.len() - 1)?;
-    check::terms("start", start.terms, &[tokens, features])?;
+    check::shape("out", out.shape(), &[tiles.tokens.len(), features])?;
+    check::terms("start", start.terms, &[tiles.tokens.len(), features])?;
     bias_values(start.bias, features)
 }
 
@@ -248,16 +268,18 @@ struct Piece {
     tokens: Range<usize>,
 }
 
-/// Cuts q-blocks into pieces, smaller ones where threads would go short of them.
-fn pieces(offsets: &[u32]) -> Vec<Piece> {
+/// Cuts the q-blocks of some tokens into pieces, smaller ones where threads would go short of them.
+fn pieces(offsets: &[u32], tokens: &Range<usize>) -> Vec<Piece> {
     let wanted = TASKS * rayon::current_num_threads();
     let cut = |rows: usize| -> Vec<Piece> {
-        let block = |block| (0..length(offsets, block)).step_by(rows).map(move |first| (block, first));
-        let piece = |(block, first): (usize, usize)| {
-            let start = offsets[block] as usize;
-            Piece { block, tokens: start + first..start + length(offsets, block).min(first + rows) }
+        let pieces_of = |block: usize| {
+            let start = tokens.start.max(offsets[block] as usize);
+            let end = tokens.end.min(offsets[block + 1] as usize);
+            (start..end.max(start))
+                .step_by(rows)
+                .map(move |first| Piece { block, tokens: first..end.min(first + rows) })
         };
-        (0..offsets.len().saturating_sub(1)).flat_map(block).map(piece).collect()
+        (0..offsets.len().saturating_sub(1)).flat_map(pieces_of).collect()
     };
     let mut rows = check::BLOCK;
     let mut found = cut(rows);
@@ -283,10 +305,10 @@ impl<'a> Left<'a> {
         Left::Heads { values: o.values(), heads: shape[0], tokens: shape[1], head_dim: shape[2] }
     }
 
-    /// Columns of one row; those of heads may span several heads.
-    fn copy(self, token: usize, columns: Range<usize>, target: &mut [f32]) {
+    /// Columns of one row; those of heads may span several heads. The first row of `x` is that of the token `first`.
+    fn copy(self, token: usize, first: usize, columns: Range<usize>, target: &mut [f32]) {
         match self {
-            Left::Tokens(values, stride) => convert(values, token * stride + columns.start, target),
+            Left::Tokens(values, stride) => convert(values, (token - first) * stride + columns.start, target),
             Left::Heads { values, tokens, head_dim, .. } => {
                 let mut rest = target;
                 let mut at = columns.start;
@@ -340,27 +362,39 @@ struct Task<'o, T> {
 /// A product whose shapes have been checked.
 struct Plan<'a> {
     left: Left<'a>,
+    /// The token of the first row of `x` or `out`.
+    first: usize,
     /// Empty, or one value for each output column.
     bias: &'a [f32],
     terms: &'a [(TensorRef<'a>, f32)],
     weight: &'a PackedWeight,
 }
 
-impl Plan<'_> {
+impl<'a> Plan<'a> {
+    fn of_heads(
+        o: TensorRef<'a>,
+        tiles: &Tiles<'_>,
+        bias: &'a [f32],
+        start: Start<'a>,
+        weight: &'a PackedWeight,
+    ) -> Self {
+        Plan { left: Left::of_heads(o), first: tiles.tokens.start, bias, terms: start.terms, weight }
+    }
+
     fn all_columns(&self) -> Vec<Unit> {
         match self.left {
             Left::Tokens(_, columns) => units([(0..columns, false)].into_iter()),
-            Left::Heads { .. } => self.of_heads(|_| true),
+            Left::Heads { .. } => self.units(|_| true),
         }
     }
 
-    fn of_heads(&self, wanted: impl Fn(usize) -> bool) -> Vec<Unit> {
+    fn units(&self, wanted: impl Fn(usize) -> bool) -> Vec<Unit> {
         let Left::Heads { heads, head_dim, .. } = self.left else { return Vec::new() };
         let ranges = (0..heads).filter(|&head| wanted(head));
         units(ranges.map(|head| (head * head_dim..(head + 1) * head_dim, false)))
     }
 
-    fn split_heads(&self, live: impl Fn(usize) -> bool) -> Vec<Unit> {
+    fn split_units(&self, live: impl Fn(usize) -> bool) -> Vec<Unit> {
         let Left::Heads { heads, head_dim, .. } = self.left else { return Vec::new() };
         units((0..heads).map(|head| (head * head_dim..(head + 1) * head_dim, !live(head))))
     }
@@ -398,15 +432,16 @@ impl Plan<'_> {
     }
 
     /// `out`: `[chunks, tokens, chunk]`; of each piece only the chunks whose bit is 1.
-    fn heads<T: Store>(&self, pieces: Vec<Piece>, cache: &BitMatrix, [tokens, head_dim]: [usize; 2], out: &mut [T]) {
+    fn heads<T: Store>(&self, tiles: &Tiles<'_>, [tokens, head_dim]: [usize; 2], out: &mut [T]) {
         let units = self.all_columns();
         let task = |piece| Task { piece, units: units.clone(), outputs: Vec::new(), cached: None };
-        let mut tasks: Vec<Task<'_, T>> = pieces.into_iter().map(task).collect();
-        for (head, mut rest) in out.chunks_mut((tokens * head_dim).max(1)).enumerate() {
+        let mut tasks: Vec<Task<'_, T>> = pieces(tiles.q_blocks, &tiles.tokens).into_iter().map(task).collect();
+        for (head, out) in out.chunks_mut((tokens * head_dim).max(1)).enumerate() {
+            let mut rest = &mut out[self.first * head_dim..];
             for task in &mut tasks {
                 let (now, after) = rest.split_at_mut(task.piece.tokens.len() * head_dim);
                 rest = after;
-                if cache.get(head, task.piece.block) {
+                if tiles.cache.get(head, task.piece.block) {
                     task.outputs.push((head, now));
                 }
             }
@@ -444,7 +479,7 @@ impl Plan<'_> {
             let (now, after) = rest.split_at_mut(piece.tokens.len() * depth);
             rest = after;
             for (token, row) in piece.tokens.clone().zip(now.chunks_exact_mut(depth)) {
-                self.left.copy(token, unit.columns.clone(), row);
+                self.left.copy(token, self.first, unit.columns.clone(), row);
             }
         }
     }
@@ -481,7 +516,7 @@ impl Plan<'_> {
                 row.copy_from_slice(&self.bias[first_feature + columns.start..first_feature + columns.end]);
             }
             let term = &mut buffers.term[..columns.len()];
-            add_terms(self.terms, token * self.weight.chunk() + columns.start, row, term);
+            add_terms(self.terms, (token - self.first) * self.weight.chunk() + columns.start, row, term);
         }
     }
 }

@@ -19,12 +19,14 @@ mod forecast;
 mod gemm;
 mod microkernel;
 mod pack;
+mod rearrange;
 mod scratch;
 mod weight;
 
 pub use attention::{AttentionOptions, Cached, attention};
 pub use forecast::{MAX_ORDER, Taylor, Terms, Weights};
-pub use gemm::{Part, Start, gemm_o, gemm_o_split, gemm_q, linear};
+pub use gemm::{Part, Start, Tiles, gemm_o, gemm_o_split, gemm_q, linear};
+pub(crate) use rearrange::{gather_heads, head_to_f32, scatter_heads};
 pub use weight::{AnyWeight, PackedWeight, Weight};
 
 /// The instruction set whose inner loops this machine uses: `avx2` or `portable`.

@@ -167,6 +167,12 @@ impl std::ops::Deref for Held<'_> {
 }
 
 impl<'a> AnyWeight<'a> {
+    /// Output features.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.shape()[0]
+    }
+
     /// Rows and columns.
     pub(super) fn shape(&self) -> [usize; 2] {
         match self {

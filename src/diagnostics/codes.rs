@@ -74,7 +74,7 @@ codes! {
     E0401 "internal error: invalid IR",
     W0501 "name never used",
     W0502 "query blocks that attend to nothing",
-    W0503 "tile that does not divide its grid",
+    W0503 "tiles that do not line up",
     W0504 "rule without effect",
 }
 

@@ -162,7 +162,8 @@ impl fmt::Display for Diagnostics {
 /// The candidate nearest to `name` by edit distance, when it is near enough to be a slip of the pen.
 pub fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let length = name.chars().count();
-    let limit = (length / 3).max(1);
+    // A single letter resembles every other.
+    let limit = if length < 2 { 0 } else { (length / 3).max(1) };
     candidates
         .into_iter()
         // NOTE: the difference in length bounds the distance from below; without it a name of a megabyte costs seconds.

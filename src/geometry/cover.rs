@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use super::tokens::TokenTable;
 use crate::ir::scalar::{self, Scalar};
-use crate::ir::{Binary, Comparison, Coordinate, Extent, Graph, Lower, Op, Side, Unary, ValueId};
+use crate::ir::{Binary, Comparison, Coordinate, Extent, Graph, Lower, Op, Side, Table, Unary, ValueId};
 use crate::symbols::BitMatrix;
 
 /// Tokens of a run of the middle level.
@@ -56,7 +56,7 @@ pub fn cover(table: &TokenTable<'_>, graph: &Graph, predicate: ValueId, how: Low
 
 /// The token mask of one block pair: row = query token, column = key token.
 #[must_use]
-pub fn tile(formula: &Formula<'_>, q: Range<u32>, kv: Range<u32>) -> BitMatrix {
+pub fn tile(formula: &Formula, q: Range<u32>, kv: Range<u32>) -> BitMatrix {
     let mut evaluator = Evaluator::new(formula);
     let mut mask = BitMatrix::zeros(q.len(), kv.len());
     evaluator.set_keys(&points(&kv));
@@ -97,7 +97,7 @@ fn runs(range: &Range<u32>) -> Vec<Range<u32>> {
 }
 
 struct Decision<'a> {
-    formula: &'a Formula<'a>,
+    formula: &'a Formula,
     how: Lower,
     /// Coordinates of `per`, by side.
     per: Option<[Vec<f64>; 2]>,
@@ -237,25 +237,29 @@ fn decide_within(evaluator: &mut Evaluator<'_>, q: &Range<u32>, kv: &Range<u32>,
 }
 
 /// A predicate prepared for evaluation over ranges: its operations in order and the leaves' values of every token.
-pub struct Formula<'a> {
-    nodes: Vec<Node<'a>>,
+#[derive(Clone, Debug)]
+pub struct Formula {
+    nodes: Vec<Node>,
     leaves: Vec<(Side, Vec<f64>)>,
 }
 
-struct Node<'a> {
-    op: &'a Op,
+#[derive(Clone, Debug)]
+struct Node {
+    op: Op,
     operands: Vec<usize>,
     /// Index into the leaves.
     leaf: Option<usize>,
+    /// Of a table: its numbers, and the interval of all of them.
+    table: Option<(Table, Interval)>,
     constant: f64,
     q: bool,
     kv: bool,
 }
 
-impl<'a> Formula<'a> {
+impl Formula {
     /// Prepares `predicate`.
     #[must_use]
-    pub fn new(table: &TokenTable<'_>, graph: &'a Graph, predicate: ValueId) -> Self {
+    pub fn new(table: &TokenTable<'_>, graph: &Graph, predicate: ValueId) -> Self {
         let mut needed = vec![false; predicate.0 as usize + 1];
         needed[predicate.0 as usize] = true;
         for index in (0..needed.len()).rev().filter(|&index| needed[index]).collect::<Vec<_>>() {
@@ -281,9 +285,19 @@ impl<'a> Formula<'a> {
                 Extent::Token { q, kv } => (q, kv),
                 _ => (false, false),
             };
+            let table = match (&value.op, value.ty.extent) {
+                (Op::Table { table, item, .. }, Extent::Token { .. }) => {
+                    let table = graph.tables[usize::from(*table)].clone();
+                    let items = table.values.iter().skip(usize::from(*item)).step_by(usize::from(table.width).max(1));
+                    // What an entry that is missing without a substitute gives.
+                    let range = items.fold((0.0_f64, 0.0_f64), |range, &x| (range.0.min(x), range.1.max(x)));
+                    Some((table, range))
+                }
+                _ => None,
+            };
             map[id.0 as usize] = formula.nodes.len();
             let operands = value.op.operands().iter().map(|operand| map[operand.0 as usize]).collect();
-            formula.nodes.push(Node { op: &value.op, operands, leaf, constant, q, kv });
+            formula.nodes.push(Node { op: value.op.clone(), operands, leaf, table, constant, q, kv });
         }
         formula
     }
@@ -318,13 +332,13 @@ struct Register {
 }
 
 struct Evaluator<'a> {
-    formula: &'a Formula<'a>,
+    formula: &'a Formula,
     registers: Vec<Register>,
     width: usize,
 }
 
 impl<'a> Evaluator<'a> {
-    fn new(formula: &'a Formula<'a>) -> Self {
+    fn new(formula: &'a Formula) -> Self {
         Evaluator { formula, registers: vec![Register::default(); formula.nodes.len()], width: 0 }
     }
 
@@ -382,11 +396,18 @@ impl<'a> Evaluator<'a> {
         let node = &self.formula.nodes[index];
         let mut out = std::mem::take(&mut self.registers[index]);
         let [a, b, c] = [0, 1, 2].map(|operand| node.operands.get(operand).map(|&id| &self.registers[id]));
-        match (node.op, a, b, c) {
+        match (&node.op, a, b, c) {
             (Op::Unary(op, _), Some(a), ..) => unary(*op, a, &mut out),
             (Op::Binary(op, ..), Some(a), Some(b), _) => binary(*op, a, b, &mut out),
             (Op::Compare(op, ..), Some(a), Some(b), _) => compare(*op, a, b, &mut out),
             (Op::Choose(..), Some(a), Some(b), Some(c)) => choose(a, b, c, &mut out),
+            (Op::Table { item, keys, .. }, ..) => {
+                if let Some((table, range)) = &node.table {
+                    let operands: Vec<&Register> = node.operands.iter().map(|&id| &self.registers[id]).collect();
+                    let (keys, otherwise) = operands.split_at(keys.len());
+                    look_up(table, *range, *item, keys, otherwise.first().copied(), &mut out);
+                }
+            }
             _ => {}
         }
         self.registers[index] = out;
@@ -394,6 +415,36 @@ impl<'a> Evaluator<'a> {
 }
 
 type Interval = (f64, f64);
+
+/// Entries of a table: exact where the keys are points.
+fn look_up(
+    table: &Table,
+    range: Interval,
+    item: u8,
+    keys: &[&Register],
+    otherwise: Option<&Register>,
+    out: &mut Register,
+) {
+    let at = |register: &Register, i: usize| {
+        let i = if register.low.len() > 1 { i } else { 0 };
+        (register.low[i], register.high[i])
+    };
+    let width = keys.iter().copied().chain(otherwise).map(|register| register.low.len()).max().unwrap_or(1);
+    let entry = |i: usize| -> Interval {
+        let otherwise = otherwise.map_or((0.0, 0.0), |register| at(register, i));
+        let keys: Vec<Interval> = keys.iter().map(|register| at(register, i)).collect();
+        if !keys.iter().all(|&key| is_point(key)) {
+            return (range.0.min(otherwise.0), range.1.max(otherwise.1));
+        }
+        let keys: Vec<i64> = keys.iter().map(|key| key.0 as i64).collect();
+        match table.get(&keys, item) {
+            Some(Scalar::Bool(value)) => (f64::from(u8::from(value)), f64::from(u8::from(value))),
+            Some(number) => (number.real(), number.real()),
+            None => otherwise,
+        }
+    };
+    (out.low, out.high) = (0..width).map(entry).unzip();
+}
 
 fn map1(a: &Register, out: &mut Register, f: impl Fn(Interval) -> Interval) {
     out.low.clear();

@@ -3,6 +3,7 @@
 use crate::ir::scalar::{At, NoTokens, evaluate};
 use crate::ir::{Graph, Model, Order, OrderRule, Segment, ValueId};
 use crate::plan::Tiling;
+use crate::symbols::Blocks;
 
 /// The order of a model's tokens under an order rule: `order[new] = old`. `None` where nothing moves.
 #[must_use]
@@ -22,6 +23,12 @@ pub fn token_order(graph: &Graph, model: &Model, rule: &OrderRule) -> Option<Vec
             let within = tiles.iter().enumerate().map(|(axis, &tile)| (axis, 1, tile, tile));
             tile.chain(within).collect()
         }
+        Order::Gilbert => return placed(model, segment, &gilbert(&sizes)),
+        Order::Given(table) => {
+            let table = &graph.tables[usize::from(*table)];
+            let order: Vec<u32> = table.values.iter().map(|&old| old as u32).collect();
+            return placed(model, segment, &order);
+        }
     };
     let strides = strides(&sizes);
     let mut keys: Vec<(u64, u32)> = (0..segment.tokens)
@@ -34,12 +41,114 @@ pub fn token_order(graph: &Graph, model: &Model, rule: &OrderRule) -> Option<Vec
         })
         .collect();
     keys.sort_unstable();
+    let order: Vec<u32> = keys.into_iter().map(|(_, old)| old).collect();
+    placed(model, segment, &order)
+}
+
+/// The order of all tokens where those of a segment are ordered among themselves.
+fn placed(model: &Model, segment: &Segment, within: &[u32]) -> Option<Vec<u32>> {
     let start = segment.start;
     let mut order: Vec<u32> = (0..model.tokens()).collect();
-    for (new, (_, old)) in keys.into_iter().enumerate() {
-        order[start as usize + new] = start + old;
+    for (target, old) in order[start as usize..].iter_mut().zip(within) {
+        *target = start + old;
     }
     (!order.iter().enumerate().all(|(new, &old)| new == old as usize)).then_some(order)
+}
+
+/// The blocks where each tile is one; other segments are cut into runs of a whole tile's size.
+#[must_use]
+pub fn tile_blocks(graph: &Graph, model: &Model, orders: &[OrderRule]) -> Blocks {
+    let tiling = orders.iter().find_map(|rule| tiling(graph, model, rule));
+    let whole = tiling.as_ref().map_or(128, |tiling| tiling.sizes.iter().product::<u32>().clamp(1, 256));
+    let mut offsets = vec![0];
+    for segment in &model.segments {
+        let tiles = tiling.as_ref().filter(|tiling| tiling.segment == segment.name);
+        let sizes = match tiles {
+            Some(tiling) => tile_tokens(segment, &tiling.sizes),
+            None => (0..segment.tokens).step_by(whole as usize).map(|at| whole.min(segment.tokens - at)).collect(),
+        };
+        let mut end = segment.start;
+        for size in sizes {
+            end += size;
+            offsets.push(end);
+        }
+    }
+    Blocks { q: offsets.clone(), kv: offsets }
+}
+
+/// Tokens of each tile of a segment, tiles row-major.
+fn tile_tokens(segment: &Segment, tiles: &[u32]) -> Vec<u32> {
+    let mut tokens = vec![1];
+    for ((_, size), &tile) in segment.axes.iter().zip(tiles) {
+        let along: Vec<u32> = (0..*size).step_by(tile as usize).map(|at| tile.min(size - at)).collect();
+        tokens = tokens.iter().flat_map(|&so_far| along.iter().map(move |&more| so_far * more)).collect();
+    }
+    tokens
+}
+
+type Vector = [i64; 3];
+
+/// The places of a grid of three axes, row-major indices, along a generalised Hilbert curve.
+///
+/// A box is spanned by three edges; the curve enters at its corner and leaves at the end of the first edge. Boxes are cut
+/// along their edges until one place wide, halves of even length where there is a choice.
+fn gilbert(sizes: &[u32]) -> Vec<u32> {
+    // The last axis varies fastest, so it is the x axis of the curve.
+    let [depth, height, width] = [0, 1, 2].map(|axis| i64::from(sizes.get(axis).copied().unwrap_or(1)));
+    let (x, y, z) = ([width, 0, 0], [0, height, 0], [0, 0, depth]);
+    let mut places = Vec::new();
+    if width >= height && width >= depth {
+        walk([0; 3], x, y, z, &mut places);
+    } else if height >= width && height >= depth {
+        walk([0; 3], y, x, z, &mut places);
+    } else {
+        walk([0; 3], z, x, y, &mut places);
+    }
+    places.iter().map(|[x, y, z]| ((z * height + y) * width + x) as u32).collect()
+}
+
+fn walk(at: Vector, a: Vector, b: Vector, c: Vector, places: &mut Vec<Vector>) {
+    let add = |u: Vector, v: Vector| [u[0] + v[0], u[1] + v[1], u[2] + v[2]];
+    let subtract = |u: Vector, v: Vector| [u[0] - v[0], u[1] - v[1], u[2] - v[2]];
+    let negate = |u: Vector| u.map(|x| -x);
+    let length = |u: Vector| u.iter().sum::<i64>().abs();
+    let unit = |u: Vector| u.map(i64::signum);
+    let (w, h, d) = (length(a), length(b), length(c));
+    for (edge, steps, others) in [(a, w, [h, d]), (b, h, [w, d]), (c, d, [w, h])] {
+        if others == [1, 1] {
+            places.extend((0..steps).map(|i| add(at, unit(edge).map(|x| x * i))));
+            return;
+        }
+    }
+    let half = |edge: Vector, whole: i64| {
+        let half = edge.map(|x| x.div_euclid(2));
+        if length(half) % 2 != 0 && whole > 2 { add(half, unit(edge)) } else { half }
+    };
+    let (a2, b2, c2) = (half(a, w), half(b, h), half(c, d));
+    let (da, db, dc) = (unit(a), unit(b), unit(c));
+    if 2 * w > 3 * h && 2 * w > 3 * d {
+        walk(at, a2, b, c, places);
+        walk(add(at, a2), subtract(a, a2), b, c, places);
+    } else if 3 * h > 4 * d {
+        walk(at, b2, c, a2, places);
+        walk(add(at, b2), a, subtract(b, b2), c, places);
+        let corner = add(at, add(subtract(a, da), subtract(b2, db)));
+        walk(corner, negate(b2), c, negate(subtract(a, a2)), places);
+    } else if 3 * d > 4 * h {
+        walk(at, c2, a2, b, places);
+        walk(add(at, c2), a, b, subtract(c, c2), places);
+        let corner = add(at, add(subtract(a, da), subtract(c2, dc)));
+        walk(corner, negate(c2), negate(subtract(a, a2)), b, places);
+    } else {
+        walk(at, b2, c2, a2, places);
+        walk(add(at, b2), c, a2, subtract(b, b2), places);
+        let corner = add(at, add(subtract(b2, db), subtract(c, dc)));
+        walk(corner, a, negate(b2), negate(subtract(c, c2)), places);
+        let corner = add(at, add(subtract(a, da), add(b2, subtract(c, dc))));
+        walk(corner, negate(c), negate(subtract(a, a2)), subtract(b, b2), places);
+        let corner = add(at, add(subtract(a, da), subtract(b2, db)));
+        walk(corner, negate(b2), c2, negate(subtract(a, a2)), places);
+    }
 }
 
 /// The tiles of an order rule, where it has some.

@@ -19,9 +19,9 @@
 use super::print::Printer;
 use super::read::{ReadError, Reader};
 use super::{
-    Action, Binary, Bound, Clause, Comparison, Coordinate, Extent, Kind, LayoutSegment, Lower, Model, Op, Order,
-    OrderRule, Place, Real, Reduction, Rounding, Rule, ScheduleRule, Segment, Selector, Side, Size, Statistic,
-    StepKind, Strategy, Type, Unary,
+    Action, Binary, Blocking, Bound, Clause, Comparison, Coordinate, Extent, Kind, LayoutSegment, Lower, Model, Op,
+    Order, OrderRule, Over, Place, Real, Reduction, Rounding, Rule, ScheduleRule, Segment, Selector, Side, Size,
+    Statistic, StepKind, Strategy, Type, Unary,
 };
 use crate::plan::{Predicate, Program, Role};
 use crate::source::Span;
@@ -164,6 +164,7 @@ forms! {
         [Op::Real(value)] = {<value: Real>}
         [Op::Size(size)] = {"size" (size)}
         [Op::Place(place)] = {<place: Place>}
+        [Op::LastComputed] = {"last_computed"}
         [Op::Table { table, item, keys, otherwise }] = {"lookup" (table) "item" (item) "at" (keys) ["else" otherwise]}
         [Op::Coordinate(coordinate, side)] = {<coordinate: Coordinate> "of" (side)}
         [Op::InSet(set, side)] = {"in" (set) "of" (side)}
@@ -173,6 +174,7 @@ forms! {
         [Op::Choose(condition, a, b)] = {"choose" (condition) "then" (a) "else" (b)}
         [Op::Pool(statistic, side)] = {"pool" (statistic) "of" (side)}
         [Op::SelfSimilarity(side)] = {"self_similarity" "of" (side)}
+        [Op::BlockTokens(side)] = {"block_tokens" "of" (side)}
         [Op::Dot(q, k)] = {"dot" (q) "," (k)}
         [Op::Transpose(value)] = {"transpose" (value)}
         [Op::Slice { value, q, kv }] = {"slice" (value) "to" "[" (q) "->" (kv) "]"}
@@ -180,6 +182,10 @@ forms! {
         [Op::Softmax { value, over }] = {"softmax" (value) "over" (over)}
         [Op::Select { rule, value, amount, at_least, over }] =
             {"select" (rule) "of" (value) "amount" (amount) ["at_least" at_least] "over" (over)}
+        [Op::Shift { value, by, over }] = {"shift" (value) "by" (by) "over" (over)}
+        [Op::AntiDiagonal { stride }] = {"anti_diagonal" "stride" (stride)}
+        [Op::AtHead { value, head }] = {"at_head" (value) "head" (head)}
+        [Op::OverHeads { how, value }] = {"over_heads" (how) (value)}
         [Op::Embed(value)] = {"embed" (value)}
         [Op::Lower(how, value)] = {"lower" (how) (value)}
         [Op::Mask(slot)] = {"mask" (slot)}
@@ -242,6 +248,12 @@ forms! {
         [Side::Query] = {"query"}
         [Side::Key] = {"key"}
     }
+    Over "`query`, `key` or `both`" {
+        [Over::Query] = {"query"}
+        [Over::Key] = {"key"}
+        [Over::Both] = {"both"}
+        [Over::Layer] = {"layer"}
+    }
     Statistic "a statistic" {
         [Statistic::Mean] = {"mean"}
         [Statistic::CentredMean] = {"centred_mean"}
@@ -253,7 +265,8 @@ forms! {
         [Reduction::Min] = {"min"}
     }
     Selector "a selector" {
-        [Selector::TopK { rounding }] = {"top_k" (rounding)}
+        [Selector::TopK { rounding, ties }] = {"top_k" (rounding) ?"ties" ties}
+        [Selector::BottomK { rounding }] = {"bottom_k" (rounding)}
         [Selector::TopP { crossing, ascending, strict }] =
             {"top_p" ?"crossing" crossing ?"ascending" ascending ?"strict" strict}
         [Selector::BottomMass] = {"bottom_mass"}
@@ -290,9 +303,9 @@ forms! {
         [Type { kind, extent }] = {<kind: Kind> (extent)}
     }
     Strategy "a strategy" {
-        [Strategy { name, params, graph, layout, model, orders, block, rules, schedule, bounds, quirks }] = {
+        [Strategy { name, params, graph, layout, model, orders, block, block_span, rules, schedule, bounds, quirks }] = {
             "strategy" (name) *"param" params (graph) *"layout" layout ^["model" model] *"order" orders
-            ^["blocks" block] *"rule" rules *"schedule" schedule *"bound" bounds *"quirk" quirks
+            ^["blocks" block] *"rule" rules *"schedule" schedule *"bound" bounds *"quirk" quirks @span block_span
         }
     }
     LayoutSegment "a segment" {
@@ -328,6 +341,12 @@ forms! {
     Order "an order of tokens" {
         [Order::Axes(axes)] = {"axes" @axes axes}
         [Order::Tiles(sizes)] = {"tiles" (sizes)}
+        [Order::Gilbert] = {"gilbert"}
+        [Order::Given(table)] = {"given" (table)}
+    }
+    Blocking "a size of blocks" {
+        [Blocking::Tiles] = {"tiles"}
+        [Blocking::Sizes(q, kv)] = {(q) "," (kv)}
     }
     ScheduleRule "a line of a schedule" {
         [ScheduleRule { kind, guard, clauses, order, span }] =

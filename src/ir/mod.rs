@@ -32,6 +32,9 @@ use std::fmt;
 use crate::source::Span;
 use crate::tensor::Dtype;
 
+/// How many tokens a block may have.
+pub const BLOCK_TOKENS: std::ops::RangeInclusive<i64> = 8..=256;
+
 /// A value of a [`Graph`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ValueId(pub u32);
@@ -52,6 +55,28 @@ pub enum Side {
     Query,
     /// Columns.
     Key,
+}
+
+/// The axes along which a reduction, a softmax or a selection goes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Over {
+    /// Along the q-blocks: each kv-block on its own.
+    Query,
+    /// Along the kv-blocks: each q-block on its own.
+    Key,
+    /// Along both: all blocks of the head are one line, row after row.
+    Both,
+    /// Along both and all heads of the layer: one line, head after head. Only of selections.
+    Layer,
+}
+
+impl From<Side> for Over {
+    fn from(side: Side) -> Self {
+        match side {
+            Side::Query => Over::Query,
+            Side::Key => Over::Key,
+        }
+    }
 }
 
 /// What a value's elements are.
@@ -308,8 +333,11 @@ pub enum Rounding {
     Nearest,
 }
 
-/// The rule of a selection among `n` candidates: the elements of a row (`over` = [`Side::Key`]), of a
-/// column ([`Side::Query`]), or of a vector.
+/// The rule of a selection among `n` candidates: the elements of a row (`over` = [`Over::Key`]), of a
+/// column ([`Over::Query`]), of the whole map of a head ([`Over::Both`]), or of a vector.
+///
+/// The amount is a scalar, or a block value with one element for each line; of a count it is then the number itself, rounded
+/// down.
 ///
 /// Rankings are by value, then by lower index; NaN ranks below everything and is never selected, nor is
 /// minus infinity. Running sums add in ranking order in single precision.
@@ -318,6 +346,13 @@ pub enum Selector {
     /// The `amount` largest: a count when it is an integer, else `rounding(amount * n)` (the product in
     /// double precision), at least `at_least`.
     TopK {
+        /// How a share becomes a count.
+        rounding: Rounding,
+        /// Whether those that equal the last one are selected too, however many they are.
+        ties: bool,
+    },
+    /// The `amount` smallest, counted as in [`Selector::TopK`].
+    BottomK {
         /// How a share becomes a count.
         rounding: Rounding,
     },
@@ -360,6 +395,8 @@ pub enum Op {
     Size(Size),
     /// Step, layer or head.
     Place(Place),
+    /// The last step before this one at which the layer was computed, -1 before the first. Only in schedules.
+    LastComputed,
     /// The `item`-th number of the entry of a table at integer `keys`; `otherwise` where it has none.
     Table {
         /// Index into [`Graph::tables`].
@@ -390,6 +427,8 @@ pub enum Op {
     /// # Source
     /// SpargeAttn, arXiv 2502.18137, section 3.3.
     SelfSimilarity(Side),
+    /// Number of tokens of each block of a side.
+    BlockTokens(Side),
     /// Dot products of two pooled values, channels summed in order: `[q_blocks, kv_blocks]`.
     Dot(ValueId, ValueId),
     /// Rows become columns; the set of one side becomes that of the other. Blocks of both sides have one size.
@@ -403,23 +442,23 @@ pub enum Op {
         /// The kv-blocks to take.
         kv: Option<SetId>,
     },
-    /// One axis reduced. Sums run in 32 lanes: lane `l` adds the elements with index `l mod 32` in order,
+    /// One axis reduced, or both as one line, row after row. Sums run in 32 lanes: lane `l` adds the elements with index `l mod 32` in order,
     /// then lanes are added pairwise, `l` and `l + 16`, then `l + 8`, `4`, `2`, `1`. Empty lanes count as 0.
     Reduce {
         /// How.
         how: Reduction,
         /// A block value.
         value: ValueId,
-        /// The axis that disappears.
-        over: Side,
+        /// The axes that disappear.
+        over: Over,
     },
-    /// `exp(x - max) / sum` along an axis; the sum in the order of [`Op::Reduce`]. A row that holds only minus
+    /// `exp(x - max) / sum` along an axis, or over the whole map; the sum in the order of [`Op::Reduce`]. A row that holds only minus
     /// infinity gives zeros.
     Softmax {
         /// A block value.
         value: ValueId,
-        /// The axis whose elements sum to one.
-        over: Side,
+        /// The axes whose elements sum to one.
+        over: Over,
     },
     /// A selection: truth values of the extent of `value`.
     Select {
@@ -427,12 +466,45 @@ pub enum Op {
         rule: Selector,
         /// What is ranked.
         value: ValueId,
-        /// How much; a scalar.
+        /// How much.
         amount: ValueId,
         /// Selected in any case; a scalar integer.
         at_least: Option<ValueId>,
-        /// The axis of the candidates.
+        /// The axes of the candidates.
+        over: Over,
+    },
+    /// The elements moved along a side by a number of blocks, `out[i] = in[i - by]`; 0 where nothing comes from.
+    Shift {
+        /// A real block value.
+        value: ValueId,
+        /// How far; an integer scalar.
+        by: ValueId,
+        /// Along the q-blocks or the kv-blocks.
         over: Side,
+    },
+    /// Attention over groups of `stride` tokens, summed over blocks. With `Q[g]` the queries of a group in reverse order one
+    /// behind the other and `K[g]` its keys in order, scores are `Q[g] . K[h] / sqrt(head_dim) / stride`, channels summed in
+    /// order; softmax over all `h`; then for each block pair the sum over the key groups that begin in the block in the order
+    /// of [`Op::Reduce`], and over the query groups in order. Tokens that the last group lacks are zeros.
+    /// # Source
+    /// XAttention, arXiv 2503.16428, section 2.1.
+    AntiDiagonal {
+        /// Tokens of a group; an integer scalar, at least 1.
+        stride: ValueId,
+    },
+    /// The value that another head of the layer has; its rules are this head's.
+    AtHead {
+        /// A real block value.
+        value: ValueId,
+        /// The head, an integer scalar; the last one where there are not so many.
+        head: ValueId,
+    },
+    /// Element by element over all heads of the layer, in the order of [`Op::Reduce`]; the rules are this head's.
+    OverHeads {
+        /// How.
+        how: Reduction,
+        /// A real block value.
+        value: ValueId,
     },
     /// Truth values over all blocks: false outside the operand's sets.
     Embed(ValueId),
@@ -496,6 +568,14 @@ impl PartialEq for Table {
     }
 }
 impl Eq for Table {}
+
+impl Table {
+    /// Whether it stands for an input whose numbers nobody has given.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        self.values.is_empty()
+    }
+}
 
 /// Values in topological order.
 #[derive(Clone, Debug)]
@@ -606,16 +686,24 @@ impl Op {
             | Op::Real(_)
             | Op::Size(_)
             | Op::Place(_)
+            | Op::LastComputed
             | Op::Coordinate(..)
             | Op::InSet(..)
             | Op::Pool(..)
             | Op::SelfSimilarity(_)
+            | Op::BlockTokens(_)
             | Op::Mask(_) => Vec::new(),
             Op::Table { keys, otherwise, .. } => keys.iter().copied().chain(*otherwise).collect(),
             Op::Unary(_, a) | Op::Transpose(a) | Op::Embed(a) | Op::Lower(_, a) => vec![*a],
             Op::Binary(_, a, b) | Op::Compare(_, a, b) | Op::Dot(a, b) => vec![*a, *b],
             Op::Choose(a, b, c) => vec![*a, *b, *c],
-            Op::Slice { value, .. } | Op::Reduce { value, .. } | Op::Softmax { value, .. } => vec![*value],
+            Op::Slice { value, .. }
+            | Op::Reduce { value, .. }
+            | Op::Softmax { value, .. }
+            | Op::OverHeads { value, .. } => vec![*value],
+            Op::AtHead { value, head } => vec![*value, *head],
+            Op::Shift { value, by, .. } => vec![*value, *by],
+            Op::AntiDiagonal { stride } => vec![*stride],
             Op::Select { value, amount, at_least, .. } => [*value, *amount].into_iter().chain(*at_least).collect(),
         }
     }
@@ -630,10 +718,12 @@ impl Op {
             | Op::Real(_)
             | Op::Size(_)
             | Op::Place(_)
+            | Op::LastComputed
             | Op::Coordinate(..)
             | Op::InSet(..)
             | Op::Pool(..)
             | Op::SelfSimilarity(_)
+            | Op::BlockTokens(_)
             | Op::Mask(_) => {}
             Op::Table { keys, otherwise, .. } => {
                 keys.iter_mut().chain(otherwise.as_mut()).for_each(|id| *id = map(*id));
@@ -648,7 +738,19 @@ impl Op {
                 *b = map(*b);
                 *c = map(*c);
             }
-            Op::Slice { value, .. } | Op::Reduce { value, .. } | Op::Softmax { value, .. } => *value = map(*value),
+            Op::Slice { value, .. }
+            | Op::Reduce { value, .. }
+            | Op::Softmax { value, .. }
+            | Op::OverHeads { value, .. } => *value = map(*value),
+            Op::AtHead { value, head } => {
+                *value = map(*value);
+                *head = map(*head);
+            }
+            Op::Shift { value, by, .. } => {
+                *value = map(*value);
+                *by = map(*by);
+            }
+            Op::AntiDiagonal { stride } => *stride = map(*stride),
             Op::Select { value, amount, at_least, .. } => {
                 *value = map(*value);
                 *amount = map(*amount);
@@ -658,6 +760,12 @@ impl Op {
             }
         }
         op
+    }
+
+    /// Whether the operation looks at other heads than the one it is evaluated for.
+    #[must_use]
+    pub fn crosses_heads(&self) -> bool {
+        matches!(self, Op::AtHead { .. } | Op::OverHeads { .. } | Op::Select { over: Over::Layer, .. })
     }
 
     /// Whether the operation works element by element, so that a chain of them is one loop.
@@ -812,6 +920,21 @@ pub enum Order {
     /// Tile after tile, tiles and the tokens inside them row-major; border tiles are smaller where a size does not
     /// divide. One integer scalar for each axis.
     Tiles(Vec<ValueId>),
+    /// Along a generalised Hilbert curve through a grid of three axes, whose neighbours are neighbours in the grid.
+    /// # Source
+    /// J. Cerveny, gilbert; used by Jenga, arXiv 2505.16864.
+    Gilbert,
+    /// `order[new] = old` within the segment, from an input: index into [`Graph::tables`].
+    Given(u16),
+}
+
+/// How tokens become blocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Blocking {
+    /// So many query tokens and key tokens a block, integer scalars.
+    Sizes(ValueId, ValueId),
+    /// A tile is a block, smaller ones at the border too; other segments are cut into runs of a whole tile's size.
+    Tiles,
 }
 
 /// What a layer does at a step.
@@ -896,8 +1019,10 @@ pub struct Strategy {
     pub model: Option<Model>,
     /// Orders of tokens.
     pub orders: Vec<OrderRule>,
-    /// Query and key tokens of a block, integer scalars; 128 without one.
-    pub block: Option<(ValueId, ValueId)>,
+    /// How tokens become blocks; 128 a block without it.
+    pub block: Option<Blocking>,
+    /// Where they were written.
+    pub block_span: Span,
     /// The rules, in order.
     pub rules: Vec<Rule>,
     /// The lines of the schedule. Where none holds: [`StepKind::Dispatch`] when the strategy needs no q and k or

@@ -74,6 +74,7 @@ fn op(r: &mut Random, graph: &Graph) -> Op {
             5 => Size::Axis(axis),
             _ => Size::Blocks(set(r), side),
         }),
+        4 if r.below(4) == 0 => Op::LastComputed,
         4 => Op::Place(r.of(&[Place::Step, Place::Layer, Place::Head])),
         5 => {
             let keys = vec![a, b].into_iter().take(1 + r.below(2)).collect();
@@ -100,6 +101,7 @@ fn op(r: &mut Random, graph: &Graph) -> Op {
         }
         14 => Op::Choose(a, b, c),
         15 => Op::Pool(r.of(&[Statistic::Mean, Statistic::CentredMean]), side),
+        16 if r.flag() => Op::BlockTokens(side),
         16 => Op::SelfSimilarity(side),
         17 => Op::Dot(a, b),
         18 => Op::Transpose(a),
@@ -107,16 +109,28 @@ fn op(r: &mut Random, graph: &Graph) -> Op {
         20 => Op::Reduce {
             how: r.of(&[Reduction::Sum, Reduction::Mean, Reduction::Max, Reduction::Min]),
             value: a,
-            over: side,
+            over: r.of(&[side.into(), Over::Both]),
         },
-        21 => Op::Softmax { value: a, over: side },
+        21 => Op::Softmax { value: a, over: r.of(&[side.into(), Over::Both]) },
         22 => {
             let rounding = r.of(&[Rounding::Floor, Rounding::Ceil, Rounding::Nearest]);
             let top_p = Selector::TopP { crossing: r.flag(), ascending: r.flag(), strict: r.flag() };
-            let rule = r.of(&[Selector::TopK { rounding }, top_p, Selector::BottomMass, Selector::Statistical]);
-            Op::Select { rule, value: a, amount: b, at_least: r.flag().then_some(c), over: side }
+            let ties = r.flag();
+            let rule = r.of(&[
+                Selector::TopK { rounding, ties },
+                Selector::BottomK { rounding },
+                top_p,
+                Selector::BottomMass,
+                Selector::Statistical,
+            ]);
+            let over = r.of(&[side.into(), Over::Both, Over::Layer]);
+            Op::Select { rule, value: a, amount: b, at_least: r.flag().then_some(c), over }
         }
-        _ if r.flag() => Op::Embed(a),
+        _ if r.below(3) == 0 => Op::Embed(a),
+        _ if r.below(4) == 0 => Op::Shift { value: a, by: b, over: side },
+        _ if r.below(4) == 0 => Op::AntiDiagonal { stride: a },
+        _ if r.below(3) == 0 => Op::AtHead { value: a, head: b },
+        _ if r.below(3) == 0 => Op::OverHeads { how: r.of(&[Reduction::Sum, Reduction::Max]), value: a },
         _ => Op::Lower(lower(r, axis), a),
     }
 }
@@ -198,7 +212,8 @@ pub(crate) fn strategy(r: &mut Random, model: Option<Model>) -> Strategy {
                 span,
             },
         ],
-        block: r.flag().then(|| (r.of(&ints), r.of(&ints))),
+        block: r.flag().then(|| Blocking::Sizes(r.of(&ints), r.of(&ints))),
+        block_span: span,
         rules,
         schedule: vec![
             ScheduleRule { kind: StepKind::Reuse, guard: Some(ValueId(0)), clauses, order: Some(r.of(&ints)), span },

@@ -73,6 +73,8 @@ pub struct At {
     pub layer: u32,
     /// Head.
     pub head: u32,
+    /// The last step before this one at which the layer was computed, where that is known: in schedules.
+    pub last_computed: Option<u32>,
 }
 
 /// Answers for tokens; see [`evaluate`].
@@ -107,6 +109,7 @@ pub fn evaluate(graph: &Graph, id: ValueId, at: At, tokens: &impl Tokens) -> Sca
         Op::Place(Place::Step) => Scalar::Int(at.step.into()),
         Op::Place(Place::Layer) => Scalar::Int(at.layer.into()),
         Op::Place(Place::Head) => Scalar::Int(at.head.into()),
+        Op::LastComputed => Scalar::Int(at.last_computed.map_or(-1, i64::from)),
         Op::Table { table, item, keys, otherwise } => {
             let keys: Vec<i64> = keys.iter().map(|key| value(key).int()).collect();
             match graph.tables[usize::from(*table)].get(&keys, *item) {

@@ -12,7 +12,7 @@
 //!
 //! | operation | operands | result |
 //! |---|---|---|
-//! | `Bool`, `Int`, `Real`, `Size`, `Place` | | scalar |
+//! | `Bool`, `Int`, `Real`, `Size`, `Place`, `LastComputed` | | scalar |
 //! | `Table` | integer keys, scalars or token values, one for each dimension; `otherwise` of the table's kind | kind of the table, extents joined |
 //! | `Coordinate`, `InSet` | | token integer, token truth value |
 //! | `Negate`, `Abs` | numbers | same type |
@@ -32,23 +32,27 @@
 //! | `Less`, `LessEqual` | two of one number kind | truth value, extents joined |
 //! | `Choose` | a truth value, two of one kind | that kind, extents joined |
 //! | `Pool` | | pooled |
-//! | `SelfSimilarity` | | real blocks of the side, over the whole sequence |
+//! | `SelfSimilarity`, `BlockTokens` | | real blocks of the side, over the whole sequence |
 //! | `Dot` | pooled queries, pooled keys | real `[all -> all]` |
 //! | `Transpose` | blocks | sides exchanged |
 //! | `Slice` | blocks that have the sides, over sets that contain the new ones | the new sets |
 //! | `Reduce` | real blocks that have the side | without the side |
 //! | `Softmax` | real blocks that have the side | same type |
-//! | `Select` | real blocks that have the side; amount a real scalar, for `TopK` also an integer; `at_least` an integer scalar | truth values of that extent |
+//! | `Select` | real blocks that have the side; amount a real scalar, for `TopK` and `BottomK` also an integer, or real blocks without the side; `at_least` an integer scalar | truth values of that extent |
+//! | `AtHead` | real blocks; an integer scalar | same type |
+//! | `OverHeads` | real blocks | same type |
 //! | `Embed` | truth values of blocks | the sides it has, over the whole sequence |
 //! | `Lower` | a token truth value | blocks of the sides it varies over, over the whole sequence |
-//! | `Mask` | | truth values `[all -> all]`, or `[all -> _]`, see [`check`] |
+//! | `Mask` | | truth values `[all -> all]`, `[all -> _]` or `[_ -> all]`, see [`check`] |
+//! | `Shift` | real blocks that have the side; an integer scalar | same type |
+//! | `AntiDiagonal` | an integer scalar | real `[all -> all]` |
 //!
 //! `Not`, `And`, `Or` and `Xor` also join a token truth value with one of blocks, to [`Extent::Mixed`]. Such blocks must
 //! be over the whole sequence ([`Op::Embed`]), else it would be unsaid what holds outside of their sets.
 
 use super::{
-    Binary, Comparison, Coordinate, Extent, Graph, Kind, Lower, Op, Selector, SetId, Side, Size, Type, Unary, ValueId,
-    Which,
+    Binary, Comparison, Coordinate, Extent, Graph, Kind, Lower, Op, Over, Selector, SetId, Side, Size, Type, Unary,
+    ValueId, Which,
 };
 
 /// The type of an operation over operands that are in the graph.
@@ -67,14 +71,15 @@ pub fn type_of(graph: &Graph, op: &Op) -> Result<Type, String> {
     representable(ty)
 }
 
-/// Whether an operation may have a type: the one of [`type_of`], or for [`Op::Mask`] also a vector of q-blocks.
+/// Whether an operation may have a type: the one of [`type_of`], or for [`Op::Mask`] also a vector of either side.
 ///
 /// # Errors
 /// A sentence that says both types, or why there is none.
 pub fn check(graph: &Graph, op: &Op, ty: Type) -> Result<(), String> {
     let derived = type_of(graph, op)?;
-    let vector = Type::new(Kind::Bool, blocks(Some(SetId::ALL), None));
-    if derived == ty || (matches!(op, Op::Mask(_)) && ty == vector) {
+    let vector = |q, kv| Type::new(Kind::Bool, blocks(q, kv));
+    let vectors = [vector(Some(SetId::ALL), None), vector(None, Some(SetId::ALL))];
+    if derived == ty || (matches!(op, Op::Mask(_)) && vectors.contains(&ty)) {
         return Ok(());
     }
     Err(format!("the type is {}, but must be {}", describe(graph, ty), describe(graph, derived)))
@@ -104,7 +109,7 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
         Op::Bool(_) => Ok(Type::scalar(Kind::Bool)),
         Op::Int(_) => Ok(Type::scalar(Kind::Int)),
         Op::Real(_) => Ok(Type::scalar(Kind::Real)),
-        Op::Place(_) => Ok(Type::scalar(Kind::Int)),
+        Op::Place(_) | Op::LastComputed => Ok(Type::scalar(Kind::Int)),
         Op::Size(size) => {
             match *size {
                 Size::Layers | Size::Heads | Size::HeadDim | Size::Steps => {}
@@ -129,7 +134,7 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
         Op::Compare(op, a, b) => compare(graph, *op, graph.ty(*a), graph.ty(*b)),
         Op::Choose(condition, a, b) => choose(graph, graph.ty(*condition), graph.ty(*a), graph.ty(*b)),
         Op::Pool(_, side) => Ok(Type::new(Kind::Real, Extent::Pooled(*side))),
-        Op::SelfSimilarity(side) => Ok(Type::new(
+        Op::SelfSimilarity(side) | Op::BlockTokens(side) => Ok(Type::new(
             Kind::Real,
             match side {
                 Side::Query => blocks(Some(SetId::ALL), None),
@@ -167,18 +172,21 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
             Ok(Type::new(
                 Kind::Real,
                 match over {
-                    Side::Query => blocks(None, kv),
-                    Side::Key => blocks(q, None),
+                    Over::Query => blocks(None, kv),
+                    Over::Key => blocks(q, None),
+                    Over::Both => blocks(None, None),
+                    Over::Layer => return Err("only selections go over all heads".to_string()),
                 },
             ))
         }
+        Op::Softmax { over: Over::Layer, .. } => Err("only selections go over all heads".to_string()),
         Op::Softmax { value, over } => {
             let (q, kv) = real_axis(graph, *value, *over)?;
             Ok(Type::new(Kind::Real, blocks(q, kv)))
         }
         Op::Select { rule, value, amount, at_least, over } => {
             let (q, kv) = real_axis(graph, *value, *over)?;
-            amount_fits(graph, *rule, *amount)?;
+            amount_fits(graph, *rule, *amount, [q, kv], *over)?;
             if let Some(at_least) = at_least
                 && graph.ty(*at_least) != Type::scalar(Kind::Int)
             {
@@ -187,6 +195,26 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
             }
             Ok(Type::new(Kind::Bool, blocks(q, kv)))
         }
+        Op::AtHead { value, head } => {
+            if graph.ty(*head) != Type::scalar(Kind::Int) {
+                return Err(format!("a head is one integer, found {}", describe(graph, graph.ty(*head))));
+            }
+            of_heads(graph, *value)
+        }
+        Op::OverHeads { value, .. } => of_heads(graph, *value),
+        Op::Shift { value, by, over } => {
+            if graph.ty(*by) != Type::scalar(Kind::Int) {
+                return Err(format!("blocks are counted by one integer, found {}", describe(graph, graph.ty(*by))));
+            }
+            let (q, kv) = real_axis(graph, *value, (*over).into())?;
+            Ok(Type::new(Kind::Real, blocks(q, kv)))
+        }
+        Op::AntiDiagonal { stride } => match graph.ty(*stride) {
+            ty if ty == Type::scalar(Kind::Int) => {
+                Ok(Type::new(Kind::Real, blocks(Some(SetId::ALL), Some(SetId::ALL))))
+            }
+            ty => Err(format!("a stride is one integer, found {}", describe(graph, ty))),
+        },
         Op::Embed(a) => {
             let (kind, q, kv) = block_operand(graph, *a)?;
             if kind != Kind::Bool {
@@ -320,9 +348,22 @@ fn lower(graph: &Graph, how: Lower, a: Type) -> Result<Type, String> {
     }
 }
 
-fn amount_fits(graph: &Graph, rule: Selector, amount: ValueId) -> Result<(), String> {
+fn amount_fits(
+    graph: &Graph,
+    rule: Selector,
+    amount: ValueId,
+    [q, kv]: [Option<SetId>; 2],
+    over: Over,
+) -> Result<(), String> {
     let ty = graph.ty(amount);
-    let counts = matches!(rule, Selector::TopK { .. });
+    let counts = matches!(rule, Selector::TopK { .. } | Selector::BottomK { .. });
+    // One amount for each line: an axis that is gone over is none of the amount's.
+    if let (Kind::Real, Extent::Blocks { q: amount_q, kv: amount_kv }) = (ty.kind, ty.extent)
+        && amount_q.is_none_or(|set| Some(set) == q && over == Over::Key)
+        && amount_kv.is_none_or(|set| Some(set) == kv && over == Over::Query)
+    {
+        return Ok(());
+    }
     if ty == Type::scalar(Kind::Real) || (counts && ty == Type::scalar(Kind::Int)) {
         return Ok(());
     }
@@ -392,18 +433,28 @@ fn block_operand(graph: &Graph, id: ValueId) -> Result<(Kind, Option<SetId>, Opt
     }
 }
 
-fn real_axis(graph: &Graph, id: ValueId, over: Side) -> Result<(Option<SetId>, Option<SetId>), String> {
+/// The type of a value of other heads.
+fn of_heads(graph: &Graph, id: ValueId) -> Result<Type, String> {
+    let (kind, q, kv) = block_operand(graph, id)?;
+    if kind != Kind::Real {
+        return Err(format!("heads share real numbers of blocks, found {}", describe(graph, graph.ty(id))));
+    }
+    Ok(Type::new(kind, blocks(q, kv)))
+}
+
+fn real_axis(graph: &Graph, id: ValueId, over: Over) -> Result<(Option<SetId>, Option<SetId>), String> {
     let (kind, q, kv) = block_operand(graph, id)?;
     let found = || describe(graph, graph.ty(id));
     if kind != Kind::Real {
         return Err(format!("expected real numbers of blocks, found {}", found()));
     }
-    let axis = match over {
-        Side::Query => q,
-        Side::Key => kv,
+    let (missing, side) = match over {
+        Over::Query => (q.is_none(), side_name(Side::Query)),
+        Over::Key => (kv.is_none(), side_name(Side::Key)),
+        Over::Both | Over::Layer => (q.is_none() || kv.is_none(), "queries and keys"),
     };
-    if axis.is_none() {
-        return Err(format!("expected a value for each block of {}, found {}", side_name(over), found()));
+    if missing {
+        return Err(format!("expected a value for each block of {side}, found {}", found()));
     }
     Ok((q, kv))
 }
@@ -563,20 +614,20 @@ mod tests {
         let score = score(&mut graph);
         let sliced = push(&mut graph, Op::Slice { value: score, q: Some(text), kv: None });
         assert_eq!(graph.ty(sliced), Type::new(Kind::Real, blocks(Some(text), Some(SetId::ALL))));
-        let sum = push(&mut graph, Op::Reduce { how: Reduction::Sum, value: sliced, over: Side::Query });
+        let sum = push(&mut graph, Op::Reduce { how: Reduction::Sum, value: sliced, over: Over::Query });
         assert_eq!(graph.ty(sum).extent, blocks(None, Some(SetId::ALL)));
         let amount = push(&mut graph, Op::Int(3));
-        let rule = Selector::TopK { rounding: Rounding::Floor };
-        let kept = push(&mut graph, Op::Select { rule, value: sum, amount, at_least: None, over: Side::Key });
+        let rule = Selector::TopK { rounding: Rounding::Floor, ties: false };
+        let kept = push(&mut graph, Op::Select { rule, value: sum, amount, at_least: None, over: Over::Key });
         let side = push(&mut graph, Op::Coordinate(Coordinate::Block, Side::Query));
         let zero = push(&mut graph, Op::Int(0));
         let first = push(&mut graph, Op::Compare(Comparison::Equal, side, zero));
         let both = push(&mut graph, Op::Binary(Binary::And, kept, first));
         assert_eq!(graph.ty(both).extent, Extent::Mixed);
-        assert!(type_of(&graph, &Op::Reduce { how: Reduction::Sum, value: sum, over: Side::Query }).is_err());
+        assert!(type_of(&graph, &Op::Reduce { how: Reduction::Sum, value: sum, over: Over::Query }).is_err());
         assert!(type_of(&graph, &Op::Slice { value: sliced, q: Some(SetId::ALL), kv: None }).is_err());
         let rule = Selector::BottomMass;
-        let wrong = Op::Select { rule, value: sum, amount, at_least: None, over: Side::Key };
+        let wrong = Op::Select { rule, value: sum, amount, at_least: None, over: Over::Key };
         assert!(type_of(&graph, &wrong).is_err(), "a mass is real");
     }
 

@@ -27,7 +27,9 @@
 //! 12. Its numbers are in the ranges that [`Model`] states; segments follow one another without a gap, none is empty,
 //!     names differ, `valid` is at most the number of tokens, sizes of axes multiply to it; at most [`MAX_TOKENS`].
 
-use super::{Action, Clause, Extent, Graph, Kind, Model, Op, Order, Place, Rule, SetId, StepKind, Strategy, Type};
+use super::{
+    Action, Blocking, Clause, Extent, Graph, Kind, Model, Op, Order, Place, Rule, SetId, StepKind, Strategy, Type,
+};
 use super::{ValueId, typing};
 use crate::plan::{Predicate, Program, Role};
 
@@ -57,6 +59,24 @@ pub fn validate(strategy: &Strategy) -> Result<(), Vec<String>> {
         problems.list.extend(validate_model(model).err().unwrap_or_default());
     }
     problems.finish()
+}
+
+/// The first value that breaks rule 3.
+#[must_use]
+pub fn too_large(graph: &Graph) -> Option<ValueId> {
+    let mut sizes: Vec<(u32, u64)> = Vec::with_capacity(graph.len());
+    for (id, value) in graph.values() {
+        let operands = value.op.operands();
+        let of = |operand: &ValueId| sizes[operand.0 as usize];
+        let depth = operands.iter().map(|operand| of(operand).0 + 1).max().unwrap_or(0);
+        let tree = operands.iter().map(|operand| of(operand).1).fold(1, u64::saturating_add);
+        let is_tree = matches!(value.ty.extent, Extent::Scalar | Extent::Token { .. });
+        if depth > MAX_DEPTH || (is_tree && tree > MAX_TREE) {
+            return Some(id);
+        }
+        sizes.push((depth, if is_tree { tree } else { 0 }));
+    }
+    None
 }
 
 /// Whether a selector program has a meaning; rules 1 to 3, 9 and 10.
@@ -96,7 +116,7 @@ pub fn validate_predicate(predicate: &Predicate) -> Result<(), Vec<String>> {
     let mut problems = Problems::of_graph(graph);
     for (id, value) in graph.values() {
         let known = matches!(value.ty.extent, Extent::Scalar | Extent::Token { .. });
-        if !known || matches!(value.op, Op::Size(_) | Op::Place(_)) {
+        if !known || matches!(value.op, Op::Size(_) | Op::Place(_) | Op::LastComputed) {
             problems.at(id, "a token predicate knows only tokens and constants");
         }
     }
@@ -185,29 +205,17 @@ impl Problems {
                 problems.add(format!("table `{}` does not hold as many numbers as it says", table.name));
             }
         }
-        let mut sizes: Vec<(u32, u64)> = Vec::with_capacity(graph.len());
         for (id, value) in graph.values() {
-            let operands = value.op.operands();
-            if operands.iter().any(|operand| *operand >= id) {
+            if value.op.operands().iter().any(|operand| *operand >= id) {
                 problems.at(id, "uses a value that comes after it");
                 return problems;
             }
             if let Err(problem) = typing::check(graph, &value.op, value.ty) {
                 problems.at(id, &problem);
             }
-            let of = |operand: &ValueId| sizes[operand.0 as usize];
-            let depth = operands.iter().map(|operand| of(operand).0 + 1).max().unwrap_or(0);
-            let tree = operands.iter().map(|operand| of(operand).1).fold(1, u64::saturating_add);
-            let is_tree = matches!(value.ty.extent, Extent::Scalar | Extent::Token { .. });
-            if depth > MAX_DEPTH {
-                problems.at(id, &format!("is more than {MAX_DEPTH} operations deep"));
-                return problems;
-            }
-            if is_tree && tree > MAX_TREE {
-                problems.at(id, &format!("has more than {MAX_TREE} operations"));
-                return problems;
-            }
-            sizes.push((depth, if is_tree { tree } else { 0 }));
+        }
+        if let Some(id) = too_large(graph) {
+            problems.at(id, &format!("is more than {MAX_DEPTH} operations deep, or has more than {MAX_TREE} in all"));
         }
         problems
     }
@@ -253,13 +261,18 @@ impl Problems {
                         self.add("an order names axes that do not exist, or one twice".to_string());
                     }
                 }
+                Order::Gilbert => {}
+                Order::Given(table) if usize::from(*table) >= graph.tables.len() => {
+                    self.add("an order is given by a table that does not exist".to_string());
+                }
+                Order::Given(_) => {}
                 Order::Tiles(sizes) if sizes.is_empty() => self.add("tiles have no size".to_string()),
                 Order::Tiles(sizes) => {
                     sizes.iter().for_each(|id| self.scalar(graph, *id, Kind::Int, "the size of a tile"));
                 }
             }
         }
-        if let Some((q, kv)) = strategy.block {
+        if let Some(Blocking::Sizes(q, kv)) = strategy.block {
             for id in [q, kv] {
                 self.scalar(graph, id, Kind::Int, "the size of a block");
                 if facts.get(id.0 as usize).is_some_and(|facts| facts.places != [false; 3]) {

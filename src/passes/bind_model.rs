@@ -8,16 +8,16 @@ use std::collections::BTreeSet;
 
 use super::fold_constants::push_folded;
 use crate::diagnostics::{Code, Diagnostic, Severity};
+use crate::geometry::order::{tile_blocks, tiling};
 use crate::ir::scalar::{At, NoTokens, Scalar, evaluate};
 use crate::ir::{
-    Action, Clause, Graph, Kind, Model, Op, Order, Part, Place, Selector, Size, StepKind, Strategy, ValueId,
+    Action, BLOCK_TOKENS, Blocking, Clause, Extent, Graph, Kind, Model, Op, Order, Part, Place, Segment, Selector,
+    Size, StepKind, Strategy, Table, ValueId,
 };
 use crate::plan::blocks_of_set;
 use crate::source::Span;
 use crate::symbols::Blocks;
 
-/// Tokens of a block.
-const BLOCK_SIZES: std::ops::RangeInclusive<i64> = 8..=256;
 /// Blocks of a side at most: a bitmap of one head then has 32 MiB.
 const MAX_BLOCKS: usize = 1 << 14;
 /// The highest order of a forecast.
@@ -34,7 +34,10 @@ pub fn bind_model(strategy: &mut Strategy, model: &Model) -> Result<Vec<Diagnost
     let block = binder.block(strategy);
     binder.stop_at_errors()?;
     let tokens = model.tokens() as usize;
-    let blocks = Blocks::regular(tokens, tokens, block.0, block.1);
+    let blocks = match strategy.block {
+        Some(Blocking::Tiles) => tile_blocks(&strategy.graph, model, &strategy.orders),
+        _ => Blocks::regular(tokens, tokens, block.0, block.1),
+    };
     strategy.rewrite(|new, old, id, op| {
         let value = old.value(id);
         let op = match op {
@@ -45,7 +48,7 @@ pub fn bind_model(strategy: &mut Strategy, model: &Model) -> Result<Vec<Diagnost
     });
     strategy.model = Some(model.clone());
     binder.bounds(strategy);
-    binder.orders(strategy);
+    binder.orders(strategy, block);
     binder.schedule(strategy);
     binder.rules(strategy, &blocks);
     binder.values(strategy);
@@ -92,7 +95,7 @@ impl Dependence {
                 continue;
             }
             match graph.op(id) {
-                Op::Place(Place::Step) => dependence.step = true,
+                Op::Place(Place::Step) | Op::LastComputed => dependence.step = true,
                 Op::Place(Place::Layer) => dependence.layer = true,
                 Op::Place(Place::Head) => dependence.head = true,
                 _ => {}
@@ -113,7 +116,7 @@ impl Dependence {
         let count = |depends: bool, count: u32| if depends { count } else { 1 };
         let (layers, heads) = (count(self.layer, model.layers), count(self.head, model.heads));
         (0..count(self.step, model.steps)).flat_map(move |step| {
-            (0..layers).flat_map(move |layer| (0..heads).map(move |head| At { step, layer, head }))
+            (0..layers).flat_map(move |layer| (0..heads).map(move |head| At { step, layer, head, ..At::default() }))
         })
     }
 }
@@ -174,16 +177,21 @@ impl Binder<'_> {
 
     /// Block sizes; they may depend on the sizes of the model, but not on blocks or places.
     fn block(&mut self, strategy: &Strategy) -> (usize, usize) {
-        let Some((q, kv)) = strategy.block else { return self.check_blocks(128, 128, self.model.span) };
+        let (q, kv) = match strategy.block {
+            Some(Blocking::Sizes(q, kv)) => (q, kv),
+            Some(Blocking::Tiles) => return self.tile_block(strategy),
+            None => return self.check_blocks(128, 128, self.model.span),
+        };
         let mut size = |id: ValueId| {
-            let span = strategy.graph.value(id).span;
+            let span = within(strategy.block_span, strategy.graph.value(id).span);
             let graph = &strategy.graph;
             let value = self.block_size(graph, id);
             match value {
-                Some(size) if BLOCK_SIZES.contains(&size) => Some((size as usize, span)),
+                Some(size) if BLOCK_TOKENS.contains(&size) => Some((size as usize, span)),
                 found => {
-                    let found = found.map_or("a value that changes".to_owned(), |size| size.to_string());
-                    let (least, most) = (BLOCK_SIZES.start(), BLOCK_SIZES.end());
+                    let found =
+                        found.map_or("one that depends on the number of blocks".to_owned(), |size| size.to_string());
+                    let (least, most) = (BLOCK_TOKENS.start(), BLOCK_TOKENS.end());
                     self.findings.push(Diagnostic::new(
                         Code::E0304,
                         span,
@@ -237,34 +245,70 @@ impl Binder<'_> {
                 Place::Layer => (self.model.layers, "layers"),
                 Place::Head => (self.model.heads, "heads"),
             };
-            let graph = &strategy.graph;
-            if Dependence::of(graph, bound.value) != Dependence::default() {
-                let message = "the bound of a guard is a constant";
-                self.report(Diagnostic::new(Code::E0209, bound.span, message).help("use `when` for other conditions"));
-                continue;
-            }
-            let value = evaluate(graph, bound.value, At::default(), &NoTokens).int();
+            let value = evaluate(&strategy.graph, bound.value, At::default(), &NoTokens).int();
             let most = i64::from(count) - i64::from(!bound.exclusive);
             if !(0..=most).contains(&value) {
                 let message = format!("{value} is past the end: model `{}` has {count} {word}", self.model.name);
-                let first = format!("{word} are counted from 0 to {}", count - 1);
-                self.report(
-                    Diagnostic::new(Code::E0303, bound.span, message)
-                        .label(format!("at most {most} here"))
-                        .also(self.model.span, format!("{count} {word}"))
-                        .note(first),
-                );
+                let mut diagnostic = Diagnostic::new(Code::E0303, bound.span, message)
+                    .label(format!("at most {most} here"))
+                    .also(self.model.span, format!("{count} {word}"))
+                    .note(format!("{word} are counted from 0 to {}", count - 1));
+                if bound.exclusive {
+                    diagnostic = diagnostic.fix("leave the end out to reach the last", bound.span, "");
+                }
+                self.report(diagnostic);
             }
         }
     }
 
-    fn orders(&mut self, strategy: &Strategy) {
+    /// The tokens of a whole tile, where tiles are blocks.
+    fn tile_block(&mut self, strategy: &Strategy) -> (usize, usize) {
+        let tiles = strategy.orders.iter().find_map(|rule| tiling(&strategy.graph, self.model, rule));
+        let tokens = tiles.map_or(128, |tiling| tiling.sizes.iter().map(|&size| u64::from(size)).product::<u64>());
+        if !BLOCK_TOKENS.contains(&(tokens as i64)) {
+            let (least, most) = (BLOCK_TOKENS.start(), BLOCK_TOKENS.end());
+            let message = format!("a tile that is a block has {least} to {most} tokens, found {tokens}");
+            self.report(Diagnostic::new(Code::E0304, strategy.block_span, message));
+            return (128, 128);
+        }
+        self.check_blocks(tokens as usize, tokens as usize, strategy.block_span)
+    }
+
+    /// An order that an input gives: a permutation of the tokens of its segment.
+    fn given_order(&mut self, table: &Table, segment: &Segment, span: Span) {
+        let mut seen = vec![false; segment.tokens as usize];
+        let mut once = |&old: &f64| seen.get_mut(old as usize).is_some_and(|seen| !std::mem::replace(seen, true));
+        if !table.is_missing() && (table.values.len() != segment.tokens as usize || !table.values.iter().all(&mut once))
+        {
+            let message = format!("the input `{}` is no order of {} tokens", table.name, segment.tokens);
+            self.report(
+                Diagnostic::new(Code::E0305, span, message)
+                    .also(segment.span, format!("{} tokens", segment.tokens))
+                    .help("give the old index of each new place, every one once"),
+            );
+        }
+    }
+
+    fn orders(&mut self, strategy: &Strategy, block: (usize, usize)) {
         let graph = &strategy.graph;
         for rule in &strategy.orders {
             let segment = match &rule.segment {
                 Some(name) => self.model.segment(name),
                 None => self.model.grid(),
             };
+            match (segment, &rule.order) {
+                (Some(segment), Order::Given(table)) => {
+                    self.given_order(&graph.tables[usize::from(*table)], segment, rule.span);
+                }
+                (Some(segment), Order::Gilbert) if segment.axes.len() != 3 => {
+                    let message =
+                        format!("`gilbert` goes through three axes, `{}` has {}", segment.name, segment.axes.len());
+                    self.report(
+                        Diagnostic::new(Code::E0304, rule.span, message).also(segment.span, "the axes of the model"),
+                    );
+                }
+                _ => {}
+            }
             let (Some(segment), Order::Tiles(tiles)) = (segment, &rule.order) else { continue };
             if tiles.len() != segment.axes.len() {
                 let message = format!("a tile of {} sizes for {} axes", tiles.len(), segment.axes.len());
@@ -273,17 +317,17 @@ impl Binder<'_> {
                 );
                 continue;
             }
+            let tiles_are_blocks = strategy.block == Some(Blocking::Tiles);
+            let (mut tokens, mut divides) = (1, true);
             for (&tile, (axis, size)) in tiles.iter().zip(&segment.axes) {
-                let span = graph.value(tile).span;
-                if Dependence::of(graph, tile) != Dependence::default() {
-                    self.report(Diagnostic::new(Code::E0209, span, "the size of a tile is a constant"));
-                    continue;
-                }
+                let span = within(rule.span, graph.value(tile).span);
                 let tile = evaluate(graph, tile, At::default(), &NoTokens).int();
+                tokens *= tile.clamp(1, 1 << 20);
+                divides &= tile >= 1 && i64::from(*size) % tile == 0;
                 if tile < 1 {
                     let message = format!("a tile has at least 1 token along `{axis}`, found {tile}");
                     self.report(Diagnostic::new(Code::E0304, span, message));
-                } else if i64::from(*size) % tile != 0 {
+                } else if i64::from(*size) % tile != 0 && !tiles_are_blocks {
                     let message = format!("a tile of {tile} does not divide axis `{axis}` of {size}");
                     self.report(
                         Diagnostic::new(Code::W0503, span, message)
@@ -292,6 +336,40 @@ impl Binder<'_> {
                     );
                 }
             }
+            if divides && !tiles_are_blocks {
+                self.tiles_in_blocks(strategy, rule.span, segment, tokens, block);
+            }
+        }
+    }
+
+    /// Warns where blocks hold parts of several tiles.
+    fn tiles_in_blocks(
+        &mut self,
+        strategy: &Strategy,
+        order: Span,
+        segment: &Segment,
+        tokens: i64,
+        block: (usize, usize),
+    ) {
+        let note = "blocks hold parts of several tiles, so conditions on `tile` touch more blocks than tiles";
+        let (place, words) = match strategy.block {
+            Some(_) => (strategy.block_span, "the blocks"),
+            None => (self.model.span, "blocks have 128 tokens without `block`"),
+        };
+        for size in [block.0, block.1].map(|size| size as i64) {
+            let message = if tokens % size != 0 && size % tokens != 0 {
+                format!("a tile has {tokens} tokens, which is no multiple of a block of {size}")
+            } else if i64::from(segment.start) % size != 0 {
+                let (name, start) = (&segment.name, segment.start);
+                format!("the tiles of `{name}` begin at token {start}, inside a block of {size}")
+            } else {
+                continue;
+            };
+            let mut diagnostic = Diagnostic::new(Code::W0503, order, message).also(place, words).note(note);
+            if segment.start > 0 {
+                diagnostic = diagnostic.also(segment.span, "the segment");
+            }
+            return self.report(diagnostic);
         }
     }
 
@@ -299,24 +377,12 @@ impl Binder<'_> {
         let graph = &strategy.graph;
         for rule in &strategy.schedule {
             for clause in &rule.clauses {
-                let ids: Vec<ValueId> = match clause {
-                    Clause::While(id) => vec![*id],
-                    Clause::Every { interval, from, .. } => [*interval].into_iter().chain(*from).collect(),
-                    Clause::On { steps, .. } => steps.clone(),
-                };
-                for id in ids {
-                    let dependence = Dependence::of(graph, id);
-                    let step_allowed = matches!(clause, Clause::While(_));
-                    if dependence.head || (dependence.step && !step_allowed) {
-                        let message = "a schedule is made for layers and cannot depend on this";
-                        self.report(Diagnostic::new(Code::E0209, graph.value(id).span, message));
-                    }
-                }
                 if let Clause::Every { interval, .. } = clause {
                     let value = evaluate(graph, *interval, At::default(), &NoTokens).int();
                     if value < 1 {
                         let message = format!("an interval is at least 1 step, found {value}");
-                        self.report(Diagnostic::new(Code::E0301, graph.value(*interval).span, message));
+                        let place = within(rule.span, graph.value(*interval).span);
+                        self.report(Diagnostic::new(Code::E0301, place, message));
                     }
                 }
                 if let Clause::On { steps, except: false } = clause {
@@ -343,8 +409,7 @@ impl Binder<'_> {
         for &id in steps {
             let step = evaluate(graph, id, At::default(), &NoTokens).int();
             if !(0..i64::from(self.model.steps)).contains(&step) {
-                let place = graph.value(id).span;
-                let place = if place.file == span.file { place } else { span };
+                let place = within(span, graph.value(id).span);
                 let message =
                     format!("there is no step {step}: model `{}` has {} steps", self.model.name, self.model.steps);
                 self.report(
@@ -360,8 +425,7 @@ impl Binder<'_> {
             let value = evaluate(graph, order, at, &NoTokens).int();
             if !(0..=MAX_FORECAST_ORDER).contains(&value) {
                 let message = format!("a forecast has order 0 to {MAX_FORECAST_ORDER}, found {value}");
-                let place = graph.value(order).span;
-                let place = if place.file == span.file { place } else { span };
+                let place = within(span, graph.value(order).span);
                 return self.report(Diagnostic::new(Code::E0301, place, message));
             }
         }
@@ -373,12 +437,11 @@ impl Binder<'_> {
             if let Some(order) = rule.order {
                 self.forecast_order(graph, order, rule.span);
             }
-            if matches!(graph.op(rule.predicate), Op::Bool(false)) {
-                self.report(Diagnostic::new(
-                    Code::W0504,
-                    rule.span,
-                    format!("this rule never holds for `{}`", self.model.name),
-                ));
+            if matches!(graph.op(rule.predicate), Op::Bool(false)) || !self.somewhere(graph, rule.guard) {
+                self.report(
+                    Diagnostic::new(Code::W0504, rule.span, format!("this rule never holds for `{}`", self.model.name))
+                        .help("remove it, or widen its condition"),
+                );
             }
         }
         for (_, value) in graph.values() {
@@ -399,15 +462,24 @@ impl Binder<'_> {
         }
     }
 
+    /// Whether a guard holds at some place. One that asks for no place is a switch of the user.
+    fn somewhere(&self, graph: &Graph, guard: Option<ValueId>) -> bool {
+        guard.is_none_or(|id| {
+            let dependence = Dependence::of(graph, id);
+            dependence == Dependence::default()
+                || dependence.places(self.model).any(|at| evaluate(graph, id, at, &NoTokens).truth())
+        })
+    }
+
     /// Ranges of amounts and table keys, at every place they depend on.
     fn values(&mut self, strategy: &Strategy) {
         let graph = &strategy.graph;
         for (id, value) in graph.values() {
             match &value.op {
                 Op::Select { rule, amount, at_least, .. } => {
-                    self.amount(graph, *rule, *amount);
+                    self.amount(graph, *rule, *amount, value.span);
                     if let Some(at_least) = at_least {
-                        self.everywhere(graph, *at_least, |value| {
+                        self.everywhere(graph, *at_least, value.span, |value| {
                             (value.int() < 0).then(|| format!("`at_least` is not negative, found {}", value.int()))
                         });
                     }
@@ -420,14 +492,20 @@ impl Binder<'_> {
         }
     }
 
-    fn amount(&mut self, graph: &Graph, rule: Selector, amount: ValueId) {
+    fn amount(&mut self, graph: &Graph, rule: Selector, amount: ValueId, span: Span) {
+        if graph.ty(amount).extent != Extent::Scalar {
+            return;
+        }
         let share = graph.ty(amount).kind == Kind::Real;
-        self.everywhere(graph, amount, |value| match (rule, value) {
-            (Selector::TopK { .. }, Scalar::Int(count)) if count < 0 => {
-                Some(format!("`top_k` takes a count that is not negative, found {count}"))
+        let name = if matches!(rule, Selector::BottomK { .. }) { "bottom_k" } else { "top_k" };
+        self.everywhere(graph, amount, span, |value| match (rule, value) {
+            (Selector::TopK { .. } | Selector::BottomK { .. }, Scalar::Int(count)) if count < 0 => {
+                Some(format!("`{name}` takes a count that is not negative, found {count}"))
             }
-            (Selector::TopK { .. }, Scalar::Real(found)) if share && !(0.0..=1.0).contains(&found) => {
-                Some(format!("the share of `top_k` is from 0 to 1, found {found}"))
+            (Selector::TopK { .. } | Selector::BottomK { .. }, Scalar::Real(found))
+                if share && !(0.0..=1.0).contains(&found) =>
+            {
+                Some(format!("the share of `{name}` is from 0 to 1, found {found}"))
             }
             (Selector::TopP { .. }, value) if !(0.0..=1.0).contains(&value.real()) => {
                 Some(format!("the mass of `top_p` is from 0 to 1, found {}", value.real()))
@@ -444,11 +522,11 @@ impl Binder<'_> {
     }
 
     /// Reports the first place at which a scalar is out of its range.
-    fn everywhere(&mut self, graph: &Graph, id: ValueId, wrong: impl Fn(Scalar) -> Option<String>) {
+    fn everywhere(&mut self, graph: &Graph, id: ValueId, span: Span, wrong: impl Fn(Scalar) -> Option<String>) {
         let dependence = Dependence::of(graph, id);
         for at in dependence.places(self.model) {
             if let Some(message) = wrong(evaluate(graph, id, at, &NoTokens)) {
-                let mut diagnostic = Diagnostic::new(Code::E0301, graph.value(id).span, message);
+                let mut diagnostic = Diagnostic::new(Code::E0301, within(span, graph.value(id).span), message);
                 if dependence != Dependence::default() {
                     diagnostic = diagnostic.note(place_words(dependence, at));
                 }
@@ -460,6 +538,9 @@ impl Binder<'_> {
     fn table(&mut self, graph: &Graph, id: ValueId, table: usize, keys: &[ValueId], has_default: bool) {
         let span = graph.value(id).span;
         let table = &graph.tables[table];
+        if table.is_missing() {
+            return;
+        }
         for (&key, &size) in keys.iter().zip(&table.dims) {
             let (count, word) = match graph.op(key) {
                 Op::Place(Place::Step) => (self.model.steps, "steps"),
@@ -479,7 +560,8 @@ impl Binder<'_> {
                 return;
             }
         }
-        if has_default {
+        // Tokens may ask for more than there is where another condition keeps them out.
+        if has_default || keys.iter().any(|&key| graph.ty(key).extent != Extent::Scalar) {
             return;
         }
         let dependence = keys.iter().fold(Dependence::default(), |all, &key| all.or(Dependence::of(graph, key)));
@@ -497,6 +579,12 @@ impl Binder<'_> {
             }
         }
     }
+}
+
+/// The place of a value that stands in `statement`. Equal values are one, with the place of the first of them; where
+/// that lies elsewhere, the statement is what a finding is about.
+fn within(statement: Span, place: Span) -> Span {
+    if statement.holds(place) { place } else { statement }
 }
 
 /// "at step 3, layer 0".

@@ -18,10 +18,11 @@ pub fn build_schedule(strategy: &Strategy, model: &Model) -> Schedule {
     for layer in 0..model.layers {
         let mut free: Vec<u32> = (0..model.steps).collect();
         for rule in &strategy.schedule {
-            let claimed = steps_of(strategy, rule, layer, &free);
+            let kind = |step: u32| schedule.kind(step, layer);
+            let claimed = steps_of(strategy, rule, layer, &free, kind);
             free.retain(|step| !claimed.contains(step));
             for step in claimed {
-                let at = At { step, layer, head: 0 };
+                let at = At { step, layer, ..At::default() };
                 let order = rule.order.map_or(0, |id| evaluate(&strategy.graph, id, at, &NoTokens).int());
                 let place = (step * model.layers + layer) as usize;
                 schedule.kinds[place] = rule.kind;
@@ -48,7 +49,12 @@ fn is_dynamic(strategy: &Strategy, id: crate::ir::ValueId) -> bool {
         if matches!(value.op, crate::ir::Op::Lower(..)) || !seen.insert(id) {
             continue;
         }
-        if matches!(value.ty.extent, Extent::Pooled(_)) || matches!(value.op, crate::ir::Op::SelfSimilarity(_)) {
+        if matches!(value.ty.extent, Extent::Pooled(_))
+            || matches!(
+                value.op,
+                crate::ir::Op::SelfSimilarity(_) | crate::ir::Op::AntiDiagonal { .. } | crate::ir::Op::BlockTokens(_)
+            )
+        {
             return true;
         }
         open.extend(value.op.operands());
@@ -56,20 +62,45 @@ fn is_dynamic(strategy: &Strategy, id: crate::ir::ValueId) -> bool {
     false
 }
 
-/// The free steps at which a line holds in a layer.
-fn steps_of(strategy: &Strategy, rule: &ScheduleRule, layer: u32, free: &[u32]) -> Vec<u32> {
+/// The free steps at which a line holds in a layer; `kind` is what the lines above have made of the others. A condition
+/// on the last computed step takes free steps at which the line does not hold as computed.
+fn steps_of(
+    strategy: &Strategy,
+    rule: &ScheduleRule,
+    layer: u32,
+    free: &[u32],
+    kind: impl Fn(u32) -> StepKind,
+) -> Vec<u32> {
     let graph = &strategy.graph;
-    let value = |id, step| evaluate(graph, id, At { step, layer, head: 0 }, &NoTokens);
+    let at = |step| At { step, layer, ..At::default() };
+    let value = |id, step| evaluate(graph, id, at(step), &NoTokens);
     if rule.guard.is_some_and(|guard| !value(guard, 0).truth()) {
         return Vec::new();
     }
-    let holds = |clause: &Clause, step: u32| match clause {
-        Clause::While(id) => value(*id, step).truth(),
-        Clause::On { steps, except } => steps.iter().any(|&id| value(id, step).int() == i64::from(step)) != *except,
+    let holds = |clause: &Clause, at: At| match clause {
+        Clause::While(id) => evaluate(graph, *id, at, &NoTokens).truth(),
+        Clause::On { steps, except } => {
+            steps.iter().any(|&id| evaluate(graph, id, at, &NoTokens).int() == i64::from(at.step)) != *except
+        }
         Clause::Every { .. } => true,
     };
-    let mut steps: Vec<u32> =
-        free.iter().copied().filter(|&step| rule.clauses.iter().all(|clause| holds(clause, step))).collect();
+    let mut steps = Vec::new();
+    let mut last_computed = None;
+    for step in 0..free.last().map_or(0, |last| last + 1) {
+        let is_free = free.binary_search(&step).is_ok();
+        let claims = is_free && rule.clauses.iter().all(|clause| holds(clause, At { last_computed, ..at(step) }));
+        let kind = match (claims, is_free) {
+            (true, _) => rule.kind,
+            (false, true) => StepKind::Dispatch,
+            (false, false) => kind(step),
+        };
+        if claims {
+            steps.push(step);
+        }
+        if kind != StepKind::Reuse {
+            last_computed = Some(step);
+        }
+    }
     // Intervals count from the first step that everything else allows.
     let origin = steps.first().copied().map_or(0, i64::from);
     for clause in &rule.clauses {

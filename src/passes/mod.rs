@@ -17,8 +17,8 @@ pub mod lower_predicates;
 mod rewrite;
 pub mod specialise;
 
-use crate::diagnostics::Diagnostic;
-use crate::ir::{Model, Strategy};
+use crate::diagnostics::{Code, Diagnostic};
+use crate::ir::{Model, Op, Strategy};
 use crate::plan::{Plan, Schedule};
 
 /// The passes that leave an IR, by name, in order.
@@ -43,6 +43,7 @@ pub fn run(
     after: &mut dyn FnMut(&'static str, &Strategy),
 ) -> Result<(Plan, Vec<Diagnostic>), Vec<Diagnostic>> {
     let (strategy, schedule, mut findings) = prepare(strategy, model, after)?;
+    missing_inputs(&strategy)?;
     let (plan, more) = specialise::specialise(&strategy, model, schedule)?;
     findings.extend(more);
     Ok((plan, findings))
@@ -69,6 +70,32 @@ pub fn prepare(
     let schedule = build_schedule::build_schedule(&strategy, model);
     build_schedule::check_schedule(&strategy, model, &schedule)?;
     Ok((strategy, schedule, findings))
+}
+
+const GIVE_INPUT: &str = "the command takes a file with `--inputs`, the library `Compiler::input`";
+
+/// Inputs that the strategy reads and nobody has given.
+fn missing_inputs(strategy: &Strategy) -> Result<(), Vec<Diagnostic>> {
+    let mut missing: Vec<Diagnostic> = Vec::new();
+    let mut named = Vec::new();
+    for (_, value) in strategy.graph.values() {
+        let Op::Table { table, .. } = value.op else { continue };
+        let table = &strategy.graph.tables[usize::from(table)];
+        if table.is_missing() && !named.contains(&&table.name) {
+            named.push(&table.name);
+            let message = format!("the input `{}` was not given", table.name);
+            missing.push(Diagnostic::new(Code::E0305, value.span, message).help(GIVE_INPUT));
+        }
+    }
+    for rule in &strategy.orders {
+        let crate::ir::Order::Given(table) = rule.order else { continue };
+        let table = &strategy.graph.tables[usize::from(table)];
+        if table.is_missing() {
+            let message = format!("the input `{}` was not given", table.name);
+            missing.push(Diagnostic::new(Code::E0305, rule.span, message).help(GIVE_INPUT));
+        }
+    }
+    if missing.is_empty() { Ok(()) } else { Err(missing) }
 }
 
 fn debug_validate(strategy: &Strategy, pass: &str) {

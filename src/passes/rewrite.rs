@@ -1,6 +1,6 @@
 //! Rebuilding a graph value by value.
 
-use crate::ir::{Clause, Graph, Op, Order, Strategy, ValueId};
+use crate::ir::{Blocking, Clause, Graph, Op, Order, Strategy, ValueId};
 
 impl Strategy {
     /// Every value that something outside of the graph refers to.
@@ -15,7 +15,7 @@ impl Strategy {
                 sizes.iter_mut().for_each(&mut visit);
             }
         }
-        if let Some((q, kv)) = &mut self.block {
+        if let Some(Blocking::Sizes(q, kv)) = &mut self.block {
             visit(q);
             visit(kv);
         }

@@ -11,12 +11,14 @@ use super::bind_model::Dependence;
 use super::fold_constants::push_folded;
 use crate::diagnostics::{Code, Diagnostic};
 use crate::geometry::cover::cover;
-use crate::geometry::order::{tiling, token_order};
+use crate::geometry::order::{tile_blocks, tiling, token_order};
 use crate::geometry::tokens::TokenTable;
 use crate::ir::scalar::{At, NoTokens, evaluate};
 use crate::ir::typing::type_of;
-use crate::ir::{Action, Binary, Extent, Graph, Kind, Lower, Model, Op, Rule, Strategy, Type, Unary, ValueId};
-use crate::plan::{Arrangement, Body, Class, MaskId, Plan, Predicate, Program, Role, Schedule};
+use crate::ir::{
+    Action, Binary, Blocking, Extent, Graph, Kind, Lower, Model, Op, Rule, Strategy, Type, Unary, ValueId,
+};
+use crate::plan::{Arrangement, Body, Class, HeadSymbols, MaskId, Plan, Predicate, Program, Role, Schedule};
 use crate::symbols::{BitMatrix, Blocks};
 
 /// Builds the plan.
@@ -87,11 +89,15 @@ impl<'a> Builder<'a> {
         let graph = &strategy.graph;
         let tokens = model.tokens() as usize;
         let size = |id: ValueId| evaluate(graph, id, At::default(), &NoTokens).int().clamp(1, 256) as usize;
-        let (q, kv) = strategy.block.map_or((128, 128), |(q, kv)| (size(q), size(kv)));
+        let blocks = match strategy.block {
+            Some(Blocking::Tiles) => tile_blocks(graph, model, &strategy.orders),
+            Some(Blocking::Sizes(q, kv)) => Blocks::regular(tokens, tokens, size(q), size(kv)),
+            None => Blocks::regular(tokens, tokens, 128, 128),
+        };
         Builder {
             strategy,
             model,
-            blocks: Blocks::regular(tokens, tokens, q, kv),
+            blocks,
             roots: strategy.rules.iter().map(|rule| scalar_roots(graph, rule.predicate)).collect(),
             arrangements: Vec::new(),
             masks: Vec::new(),
@@ -319,28 +325,10 @@ impl<'a> Builder<'a> {
         self.dynamic_body(united, &dynamic, arrangement)
     }
 
-    fn static_body(&mut self, mut united: HashMap<Role, BitMatrix>) -> Body {
-        let (rows, columns) = (self.blocks.q_blocks(), self.blocks.kv_blocks());
-        let partial = united.remove(&Role::Partial);
-        let mut whole = match (united.remove(&Role::Whole), &partial) {
-            (Some(whole), _) => whole,
-            (None, Some(_)) => BitMatrix::zeros(rows, columns),
-            (None, None) => BitMatrix::ones(rows, columns),
-        };
-        let skip = united.remove(&Role::Skip).unwrap_or_else(|| BitMatrix::zeros(rows, columns));
-        whole.subtract(&skip);
-        let partial = partial.map(|mut partial| {
-            partial.subtract(&skip);
-            partial.subtract(&whole);
-            whole.union(&partial);
-            partial
-        });
-        let mut cache = BitMatrix::ones(1, rows);
-        if let Some(cached) = united.remove(&Role::Cache) {
-            cache.subtract(&cached);
-        }
-        let partial = partial.filter(|partial| partial.count() > 0).map(|partial| self.mask(partial));
-        Body::Static { skip: self.mask(whole), partial, cache: self.mask(cache) }
+    fn static_body(&mut self, united: HashMap<Role, BitMatrix>) -> Body {
+        let HeadSymbols { skip, partial, cache } = HeadSymbols::of_terms(united, &self.blocks);
+        let partial = partial.map(|partial| self.mask(partial));
+        Body::Static { skip: self.mask(skip), partial, cache: self.mask(cache) }
     }
 
     fn dynamic_body(
@@ -520,7 +508,16 @@ fn copy(from: &Graph, to: &mut Graph, id: ValueId) -> ValueId {
     for operand in value.op.operands() {
         operands.insert(operand, copy(from, to, operand));
     }
-    to.push(value.op.map_operands(|operand| operands[&operand]), value.ty, value.span)
+    let mut op = value.op.map_operands(|operand| operands[&operand]);
+    if let Op::Table { table, .. } = &mut op {
+        let data = &from.tables[usize::from(*table)];
+        let known = to.tables.iter().position(|known| known == data).unwrap_or_else(|| {
+            to.tables.push(data.clone());
+            to.tables.len() - 1
+        });
+        *table = known as u16;
+    }
+    to.push(op, value.ty, value.span)
 }
 
 /// The largest scalars below token values that depend on the place.

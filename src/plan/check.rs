@@ -12,13 +12,16 @@
 //! 5. Each step, layer and head has a class that exists.
 
 use super::{Arrangement, Blocks, Body, Class, MaskId, Plan, Program, Role, Tiling};
-use crate::ir::{Extent, Model, Op, StepKind, validate};
+use crate::ir::{Extent, Model, Op, SetId, StepKind, validate};
 
 /// Highest order of a forecast.
 pub const MAX_FORECAST_ORDER: u8 = 4;
 
 /// Most tokens of a block.
 pub const MAX_BLOCK_TOKENS: u32 = 256;
+
+const MATRIX: Extent = Extent::Blocks { q: Some(SetId::ALL), kv: Some(SetId::ALL) };
+const ROWS: Extent = Extent::Blocks { q: Some(SetId::ALL), kv: None };
 
 impl Plan {
     /// Whether every index of the plan is in range and everything fits together; the rules stand at the top of the file.
@@ -89,9 +92,9 @@ impl Plan {
         }
         let partial = match &class.body {
             Body::Static { skip, partial, cache } => {
-                self.check_mask(*skip, blocks, false)?;
-                partial.map_or(Ok(()), |partial| self.check_mask(partial, blocks, false))?;
-                self.check_mask(*cache, blocks, true)?;
+                self.check_mask(*skip, blocks, MATRIX)?;
+                partial.map_or(Ok(()), |partial| self.check_mask(partial, blocks, MATRIX))?;
+                self.check_mask(*cache, blocks, ROWS)?;
                 partial.is_some()
             }
             Body::Dynamic { program, masks } => {
@@ -101,11 +104,11 @@ impl Plan {
                 if let Some(mask) = masks.iter().find(|&&mask| mask as usize >= self.masks.len()) {
                     return Err(format!("there is no bitmap {mask}"));
                 }
-                for &(slot, vector) in &needs.slots {
+                for &(slot, extent) in &needs.slots {
                     let Some(&mask) = masks.get(usize::from(slot)) else {
                         return Err(format!("its program asks for bitmap {slot} of {}", masks.len()));
                     };
-                    self.check_mask(mask, blocks, vector)?;
+                    self.check_mask(mask, blocks, extent)?;
                 }
                 if needs.transposes && blocks.q != blocks.kv {
                     return Err("its program transposes, but q-blocks and kv-blocks differ".to_string());
@@ -119,11 +122,15 @@ impl Plan {
         Ok(())
     }
 
-    fn check_mask(&self, mask: MaskId, blocks: &Blocks, vector: bool) -> Result<(), String> {
+    fn check_mask(&self, mask: MaskId, blocks: &Blocks, extent: Extent) -> Result<(), String> {
         let Some(bits) = self.masks.get(mask as usize) else {
             return Err(format!("there is no bitmap {mask}"));
         };
-        let wanted = if vector { (1, blocks.q_blocks()) } else { (blocks.q_blocks(), blocks.kv_blocks()) };
+        let wanted = match extent {
+            Extent::Blocks { q: Some(_), kv: None } => (1, blocks.q_blocks()),
+            Extent::Blocks { q: None, kv: Some(_) } => (1, blocks.kv_blocks()),
+            _ => (blocks.q_blocks(), blocks.kv_blocks()),
+        };
         let found = (bits.rows(), bits.columns());
         if found == wanted {
             return Ok(());
@@ -134,8 +141,8 @@ impl Plan {
 
 /// What a program asks of the classes that use it.
 struct Needs {
-    /// Slots of its bitmaps, and whether they are vectors of q-blocks.
-    slots: Vec<(u16, bool)>,
+    /// Slots of its bitmaps, and what they vary over.
+    slots: Vec<(u16, Extent)>,
     transposes: bool,
     partial: bool,
 }
@@ -145,7 +152,7 @@ impl Needs {
         let mut slots = Vec::new();
         for (_, value) in program.graph.values() {
             if let Op::Mask(slot) = value.op {
-                slots.push((slot, matches!(value.ty.extent, Extent::Blocks { kv: None, .. })));
+                slots.push((slot, value.ty.extent));
             }
         }
         Needs {

@@ -7,11 +7,14 @@
 
 pub mod check;
 pub mod file;
+mod head_symbols;
 mod record;
 #[cfg(test)]
 mod tests;
 
 use serde::{Deserialize, Serialize};
+
+pub use head_symbols::HeadSymbols;
 
 use crate::ir::{Graph, Model, Part, Side, StepKind, ValueId};
 use crate::symbols::{BitMatrix, Blocks};
@@ -101,8 +104,7 @@ pub enum Role {
 
 /// A selector program: the part of a class's rules that needs q and k.
 ///
-/// `S_s = (Whole | Partial) & !Skip`, `S_p = Partial & !Whole & !Skip`, `S_c = !Cache`, each the union of its
-/// terms; without any `Whole` and `Partial` term all blocks are whole.
+/// [`HeadSymbols::of_terms`] joins the terms.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Program {
     /// Values; bitmaps known already are [`crate::ir::Op::Mask`].
@@ -158,8 +160,13 @@ impl Plan {
     /// The class of a head at a step.
     #[must_use]
     pub fn class(&self, step: u32, layer: u32, head: u32) -> &Class {
-        let place = (step * self.model.layers + layer) * self.model.heads + head;
-        &self.classes[self.class_of[place as usize] as usize]
+        &self.classes[self.class_of[self.place(step, layer, head)] as usize]
+    }
+
+    /// Index of a head at a step in [`Plan::class_of`].
+    #[must_use]
+    pub fn place(&self, step: u32, layer: u32, head: u32) -> usize {
+        ((step * self.model.layers + layer) * self.model.heads + head) as usize
     }
 
     /// Whether some class needs q and k.

@@ -3,9 +3,12 @@
 //! Evaluators trust what passed [`check_program`] and [`SelectorInput::check`]: operations that have a meaning on
 //! their operands, tensors and masks of the sizes the blocks ask for.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use crate::error::{Error, Result};
 use crate::ir::scalar::{self, At, NoTokens, Scalar};
-use crate::ir::{Binary, Extent, Graph, Kind, Model, Op, SetId, Side, Type, Unary, ValueId};
+use crate::ir::{Binary, Extent, Graph, Kind, Model, Op, Over, SetId, Side, Type, Unary, ValueId};
 use crate::plan::{Program, Role, blocks_of_set};
 use crate::symbols::{BitMatrix, Blocks};
 
@@ -24,11 +27,77 @@ pub struct SelectorInput<'a> {
     pub q: &'a [f32],
     /// Keys `[tokens, head_dim]`, row-major, in the arrangement's order.
     pub k: &'a [f32],
+    /// All heads of the layer, for programs that look at other heads ([`crosses_heads`]); else it may be missing.
+    pub layer: Option<&'a LayerInput>,
     /// Channels of the head.
     pub head_dim: usize,
 }
 
+/// Queries and keys of all heads of a layer, in the order of one arrangement, and what heads have computed for each other.
+#[derive(Debug, Default)]
+pub struct LayerInput {
+    heads: Vec<[Vec<f32>; 2]>,
+    /// Values of other heads, and selections over all of them, by the value's id and the head.
+    known: Mutex<Shared>,
+}
+
+type Shared = HashMap<(ValueId, Option<u32>), Arc<Vec<f32>>>;
+
+impl LayerInput {
+    /// The heads, each with its queries and keys as in [`SelectorInput::q`].
+    #[must_use]
+    pub fn new(heads: Vec<[Vec<f32>; 2]>) -> Self {
+        LayerInput { heads, known: Mutex::default() }
+    }
+
+    /// A value that is computed when it is first asked for. Several threads may compute it; they get the same bits.
+    ///
+    /// # Errors
+    /// What `compute` gives.
+    pub fn shared(
+        &self,
+        id: ValueId,
+        head: Option<u32>,
+        compute: impl FnOnce() -> Result<Vec<f32>>,
+    ) -> Result<Arc<Vec<f32>>> {
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(values) = known().get(&(id, head)) {
+            return Ok(Arc::clone(values));
+        }
+        let values = Arc::new(compute()?);
+        known().insert((id, head), Arc::clone(&values));
+        Ok(values)
+    }
+}
+
+/// Whether a program looks at other heads than the one it is evaluated for.
+#[must_use]
+pub fn crosses_heads(program: &Program) -> bool {
+    program.graph.values().any(|(_, value)| value.op.crosses_heads())
+}
+
 impl<'a> SelectorInput<'a> {
+    /// The same program's input at another head of the layer; the last one where there are not so many.
+    ///
+    /// # Errors
+    /// [`Error::State`] without the other heads.
+    pub fn at_head(&self, head: u32) -> Result<SelectorInput<'a>> {
+        let Some(layer) = self.layer else {
+            return Err(Error::State(
+                "the selector program looks at other heads: it needs all of the layer".to_owned(),
+            ));
+        };
+        let head = head.min(layer.heads.len().saturating_sub(1) as u32);
+        let [q, k] = &layer.heads[head as usize];
+        Ok(SelectorInput { q, k, at: At { head, ..self.at }, ..*self })
+    }
+
+    /// Number of heads of the layer, 0 where the others are missing.
+    #[must_use]
+    pub fn heads(&self) -> u32 {
+        self.layer.map_or(0, |layer| layer.heads.len() as u32)
+    }
+
     /// The tokens of a side and the offsets of its blocks.
     #[must_use]
     pub fn side(&self, side: Side) -> (&'a [f32], &'a [u32]) {
@@ -45,6 +114,12 @@ impl<'a> SelectorInput<'a> {
             return (0..self.side(side).1.len() as u32 - 1).collect();
         }
         blocks_of_set(self.model, graph.parts(set), self.blocks, side)
+    }
+
+    /// The stride of an [`Op::AntiDiagonal`], at least 1.
+    #[must_use]
+    pub fn stride(&self, graph: &Graph, id: ValueId) -> usize {
+        usize::try_from(self.scalar(graph, id).int().max(1)).unwrap_or(usize::MAX).min(self.q.len().max(1))
     }
 
     /// The value of a scalar.
@@ -72,12 +147,30 @@ impl<'a> SelectorInput<'a> {
                 )));
             }
         }
+        self.check_layer(program)?;
         for id in live_values(program) {
             if let (Op::Mask(slot), Extent::Blocks { q, kv }) = (program.graph.op(id), program.graph.ty(id).extent) {
                 self.check_mask(&program.graph, *slot, q, kv)?;
             }
         }
         Ok(())
+    }
+
+    fn check_layer(&self, program: &Program) -> Result<()> {
+        if !crosses_heads(program) {
+            return Ok(());
+        }
+        let Some(layer) = self.layer.filter(|layer| !layer.heads.is_empty()) else {
+            return Err(Error::State(
+                "the selector program looks at other heads: it needs all of the layer".to_owned(),
+            ));
+        };
+        match layer.heads.iter().position(|[q, k]| (q.len(), k.len()) != (self.q.len(), self.k.len())) {
+            None => Ok(()),
+            Some(head) => {
+                Err(Error::Shape(format!("head {head} of the layer has other sizes than head {}", self.at.head)))
+            }
+        }
     }
 
     fn check_mask(&self, graph: &Graph, slot: u16, q: Option<SetId>, kv: Option<SetId>) -> Result<()> {
@@ -104,6 +197,12 @@ impl<'a> SelectorInput<'a> {
         )))
     }
 
+    /// The block that holds a token.
+    #[must_use]
+    pub fn block_of(&self, side: Side, token: usize) -> usize {
+        self.side(side).1.partition_point(|&offset| offset as usize <= token).saturating_sub(1)
+    }
+
     /// The error of a pooled value that is NaN or infinite.
     #[must_use]
     pub fn not_finite(&self, side: Side, block: usize) -> Error {
@@ -111,7 +210,7 @@ impl<'a> SelectorInput<'a> {
             Side::Query => "q",
             Side::Key => "k",
         };
-        let At { step, layer, head } = self.at;
+        let At { step, layer, head, .. } = self.at;
         Error::Value(format!(
             "`{name}` is NaN, infinite or too large in block {block} of head {head} (layer {layer}, step {step}); \
              symbols cannot be computed from it"
@@ -122,13 +221,19 @@ impl<'a> SelectorInput<'a> {
 /// The values that some term needs, operands before users.
 #[must_use]
 pub fn live_values(program: &Program) -> Vec<ValueId> {
-    let mut live = vec![false; program.graph.len()];
-    for (_, id) in &program.terms {
+    values_below(&program.graph, program.terms.iter().map(|&(_, id)| id))
+}
+
+/// Some values and what they need, operands before users.
+#[must_use]
+pub fn values_below(graph: &Graph, roots: impl IntoIterator<Item = ValueId>) -> Vec<ValueId> {
+    let mut live = vec![false; graph.len()];
+    for id in roots {
         live[id.0 as usize] = true;
     }
     for index in (0..live.len()).rev() {
         if live[index] {
-            for operand in program.graph.op(ValueId(index as u32)).operands() {
+            for operand in graph.op(ValueId(index as u32)).operands() {
                 live[operand.0 as usize] = true;
             }
         }
@@ -198,7 +303,7 @@ fn check_value(graph: &Graph, id: ValueId) -> Result<()> {
                 && (ty(*a).kind == Kind::Bool) == (ty(*b).kind == Kind::Bool)
         }
         Op::Pool(_, side) => ty(id).extent == Extent::Pooled(*side),
-        Op::SelfSimilarity(side) => match ty(id).extent {
+        Op::SelfSimilarity(side) | Op::BlockTokens(side) => match ty(id).extent {
             Extent::Blocks { q, kv } => {
                 *side == Side::Query && q == Some(SetId::ALL) && kv.is_none()
                     || *side == Side::Key && kv == Some(SetId::ALL) && q.is_none()
@@ -215,19 +320,36 @@ fn check_value(graph: &Graph, id: ValueId) -> Result<()> {
             _ => false,
         },
         Op::Slice { value, .. } => same_axes(graph, *value, id),
+        Op::Shift { value, by, over } => {
+            ty(*by) == Type::scalar(Kind::Int)
+                && ty(*value) == ty(id)
+                && ty(id).kind != Kind::Bool
+                && has_axis(graph, *value, (*over).into())
+        }
+        Op::AntiDiagonal { stride } => {
+            ty(*stride) == Type::scalar(Kind::Int)
+                && ty(id).extent == Extent::Blocks { q: Some(SetId::ALL), kv: Some(SetId::ALL) }
+        }
+        Op::AtHead { value, head } => {
+            ty(*head) == Type::scalar(Kind::Int) && ty(*value) == ty(id) && block(id) && ty(id).kind != Kind::Bool
+        }
+        Op::OverHeads { value, .. } => ty(*value) == ty(id) && block(id) && ty(id).kind != Kind::Bool,
         Op::Embed(value) => same_axes(graph, *value, id) && ty(*value).kind == Kind::Bool,
         Op::Reduce { value, over, .. } => {
             ty(*value).kind != Kind::Bool && has_axis(graph, *value, *over) && reduces(graph, *value, id, *over)
         }
         Op::Softmax { value, over } => {
-            ty(*value).kind != Kind::Bool && has_axis(graph, *value, *over) && ty(*value).extent == ty(id).extent
+            ty(*value).kind != Kind::Bool
+                && *over != Over::Layer
+                && has_axis(graph, *value, *over)
+                && ty(*value).extent == ty(id).extent
         }
         Op::Select { value, amount, at_least, over, .. } => {
             let scalar = |id: ValueId| ty(id).extent == Extent::Scalar;
             ty(*value).kind != Kind::Bool
                 && has_axis(graph, *value, *over)
                 && ty(*value).extent == ty(id).extent
-                && scalar(*amount)
+                && (scalar(*amount) || amount_of_lines(graph, *amount, *value, *over))
                 && at_least.is_none_or(scalar)
         }
         Op::Mask(_) => block(id) && ty(id).kind == Kind::Bool,
@@ -281,23 +403,31 @@ fn same_axes(graph: &Graph, a: ValueId, b: ValueId) -> bool {
     }
 }
 
-fn has_axis(graph: &Graph, value: ValueId, over: Side) -> bool {
+fn has_axis(graph: &Graph, value: ValueId, over: Over) -> bool {
     match (graph.ty(value).extent, over) {
-        (Extent::Blocks { q, .. }, Side::Query) => q.is_some(),
-        (Extent::Blocks { kv, .. }, Side::Key) => kv.is_some(),
+        (Extent::Blocks { q, .. }, Over::Query) => q.is_some(),
+        (Extent::Blocks { kv, .. }, Over::Key) => kv.is_some(),
+        (Extent::Blocks { q, kv }, Over::Both | Over::Layer) => q.is_some() && kv.is_some(),
         _ => false,
     }
 }
 
-/// Whether the type of a reduction is its operand's without the axis, and keeps one.
-fn reduces(graph: &Graph, value: ValueId, id: ValueId, over: Side) -> bool {
+/// Whether a block value has one real number for each line of a selection.
+fn amount_of_lines(graph: &Graph, amount: ValueId, value: ValueId, over: Over) -> bool {
+    let (Some([q, kv]), Some([value_q, value_kv])) = (axes(graph.ty(amount)), axes(graph.ty(value))) else {
+        return false;
+    };
+    graph.ty(amount).kind == Kind::Real
+        && (q.is_none() || (q == value_q && over == Over::Key))
+        && (kv.is_none() || (kv == value_kv && over == Over::Query))
+}
+
+/// Whether the type of a reduction is its operand's without the axis.
+fn reduces(graph: &Graph, value: ValueId, id: ValueId, over: Over) -> bool {
     match (graph.ty(value).extent, graph.ty(id).extent, over) {
-        (Extent::Blocks { q: Some(_), kv }, Extent::Blocks { q: None, kv: result }, Side::Query) => {
-            kv.is_some() && kv == result
-        }
-        (Extent::Blocks { q, kv: Some(_) }, Extent::Blocks { q: result, kv: None }, Side::Key) => {
-            q.is_some() && q == result
-        }
+        (Extent::Blocks { q: Some(_), kv }, Extent::Blocks { q: None, kv: result }, Over::Query) => kv == result,
+        (Extent::Blocks { q, kv: Some(_) }, Extent::Blocks { q: result, kv: None }, Over::Key) => q == result,
+        (Extent::Blocks { .. }, Extent::Blocks { q: None, kv: None }, Over::Both) => true,
         _ => false,
     }
 }

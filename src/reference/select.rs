@@ -16,9 +16,17 @@ pub fn select(rule: Selector, values: &[f32], amount: Scalar, at_least: usize) -
     let candidates: Vec<usize> = (0..values.len()).filter(|&index| is_candidate(values[index])).collect();
     let mut selected = vec![false; values.len()];
     match rule {
-        Selector::TopK { rounding } => {
+        Selector::TopK { rounding, ties } => {
             let count = top_k_count(rounding, amount, values.len()).max(at_least);
-            for &index in descending(values, &candidates).iter().take(count) {
+            let ranking = descending(values, &candidates);
+            let last = ranking.get(count.wrapping_sub(1)).map(|&index| values[index]);
+            for (rank, &index) in ranking.iter().enumerate() {
+                selected[index] = rank < count || (ties && Some(values[index]) == last);
+            }
+        }
+        Selector::BottomK { rounding } => {
+            let count = top_k_count(rounding, amount, values.len()).max(at_least);
+            for &index in ascending(values, &candidates).iter().take(count) {
                 selected[index] = true;
             }
         }
@@ -135,11 +143,16 @@ mod tests {
 
     #[test]
     fn top_k_prefers_the_lower_index_and_skips_what_cannot_be_selected() {
-        let rule = Selector::TopK { rounding: Rounding::Floor };
+        let rule = Selector::TopK { rounding: Rounding::Floor, ties: false };
         assert_eq!(indices(rule, &[1.0, 3.0, 3.0, 3.0], Scalar::Int(2), 0), [1, 2]);
         assert_eq!(indices(rule, &[f32::NAN, 0.0, f32::NEG_INFINITY], Scalar::Int(3), 0), [1]);
         assert_eq!(indices(rule, &[0.0, -0.0, 1.0], Scalar::Real(0.4), 2), [0, 2]);
         assert_eq!(indices(rule, &[1.0, 2.0], Scalar::Int(-4), 0), [0_usize; 0]);
+        let with_ties = Selector::TopK { rounding: Rounding::Floor, ties: true };
+        assert_eq!(indices(with_ties, &[1.0, 3.0, 2.0, 2.0], Scalar::Int(2), 0), [1, 2, 3]);
+        assert_eq!(indices(with_ties, &[1.0, 3.0], Scalar::Int(0), 0), [0_usize; 0]);
+        let smallest = Selector::BottomK { rounding: Rounding::Floor };
+        assert_eq!(indices(smallest, &[2.0, 1.0, f32::NAN, 1.0, 0.5], Scalar::Int(2), 0), [1, 4]);
     }
 
     #[test]

@@ -5,11 +5,11 @@
 
 use crate::error::{Error, Result};
 use crate::ir::scalar::Scalar;
-use crate::ir::{Binary, Comparison, Extent, Op, Reduction, SetId, Side, Statistic, Unary, ValueId};
+use crate::ir::{Binary, Comparison, Extent, Op, Over, Reduction, Selector, SetId, Side, Statistic, Unary, ValueId};
 use crate::plan::{Program, Role};
 use crate::symbols::BitMatrix;
 
-use super::input::{SelectorInput, check_program, live_values};
+use super::input::{SelectorInput, check_program, live_values, values_below};
 use super::math;
 use super::select::select;
 
@@ -99,21 +99,23 @@ impl Grid {
         grid
     }
 
-    /// The lines along an axis: rows for [`Side::Key`], columns for [`Side::Query`].
-    fn lines(&self, over: Side) -> Vec<Vec<f32>> {
+    /// The lines along an axis: rows for [`Over::Key`], columns for [`Over::Query`], everything for [`Over::Both`].
+    fn lines(&self, over: Over) -> Vec<Vec<f32>> {
         let at = |row, column| self.get(row, column).real();
         match over {
-            Side::Key => (0..self.rows()).map(|r| (0..self.columns()).map(|c| at(r, c)).collect()).collect(),
-            Side::Query => (0..self.columns()).map(|c| (0..self.rows()).map(|r| at(r, c)).collect()).collect(),
+            Over::Key => (0..self.rows()).map(|r| (0..self.columns()).map(|c| at(r, c)).collect()).collect(),
+            Over::Query => (0..self.columns()).map(|c| (0..self.rows()).map(|r| at(r, c)).collect()).collect(),
+            Over::Both | Over::Layer => vec![self.cells.iter().map(|cell| cell.real()).collect()],
         }
     }
 
     /// The reverse of [`Grid::lines`].
-    fn with_lines<T: Copy>(&self, over: Side, lines: &[Vec<T>], cell: impl Fn(T) -> Cell) -> Grid {
+    fn with_lines<T: Copy>(&self, over: Over, lines: &[Vec<T>], cell: impl Fn(T) -> Cell) -> Grid {
         self.with(|row, column| {
             cell(match over {
-                Side::Key => lines[row][column],
-                Side::Query => lines[column][row],
+                Over::Key => lines[row][column],
+                Over::Query => lines[column][row],
+                Over::Both | Over::Layer => lines[0][row * self.columns() + column],
             })
         })
     }
@@ -190,6 +192,10 @@ impl Run<'_> {
                 let cells = self.self_similarity(*side)?.into_iter().map(Cell::Real).collect();
                 Grid { q, kv, cells }
             }
+            Op::BlockTokens(side) => {
+                let sizes = self.input.side(*side).1.windows(2).map(|pair| (pair[1] - pair[0]) as f32);
+                Grid { q, kv, cells: sizes.map(Cell::Real).collect() }
+            }
             Op::Dot(a, b) => {
                 let (a, b) = (self.pooled(*a)?, self.pooled(*b)?);
                 Grid::new(q, kv, |row, column| {
@@ -212,13 +218,61 @@ impl Run<'_> {
                 let lines: Vec<Vec<f32>> = grid.lines(*over).iter().map(|line| softmax(line)).collect();
                 grid.with_lines(*over, &lines, Cell::Real)
             }
-            Op::Select { rule, value, amount, at_least, over } => {
+            Op::Shift { value, by, over } => {
+                let by = self.input.scalar(graph, *by).int();
                 let grid = self.grid(*value)?;
+                let from = |index: usize, size: usize| {
+                    usize::try_from((index as i64).saturating_sub(by)).ok().filter(|&from| from < size)
+                };
+                Grid::new(q, kv, |row, column| {
+                    let place = match over {
+                        Side::Query => from(row, grid.rows()).map(|row| (row, column)),
+                        Side::Key => from(column, grid.columns()).map(|column| (row, column)),
+                    };
+                    place.map_or(Cell::Real(0.0), |(row, column)| grid.get(row, column))
+                })
+            }
+            Op::AntiDiagonal { stride } => self.anti_diagonal(self.input.stride(graph, *stride), q, kv)?,
+            Op::AtHead { value, head } => {
+                let head = self.input.scalar(graph, *head).int().clamp(0, i64::from(u32::MAX)) as u32;
+                self.at_head(*value, head)?
+            }
+            Op::OverHeads { how, value } => {
+                let heads =
+                    (0..self.input.heads()).map(|head| self.at_head(*value, head)).collect::<Result<Vec<_>>>()?;
+                Grid::new(q, kv, |row, column| {
+                    let line: Vec<f32> = heads.iter().map(|grid| grid.get(row, column).real()).collect();
+                    Cell::Real(reduce(*how, &line))
+                })
+            }
+            Op::Select { rule, value, amount, at_least, over: Over::Layer } => {
                 let amount = self.input.scalar(graph, *amount);
                 let at_least = at_least.map_or(0, |id| self.input.scalar(graph, id).int());
                 let at_least = usize::try_from(at_least.max(0)).unwrap_or(usize::MAX);
-                let lines: Vec<Vec<bool>> =
-                    grid.lines(*over).iter().map(|line| select(*rule, line, amount, at_least)).collect();
+                let mut line = Vec::new();
+                for head in 0..self.input.heads() {
+                    line.extend(self.at_head(*value, head)?.cells.iter().map(|cell| cell.real()));
+                }
+                let selected = select(*rule, &line, amount, at_least);
+                let size = selected.len() / self.input.heads() as usize;
+                let own = &selected[self.input.at.head as usize * size..][..size];
+                Grid { q, kv, cells: own.iter().map(|&cell| Cell::Bool(cell)).collect() }
+            }
+            Op::Select { rule, value, amount, at_least, over } => {
+                let grid = self.grid(*value)?;
+                let amount = |line| match &self.values[amount.0 as usize] {
+                    _ if graph.ty(*amount).extent == Extent::Scalar => self.input.scalar(graph, *amount),
+                    Value::Grid(amounts) => line_amount(*rule, amounts.get(line, line).real()),
+                    _ => Scalar::Int(0),
+                };
+                let at_least = at_least.map_or(0, |id| self.input.scalar(graph, id).int());
+                let at_least = usize::try_from(at_least.max(0)).unwrap_or(usize::MAX);
+                let lines: Vec<Vec<bool>> = grid
+                    .lines(*over)
+                    .iter()
+                    .enumerate()
+                    .map(|(n, line)| select(*rule, line, amount(n), at_least))
+                    .collect();
                 grid.with_lines(*over, &lines, Cell::Bool)
             }
             Op::Mask(slot) => {
@@ -231,6 +285,49 @@ impl Run<'_> {
             op => return Err(Error::State(format!("{op:?} has no meaning in a selector program"))),
         };
         Ok(Value::Grid(grid))
+    }
+
+    fn anti_diagonal(&self, stride: usize, q: Option<Vec<u32>>, kv: Option<Vec<u32>>) -> Result<Grid> {
+        let dim = self.input.head_dim;
+        let token =
+            |values: &[f32], token: usize, channel: usize| values.get(token * dim + channel).copied().unwrap_or(0.0);
+        let groups = |values: &[f32]| (values.len() / dim).div_ceil(stride);
+        let (q_values, k_values) = (self.input.q, self.input.k);
+        let shares: Vec<Vec<f32>> = (0..groups(q_values))
+            .map(|g| {
+                let score = |h: usize| {
+                    let terms = (0..stride).flat_map(|phase| {
+                        let (query, key) = (g * stride + stride - 1 - phase, h * stride + phase);
+                        (0..dim).map(move |channel| token(q_values, query, channel) * token(k_values, key, channel))
+                    });
+                    math::running_sum(terms) / (dim as f32).sqrt() / stride as f32
+                };
+                softmax(&(0..groups(k_values)).map(score).collect::<Vec<f32>>())
+            })
+            .collect();
+        for (side, bad) in [(Side::Query, &shares)] {
+            if let Some(group) = bad.iter().position(|line| line.iter().any(|share| !share.is_finite())) {
+                return Err(self.input.not_finite(side, self.input.block_of(side, group * stride)));
+            }
+        }
+        let within = |side: Side, block: usize, group: usize| self.input.block_of(side, group * stride) == block;
+        Ok(Grid::new(q, kv, |row, column| {
+            let rows = shares.iter().enumerate().filter(|(g, _)| within(Side::Query, row, *g)).map(|(_, line)| {
+                let keys = line.iter().enumerate().filter(|(h, _)| within(Side::Key, column, *h));
+                math::lane_sum(keys.map(|(_, share)| *share))
+            });
+            Cell::Real(math::running_sum(rows))
+        }))
+    }
+
+    /// A value of another head.
+    fn at_head(&self, id: ValueId, head: u32) -> Result<Grid> {
+        let input = self.input.at_head(head)?;
+        let mut run = Run { program: self.program, input: &input, values: vec![Value::Unused; self.values.len()] };
+        for below in values_below(&self.program.graph, [id]) {
+            run.values[below.0 as usize] = run.value(below)?;
+        }
+        run.grid(id).cloned()
     }
 
     /// The cells of the blocks in `q` and `kv`, `otherwise` those that the grid lacks.
@@ -389,6 +486,16 @@ pub fn compare(op: Comparison, a: Cell, b: Cell) -> bool {
         Comparison::NotEqual => a != b,
         Comparison::Less => a < b,
         Comparison::LessEqual => a <= b,
+    }
+}
+
+/// The amount of a line of its own as the scalar that selectors take.
+#[must_use]
+pub fn line_amount(rule: Selector, amount: f32) -> Scalar {
+    match rule {
+        // A NaN becomes 0, what is too large saturates.
+        Selector::TopK { .. } | Selector::BottomK { .. } => Scalar::Int(amount.floor() as i64),
+        _ => Scalar::Real(f64::from(amount)),
     }
 }
 

@@ -2,12 +2,15 @@
 //!
 //! Block values are flat arrays; a missing axis has length one. Values inside a map have no array of their own.
 
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
 use crate::ir::scalar::Scalar;
-use crate::ir::{Extent, Graph, Op, SetId, Side, ValueId};
+use crate::ir::{Extent, Graph, Op, Over, Selector, SetId, Side, ValueId};
 use crate::plan::Role;
 use crate::reference::SelectorInput;
-use crate::reference::selector::{Cell, binary, compare, unary};
+use crate::reference::input::values_below;
+use crate::reference::selector::{Cell, binary, compare, line_amount, unary};
 use crate::symbols::BitMatrix;
 
 use super::{Compiled, lanes, pool, rank};
@@ -167,6 +170,10 @@ impl Run<'_> {
 
     fn routine(&self, id: ValueId, op: &Op) -> Result<Cells> {
         Ok(match op {
+            Op::BlockTokens(side) => {
+                let offsets = self.input.side(*side).1;
+                Cells::Real(offsets.windows(2).map(|pair| (pair[1] - pair[0]) as f32).collect())
+            }
             Op::SelfSimilarity(side) => Cells::Real(pool::self_similarity(self.input, *side)?),
             Op::Dot(a, b) => Cells::Real(pool::dot(self.pooled(*a)?, self.pooled(*b)?, self.input.head_dim)),
             Op::Transpose(value) => {
@@ -181,8 +188,9 @@ impl Run<'_> {
             Op::Reduce { how, value, over } => {
                 let (block, values) = self.real(*value)?;
                 Cells::Real(match over {
-                    Side::Key => lanes::reduce_rows(*how, values, block.columns(), block.rows()),
-                    Side::Query => lanes::reduce_columns(*how, values, block.columns(), block.rows()),
+                    Over::Key => lanes::reduce_rows(*how, values, block.columns(), block.rows()),
+                    Over::Query => lanes::reduce_columns(*how, values, block.columns(), block.rows()),
+                    Over::Both | Over::Layer => lanes::reduce_rows(*how, values, values.len(), 1),
                 })
             }
             Op::Softmax { value, over } => {
@@ -190,17 +198,85 @@ impl Run<'_> {
                 let softmax = |values: &[f32], width| Ok(lanes::softmax_rows(values, width));
                 Cells::Real(along(block, values, *over, softmax)?)
             }
+            Op::Shift { value, by, over } => {
+                let by = self.input.scalar(self.graph(), *by).int();
+                let (block, values) = self.real(*value)?;
+                Cells::Real(shift(values, [block.rows(), block.columns()], by, *over))
+            }
+            Op::AntiDiagonal { stride } => {
+                Cells::Real(pool::anti_diagonal(self.input, self.input.stride(self.graph(), *stride))?)
+            }
+            Op::AtHead { value, head } => {
+                let head = self.input.scalar(self.graph(), *head).int().clamp(0, i64::from(u32::MAX)) as u32;
+                Cells::Real(self.at_head(*value, head)?.to_vec())
+            }
+            Op::OverHeads { how, value } => {
+                let own = self.shared(id, None, || {
+                    let heads = self.heads(*value)?;
+                    let size = heads.first().map_or(0, |head| head.len());
+                    let joined: Vec<f32> = heads.iter().flat_map(|head| head.iter().copied()).collect();
+                    Ok(lanes::reduce_columns(*how, &joined, size, heads.len()))
+                })?;
+                Cells::Real(own.to_vec())
+            }
+            Op::Select { rule, value, amount, at_least, over: Over::Layer } => {
+                let scalar = |id| self.input.scalar(self.graph(), id);
+                let at_least = at_least.map_or(0, |id| scalar(id).int());
+                let at_least = usize::try_from(at_least.max(0)).unwrap_or(usize::MAX);
+                let joined: Vec<f32> = self.heads(*value)?.iter().flat_map(|head| head.iter().copied()).collect();
+                let amounts = Amounts::One(scalar(*amount));
+                let selected = select_lines(*rule, amounts, at_least, &joined, joined.len())?;
+                let size = selected.len().checked_div(self.input.heads() as usize).unwrap_or(0);
+                Cells::Bool(selected[self.input.at.head as usize * size..][..size].to_vec())
+            }
             Op::Select { rule, value, amount, at_least, over } => {
                 let (block, values) = self.real(*value)?;
                 let scalar = |id| self.input.scalar(self.graph(), id);
                 let at_least = at_least.map_or(0, |id| scalar(id).int());
                 let at_least = usize::try_from(at_least.max(0)).unwrap_or(usize::MAX);
-                let rule = rank::Rule { rule: *rule, amount: scalar(*amount), at_least };
-                Cells::Bool(along(block, values, *over, |values, width| select_lines(rule, values, width))?)
+                let amounts = match self.graph().ty(*amount).extent {
+                    Extent::Scalar => Amounts::One(scalar(*amount)),
+                    _ => Amounts::Lines(self.real(*amount)?.1),
+                };
+                let select = |values: &[f32], width| select_lines(*rule, amounts, at_least, values, width);
+                Cells::Bool(along(block, values, *over, select)?)
             }
             Op::Mask(slot) => self.mask(id, *slot),
             _ => return Err(broken(id)),
         })
+    }
+
+    fn shared(
+        &self,
+        id: ValueId,
+        head: Option<u32>,
+        compute: impl FnOnce() -> Result<Vec<f32>>,
+    ) -> Result<Arc<Vec<f32>>> {
+        match self.input.layer {
+            Some(layer) => layer.shared(id, head, compute),
+            None => compute().map(Arc::new),
+        }
+    }
+
+    /// A value of another head.
+    fn at_head(&self, id: ValueId, head: u32) -> Result<Arc<Vec<f32>>> {
+        let input = self.input.at_head(head)?;
+        self.shared(id, Some(input.at.head), || {
+            let mut values = Vec::new();
+            values.resize_with(self.values.len(), || Value::Unused);
+            let mut run = Run { compiled: self.compiled, input: &input, values };
+            for below in values_below(self.graph(), [id]) {
+                if let Some(value) = run.value(below)? {
+                    run.values[below.0 as usize] = value;
+                }
+            }
+            Ok(run.real(id)?.1.to_vec())
+        })
+    }
+
+    /// A value of all heads.
+    fn heads(&self, id: ValueId) -> Result<Vec<Arc<Vec<f32>>>> {
+        (0..self.input.heads()).map(|head| self.at_head(id, head)).collect()
     }
 
     fn mask(&self, id: ValueId, slot: u16) -> Cells {
@@ -356,6 +432,8 @@ impl Run<'_> {
         let mut bits = BitMatrix::zeros(rows, columns);
         for row in 0..rows {
             match (block.q, block.kv) {
+                (None, None) if bytes[0] != 0 => pack(&vec![1; columns], bits.row_mut(row)),
+                (None, None) => {}
                 _ if role == Role::Cache => pack(bytes, bits.row_mut(row)),
                 (Some(_), Some(_)) => pack(&bytes[row * columns..(row + 1) * columns], bits.row_mut(row)),
                 (None, _) => pack(bytes, bits.row_mut(row)),
@@ -371,28 +449,66 @@ impl Run<'_> {
 fn along<T: Copy + Default>(
     block: &Block,
     values: &[f32],
-    over: Side,
+    over: Over,
     lines: impl Fn(&[f32], usize) -> Result<Vec<T>>,
 ) -> Result<Vec<T>> {
     let (rows, columns) = (block.rows(), block.columns());
     match over {
-        Side::Key => lines(values, columns),
-        Side::Query => Ok(lanes::transpose(&lines(&lanes::transpose(values, rows, columns), rows)?, columns, rows)),
+        Over::Key => lines(values, columns),
+        Over::Both | Over::Layer => lines(values, values.len()),
+        Over::Query => Ok(lanes::transpose(&lines(&lanes::transpose(values, rows, columns), rows)?, columns, rows)),
     }
 }
 
-fn select_lines(rule: rank::Rule, values: &[f32], width: usize) -> Result<Vec<u8>> {
+/// The amounts of the lines of a selection.
+#[derive(Clone, Copy)]
+enum Amounts<'a> {
+    One(Scalar),
+    /// One for all, or one for each.
+    Lines(&'a [f32]),
+}
+
+fn select_lines(
+    rule: Selector,
+    amounts: Amounts<'_>,
+    at_least: usize,
+    values: &[f32],
+    width: usize,
+) -> Result<Vec<u8>> {
     let mut selected = vec![0_u8; values.len()];
     if u32::try_from(width).is_err() {
         return Err(Error::Shape(format!("{width} blocks are too many to rank")));
     }
     let mut buffer = Vec::with_capacity(width);
     if width > 0 {
-        for (line, selected) in values.chunks_exact(width).zip(selected.chunks_exact_mut(width)) {
-            rank::select(rule, line, selected, &mut buffer);
+        for (n, (line, selected)) in values.chunks_exact(width).zip(selected.chunks_exact_mut(width)).enumerate() {
+            let amount = match amounts {
+                Amounts::One(amount) => amount,
+                Amounts::Lines(amounts) => {
+                    line_amount(rule, amounts.get(n).or(amounts.first()).copied().unwrap_or_default())
+                }
+            };
+            rank::select(rank::Rule { rule, amount, at_least }, line, selected, &mut buffer);
         }
     }
     Ok(selected)
+}
+
+/// Elements moved along a side, zeros behind them.
+fn shift(values: &[f32], [rows, columns]: [usize; 2], by: i64, over: Side) -> Vec<f32> {
+    let mut out = vec![0.0; values.len()];
+    let from =
+        |index: usize, size: usize| usize::try_from((index as i64).saturating_sub(by)).ok().filter(|&from| from < size);
+    for row in 0..rows {
+        for column in 0..columns {
+            let source = match over {
+                Side::Query => from(row, rows).map(|row| row * columns + column),
+                Side::Key => from(column, columns).map(|column| row * columns + column),
+            };
+            out[row * columns + column] = source.map_or(0.0, |source| values[source]);
+        }
+    }
+    out
 }
 
 fn gather<T: Copy>(values: &[T], width: usize, rows: &[usize], columns: &[usize]) -> Vec<T> {

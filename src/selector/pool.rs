@@ -115,6 +115,49 @@ fn norms(tokens: &[f32], dim: usize) -> [f32; GROUP] {
     sums.map(f32::sqrt)
 }
 
+/// `[q_blocks, kv_blocks]` sums of attention between groups of `stride` tokens, see [`crate::ir::Op::AntiDiagonal`].
+pub(super) fn anti_diagonal(input: &SelectorInput<'_>, stride: usize) -> Result<Vec<f32>> {
+    let dim = input.head_dim;
+    let width = stride * dim;
+    // Groups as rows: keys in their order, queries in the reverse one; what the last group lacks is zero.
+    let padded = |values: &[f32]| {
+        let mut rows = values.to_vec();
+        rows.resize(values.len().next_multiple_of(width), 0.0);
+        rows
+    };
+    let mut q = padded(input.q);
+    for group in q.chunks_exact_mut(width) {
+        for phase in 0..stride / 2 {
+            let (head, tail) = group.split_at_mut((stride - 1 - phase) * dim);
+            head[phase * dim..][..dim].swap_with_slice(&mut tail[..dim]);
+        }
+    }
+    let k = padded(input.k);
+    let mut scores = dot(&q, &k, width);
+    let (root, stride_real) = ((dim as f32).sqrt(), stride as f32);
+    scores.iter_mut().for_each(|score| *score = *score / root / stride_real);
+    let groups = k.len() / width;
+    let shares = super::lanes::softmax_rows(&scores, groups);
+    if !shares.iter().fold(true, |fine, share| fine & share.is_finite()) {
+        let group = shares.iter().position(|share| !share.is_finite()).unwrap_or(0) / groups.max(1);
+        return Err(input.not_finite(Side::Query, input.block_of(Side::Query, group * stride)));
+    }
+    // The groups that begin in each kv-block are next to each other.
+    let starts = |side: Side, count: usize| -> Vec<usize> {
+        let offsets = input.side(side).1;
+        offsets.iter().map(|&offset| (offset as usize).div_ceil(stride).min(count)).collect()
+    };
+    let (q_starts, k_starts) = (starts(Side::Query, q.len() / width), starts(Side::Key, groups));
+    let mut sums = Vec::with_capacity((q_starts.len() - 1) * (k_starts.len() - 1));
+    for rows in q_starts.windows(2) {
+        for columns in k_starts.windows(2) {
+            let lines = (rows[0]..rows[1]).map(|row| &shares[row * groups..][columns[0]..columns[1]]);
+            sums.push(lines.fold(0.0_f32, |sum, line| sum + super::lanes::sum(line)));
+        }
+    }
+    Ok(sums)
+}
+
 /// `[q_blocks, kv_blocks]` dot products of rows of `q` and of `k`, `dim` channels each.
 pub(super) fn dot(q: &[f32], k: &[f32], dim: usize) -> Vec<f32> {
     const WIDTH: usize = 16;

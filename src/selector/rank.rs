@@ -45,9 +45,18 @@ fn index(key: u64) -> usize {
 pub(super) fn select(rule: Rule, values: &[f32], selected: &mut [u8], buffer: &mut Vec<u64>) {
     let Rule { rule, amount, at_least } = rule;
     match rule {
-        Selector::TopK { rounding } => {
+        Selector::TopK { rounding, ties } => {
             let count = top_k_count(rounding, amount, values.len()).max(at_least);
-            take_largest(values, count, selected, buffer);
+            take_first(values, count, u32::MAX, selected, buffer);
+            if ties && let Some(last) = buffer.iter().map(|&key| code(values[index(key)])).min() {
+                for (selected, &value) in selected.iter_mut().zip(values) {
+                    *selected |= u8::from(is_candidate(value) && code(value) == last);
+                }
+            }
+        }
+        Selector::BottomK { rounding } => {
+            let count = top_k_count(rounding, amount, values.len()).max(at_least);
+            take_first(values, count, 0, selected, buffer);
         }
         Selector::TopP { crossing, ascending: false, strict } => {
             let amount = amount.real() as f32;
@@ -100,10 +109,17 @@ pub(super) fn select(rule: Rule, values: &[f32], selected: &mut [u8], buffer: &m
 
 /// Marks the `count` largest candidates.
 fn take_largest(values: &[f32], count: usize, selected: &mut [u8], buffer: &mut Vec<u64>) {
+    take_first(values, count, u32::MAX, selected, buffer);
+}
+
+/// Marks the `count` candidates that come first, descending where `flip` is all ones, ascending where it is 0; their
+/// keys are in `buffer` then.
+fn take_first(values: &[f32], count: usize, flip: u32, selected: &mut [u8], buffer: &mut Vec<u64>) {
+    buffer.clear();
     if count == 0 {
         return;
     }
-    keys(values, buffer, u32::MAX);
+    keys(values, buffer, flip);
     if count < buffer.len() {
         buffer.select_nth_unstable(count - 1);
         buffer.truncate(count);

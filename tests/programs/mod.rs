@@ -4,11 +4,11 @@
 
 use flashomni::ir::scalar::At;
 use flashomni::ir::{
-    Binary, Comparison, Extent, Graph, Kind, Model, Op, Part, Real, Reduction, Rounding, Segment, Selector, SetId,
-    Side, Statistic, Type, Unary, ValueId, Which,
+    Binary, Comparison, Extent, Graph, Kind, Model, Op, Over, Part, Real, Reduction, Rounding, Segment, Selector,
+    SetId, Side, Statistic, Type, Unary, ValueId, Which,
 };
 use flashomni::plan::{Program, Role};
-use flashomni::selector::SelectorInput;
+use flashomni::selector::{LayerInput, SelectorInput};
 use flashomni::source::Span;
 use flashomni::symbols::{BitMatrix, Blocks};
 use flashomni::tensor::Dtype;
@@ -112,21 +112,23 @@ impl Build {
         self.push(Op::Transpose(value), ty.kind, Extent::Blocks { q: kv, kv: q })
     }
 
-    pub fn reduce(&mut self, how: Reduction, value: ValueId, over: Side) -> ValueId {
+    pub fn reduce(&mut self, how: Reduction, value: ValueId, over: impl Into<Over>) -> ValueId {
         let Extent::Blocks { q, kv } = self.graph.ty(value).extent else { panic!("a block value") };
+        let over = over.into();
         let extent = match over {
-            Side::Query => Extent::Blocks { q: None, kv },
-            Side::Key => Extent::Blocks { q, kv: None },
+            Over::Query => Extent::Blocks { q: None, kv },
+            Over::Key => Extent::Blocks { q, kv: None },
+            Over::Both | Over::Layer => Extent::Blocks { q: None, kv: None },
         };
         self.push(Op::Reduce { how, value, over }, Kind::Real, extent)
     }
 
-    pub fn softmax(&mut self, value: ValueId, over: Side) -> ValueId {
+    pub fn softmax(&mut self, value: ValueId, over: impl Into<Over>) -> ValueId {
         let extent = self.graph.ty(value).extent;
-        self.push(Op::Softmax { value, over }, Kind::Real, extent)
+        self.push(Op::Softmax { value, over: over.into() }, Kind::Real, extent)
     }
 
-    pub fn select(&mut self, rule: Selector, value: ValueId, amount: ValueId, over: Side) -> ValueId {
+    pub fn select(&mut self, rule: Selector, value: ValueId, amount: ValueId, over: impl Into<Over>) -> ValueId {
         self.select_at_least(rule, value, amount, None, over)
     }
 
@@ -136,10 +138,10 @@ impl Build {
         value: ValueId,
         amount: ValueId,
         at_least: Option<ValueId>,
-        over: Side,
+        over: impl Into<Over>,
     ) -> ValueId {
         let extent = self.graph.ty(value).extent;
-        self.push(Op::Select { rule, value, amount, at_least, over }, Kind::Bool, extent)
+        self.push(Op::Select { rule, value, amount, at_least, over: over.into() }, Kind::Bool, extent)
     }
 
     pub fn embed(&mut self, value: ValueId) -> ValueId {
@@ -154,7 +156,7 @@ impl Build {
 }
 
 pub const TOP_P: Selector = Selector::TopP { crossing: false, ascending: false, strict: false };
-pub const TOP_K: Selector = Selector::TopK { rounding: Rounding::Floor };
+pub const TOP_K: Selector = Selector::TopK { rounding: Rounding::Floor, ties: false };
 
 /// A model of segments and their sizes.
 pub fn model(segments: &[(&str, usize)]) -> Model {
@@ -224,6 +226,22 @@ pub struct Case {
 }
 
 impl Case {
+    /// Four heads; the one that [`Case::input`] is for is the third, the others hold its values turned and scaled.
+    pub fn layer(&self) -> LayerInput {
+        let turned = |values: &[f32], head: usize| -> Vec<f32> {
+            let mut values = values.to_vec();
+            let by = (head + 1) * self.dim % values.len().max(1);
+            values.rotate_left(by);
+            values.iter_mut().for_each(|value| *value *= 0.5 + head as f32 * 0.25);
+            values
+        };
+        let head = |head: usize| match head {
+            2 => [self.q.clone(), self.k.clone()],
+            _ => [turned(&self.q, head), turned(&self.k, head)],
+        };
+        LayerInput::new((0..4).map(head).collect())
+    }
+
     pub fn input<'a>(&'a self, masks: &'a [&'a BitMatrix]) -> SelectorInput<'a> {
         SelectorInput {
             model: &self.model,
@@ -232,6 +250,7 @@ impl Case {
             at: At { step: 3, layer: 1, head: 2 },
             q: &self.q,
             k: &self.k,
+            layer: None,
             head_dim: self.dim,
         }
     }

@@ -192,7 +192,7 @@ impl Reader<'_> {
         if let Some(near) = self.near(token, failure, only) {
             return self.misspelt(token, message, near);
         }
-        if let Some((span, right)) = self.lookalike(token) {
+        if let Some((span, right)) = self.lookalike(token, failure) {
             let replacement = self.spaced(span, right);
             return Diagnostic::new(Code::E0101, span, message).fix(format!("write `{right}`"), span, replacement);
         }
@@ -214,11 +214,17 @@ impl Reader<'_> {
     }
 
     /// What the language writes for a foreign sign, and the bytes of that sign.
-    fn lookalike(&self, token: Token) -> Option<(Span, &'static str)> {
+    fn lookalike(&self, token: Token, failure: &Failure) -> Option<(Span, &'static str)> {
         let word = token.of(self.text);
         let doubled = |sign: &str| self.text[token.end..].starts_with(sign);
         if word == "=" && doubled(">") {
             return Some((self.at(token.start, token.end + 1), "->"));
+        }
+        if word == "=" && doubled("<") {
+            return Some((self.at(token.start, token.end + 1), "<="));
+        }
+        if word == "=" && failure.expects(Rule::infix) {
+            return Some((self.at(token.start, token.end), "=="));
         }
         let (_, right) = LOOKALIKES.iter().find(|(wrong, _)| *wrong == word)?;
         let double = matches!(word, "&" | "|") && doubled(word);
@@ -346,7 +352,6 @@ fn hint(word: &str, failure: &Failure, only: Rule) -> Option<String> {
         "where" => {
             Some("`where` stands before `lower` and `as`, once in a rule; join conditions with `and`".to_owned())
         }
-        "=" if failure.expects(Rule::infix) => Some("equality is written `==`".to_owned()),
         "*" if failure.expects(Rule::operand) => Some("powers are written `^`".to_owned()),
         "else" => Some("`else` follows the `}` of `when`, and is followed by `{`".to_owned()),
         "--" | "#" => Some("comments start with `//`".to_owned()),

@@ -1,0 +1,154 @@
+//! Inputs: named numbers that a host gives when it compiles, such as drawn blocks, ratios or sizes of clusters.
+//!
+//! `let draws = input("random_blocks", heads, q_blocks - 2, 3)` says what is expected; `draws(head, block(q) - 1)` is an
+//! entry, here three numbers. Checking needs no data; a plan does.
+
+use super::functions::Args;
+use super::{Checker, Term};
+use crate::diagnostics::{Code, Diagnostic};
+use crate::ir::{Extent, Kind, Op, Table, ValueId};
+use crate::source::Span;
+use crate::syntax::ast::{self, ExprKind};
+
+/// Numbers of one entry at most.
+pub(super) const MAX_WIDTH: usize = 64;
+
+/// Numbers that a host gives by name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InputTensor {
+    /// Sizes, outermost first.
+    pub shape: Vec<u32>,
+    /// What the numbers are.
+    pub kind: Kind,
+    /// The numbers, row-major.
+    pub values: Vec<f64>,
+}
+
+/// What a strategy says of an input.
+#[derive(Clone, Debug)]
+pub(super) struct Declared {
+    name: String,
+    /// The sizes; those that depend on the model are `None`.
+    sizes: Vec<Option<u32>>,
+    kind: Kind,
+    span: Span,
+}
+
+impl Checker<'_> {
+    /// `input("name", size, ..., kind = int)`.
+    pub(super) fn input(&mut self, args: &Args<'_>) -> Term {
+        let ExprKind::Text(name) = &args.positional[0].kind else {
+            let diagnostic = Diagnostic::new(Code::E0204, args.positional[0].span, "an input is named by a text");
+            return self.hole(diagnostic.help("write `input(\"draws\", heads, q_blocks, 3)`"));
+        };
+        let Some(kind) = self.word(args, "kind", &["int", "real", "bool"]) else { return Term::Hole };
+        let mut sizes = Vec::new();
+        for size in &args.positional[1..] {
+            let Some(id) = self.integer(size, "the size of an input") else { return Term::Hole };
+            sizes.push(match self.strategy.graph.op(id) {
+                Op::Int(size) => u32::try_from(*size).ok(),
+                _ => None,
+            });
+        }
+        let kind = [Kind::Int, Kind::Real, Kind::Bool][kind];
+        Term::Input(Declared { name: name.clone(), sizes, kind, span: args.span })
+    }
+
+    /// An entry of an input: `draws(head, block(q))`.
+    pub(super) fn input_entry(
+        &mut self,
+        declared: &Declared,
+        args: &[ast::Arg],
+        otherwise: Option<&ast::Expr>,
+        span: Span,
+    ) -> Term {
+        let name = &declared.name;
+        let mut keys: Vec<ValueId> = Vec::new();
+        for arg in args {
+            if let Some(argument) = &arg.name {
+                let message = format!("an entry of `{name}` has indices without names");
+                return self.hole(Diagnostic::new(Code::E0204, argument.span, message));
+            }
+            let Some(key) = self.key(&arg.value) else { return Term::Hole };
+            keys.push(key);
+        }
+        let dims = declared.sizes.len();
+        if keys.is_empty() || keys.len() > dims {
+            let message = format!("`{name}` takes 1 to {dims} indices, found {}", keys.len());
+            return self.hole(
+                Diagnostic::new(Code::E0204, span, message).also(declared.span, format!("{dims} dimensions here")),
+            );
+        }
+        let data = self.files.input(name);
+        let rest = match data {
+            Some(data) if data.shape.len() != dims => {
+                let message = format!("input `{name}` has the shape {:?}", data.shape);
+                let diagnostic = Diagnostic::new(Code::E0305, declared.span, message);
+                return self.hole(diagnostic.label(format!("{dims} dimensions are wanted")));
+            }
+            Some(data) => Some(data.shape[keys.len()..].to_vec()),
+            None => declared.sizes[keys.len()..].iter().copied().collect(),
+        };
+        let width = rest.map(|sizes| sizes.iter().fold(1_usize, |width, &size| width.saturating_mul(size as usize)));
+        let Some(width) = width.filter(|width| (1..=MAX_WIDTH).contains(width)) else {
+            let message = format!("an entry of `{name}` holds 1 to {MAX_WIDTH} numbers, their count a plain number");
+            return self.hole(Diagnostic::new(Code::E0204, span, message).help("give an index for each further size"));
+        };
+        let mut table = Table {
+            name: name.clone(),
+            dims: vec![0; keys.len()],
+            width: width as u8,
+            kind: declared.kind,
+            values: Vec::new(),
+        };
+        if let Some(data) = data {
+            if declared.kind != Kind::Real && data.values.iter().any(|value| value.fract() != 0.0) {
+                let message = format!("input `{name}` holds numbers that are no integers");
+                let diagnostic = Diagnostic::new(Code::E0305, declared.span, message);
+                return self.hole(diagnostic.help("declare it with `kind = real`"));
+            }
+            table.dims = data.shape[..keys.len()].to_vec();
+            table.values.clone_from(&data.values);
+        }
+        let known = self.strategy.graph.tables.iter().position(|known| *known == table);
+        let index = known.unwrap_or_else(|| {
+            self.strategy.graph.tables.push(table);
+            self.strategy.graph.tables.len() - 1
+        });
+        let otherwise = otherwise.map(|expr| (self.expression(expr), expr.span));
+        self.table_items(index as u16, &keys, otherwise, span)
+    }
+
+    /// `order input("order", size(video))`.
+    pub(super) fn given_order(&mut self, expr: &ast::Expr) -> Option<crate::ir::Order> {
+        let Term::Input(declared) = self.expression(expr) else { return None };
+        let data = self.files.input(&declared.name);
+        let (dims, values) = match data {
+            Some(data) => (data.shape.clone(), data.values.clone()),
+            None => (vec![0], Vec::new()),
+        };
+        if declared.sizes.len() != 1 || dims.len() != 1 {
+            let message = format!("an order has one dimension, input `{}` has {dims:?}", declared.name);
+            self.report(Diagnostic::new(Code::E0305, expr.span, message));
+            return None;
+        }
+        self.strategy.graph.tables.push(Table { name: declared.name, dims, width: 1, kind: Kind::Int, values });
+        Some(crate::ir::Order::Given((self.strategy.graph.tables.len() - 1) as u16))
+    }
+
+    /// The index of a table: an integer, of a place or of tokens.
+    pub(super) fn key(&mut self, expr: &ast::Expr) -> Option<ValueId> {
+        let term = self.expression(expr);
+        let id = self.single(term, expr.span).ok()?;
+        let ty = self.ty(id);
+        if ty.kind == Kind::Int && matches!(ty.extent, Extent::Scalar | Extent::Token { .. }) {
+            return Some(id);
+        }
+        let mut diagnostic = Diagnostic::new(Code::E0205, expr.span, "the index of a table is an integer");
+        if ty.kind == Kind::Real {
+            diagnostic = diagnostic.label("this is a real number").help("round it with `floor`, `ceil` or `round`");
+        }
+        self.report(diagnostic);
+        None
+    }
+}

@@ -1,0 +1,36 @@
+//! The runtime: a generation, step by step and layer by layer, under a plan.
+//!
+//! A [`Session`] owns what one generation remembers: where each layer is in its schedule, the symbols in force, cached
+//! features and their forecasts. A host asks it layer by layer:
+//!
+//! * [`Session::attention`]: attention alone, for hosts that keep their projections;
+//! * [`Session::begin`]: a [`Step`] with GEMM-Q, attention and GEMM-O, where what is cached saves projections too.
+//!
+//! What a step does follows from the plan's schedule ([`StepKind`](crate::ir::StepKind)):
+//!
+//! | kind | attention | symbols | cached features |
+//! |---|---|---|---|
+//! | dense | in full | kept | kept |
+//! | update | in full | chosen from this step's q and k | stored |
+//! | refresh | by the symbols | chosen from this step's q and k | taken |
+//! | dispatch | by the symbols | kept; those that need no q and k are the step's own | taken |
+//! | reuse | none: its output is forecast as a whole | kept | kept |
+//!
+//! A step that needs what no earlier step left, as when a host joins in the middle of a generation, is done as an update:
+//! it costs time and never quality. [`Selection`] gives symbols without running anything.
+//!
+//! # Numbers
+//! What is cached is the output of attention in single precision at the last updates, for all heads and q-blocks: when
+//! the next update caches other blocks, their differences are still those of one feature. Projected biases are made from
+//! these under the symbols in force.
+//!
+//! # Source
+//! FlashOmni, arXiv 2509.25401, section 3; forecasts as in TaylorSeer, arXiv 2503.06923.
+
+mod projections;
+mod selection;
+mod session;
+mod token_masks;
+
+pub use selection::{HeadGroup, LayerSymbols, Selection};
+pub use session::{Report, Session, Step};

@@ -1,0 +1,326 @@
+//! The projections around attention: GEMM-Q before it, GEMM-O with the cached part as a bias behind it.
+//!
+//! Every projection is about a range of tokens, because streams of text and of picture have weights of their own. The
+//! projection of cached heads is made once for the symbols in force, from each order of the cached features; at a
+//! dispatch step its forecast is a weighted sum, because projecting and forecasting commute.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::selection::{HeadGroup, LayerSymbols};
+use super::session::{Step, up_to};
+use crate::cpu::{
+    AnyWeight, Part, Start, Taylor, Tiles, Weights, gather_heads, gemm_o, gemm_o_split, gemm_q, scatter_heads,
+};
+use crate::error::{Error, Result};
+use crate::ir::StepKind;
+use crate::plan::{Arrangement, Plan};
+use crate::symbols::BitMatrix;
+use crate::tensor::{Dtype, Tensor, TensorMut, TensorRef};
+
+/// What the output projection of some tokens remembers.
+#[derive(Debug)]
+pub(super) struct Projected {
+    tokens: Range<usize>,
+    biases: Option<Biases>,
+    /// The projected output at every step that computed it, where some step reuses it.
+    pub(super) output: Option<Taylor>,
+}
+
+/// The projections of the cached heads.
+#[derive(Debug)]
+struct Biases {
+    /// The symbols they were made under, and the update the features are of.
+    symbols: Arc<LayerSymbols>,
+    update: usize,
+    /// `[tokens, features]` for each group and order, in the model's order of tokens.
+    of_group: Vec<Vec<Tensor>>,
+}
+
+impl Projected {
+    pub(super) fn reset(&mut self) {
+        self.biases = None;
+        self.output.iter_mut().for_each(Taylor::reset);
+    }
+}
+
+impl Step<'_> {
+    /// GEMM-Q of some tokens: projects the queries of live (q-block, head) tiles; rows of cached ones stay untouched.
+    /// Where the step computes in full or has yet to choose, all tiles are live.
+    ///
+    /// # Shapes
+    /// | tensor | shape | dtype |
+    /// |---|---|---|
+    /// | `x` | `[tokens.len(), in]` | any |
+    /// | `weight` | `[heads * head_dim, in]`, packed by `head_dim` if packed | any |
+    /// | `bias` | `[heads * head_dim]` | any |
+    /// | `q` | `[heads, all tokens, head_dim]` | any |
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when they do not fit; [`Error::State`] when the strategy reorders tokens and `tokens` cuts a
+    /// segment.
+    pub fn project_q<'a>(
+        &self,
+        x: TensorRef<'_>,
+        weight: impl Into<AnyWeight<'a>>,
+        bias: Option<TensorRef<'_>>,
+        tokens: Range<usize>,
+        mut q: TensorMut<'_>,
+    ) -> Result<()> {
+        let weight = weight.into();
+        let plan = Arc::clone(self.session.selection.plan());
+        super::selection::check_heads(&plan, "q", q.as_ref())?;
+        let heads = plan.model.heads as usize;
+        let Some(symbols) = &self.symbols else {
+            let offsets = whole_blocks(plan.model.tokens());
+            let cache = BitMatrix::ones(heads, offsets.len() - 1);
+            return gemm_q(x, weight, bias, &Tiles { cache: &cache, q_blocks: &offsets, tokens }, q);
+        };
+        for group in &symbols.groups {
+            let arrangement = &plan.arrangements[group.arrangement as usize];
+            let cache = spread(group, &group.symbols.cache, heads, Tile::Live);
+            let tiles = Tiles { cache: &cache, q_blocks: &arrangement.blocks.q, tokens: tokens.clone() };
+            let Some(order) = order_within(arrangement, &tokens)? else {
+                gemm_q(x, weight, bias, &tiles, q.reborrow())?;
+                continue;
+            };
+            let x = reorder_rows(x, &order)?;
+            let mut part = Tensor::zeros(q.as_ref().shape(), q.dtype());
+            gemm_q(x.as_ref(), weight, bias, &tiles, part.as_mut())?;
+            let all: Vec<u32> = (0..plan.model.heads).collect();
+            scatter_heads(part.as_ref(), &all, arrangement.order.as_deref(), &tiles, &[], q.reborrow())?;
+        }
+        Ok(())
+    }
+
+    /// GEMM-O of some tokens: projects the output of live heads and adds what the cached ones give. At a step that reuses
+    /// the layer's output, forecasts it; `o` is not looked at then.
+    ///
+    /// # Shapes
+    /// | tensor | shape | dtype |
+    /// |---|---|---|
+    /// | `o` | `[heads, all tokens, head_dim]` | any |
+    /// | `weight` | `[out, heads * head_dim]` | any |
+    /// | `bias` | `[out]` | any |
+    /// | `out` | `[tokens.len(), out]` | any |
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when they do not fit; [`Error::State`] when the strategy reorders tokens and `tokens` cuts a
+    /// segment, or a reused step was asked for other tokens than earlier ones.
+    pub fn project_out<'a>(
+        &mut self,
+        o: TensorRef<'_>,
+        weight: impl Into<AnyWeight<'a>>,
+        bias: Option<TensorRef<'_>>,
+        tokens: Range<usize>,
+        mut out: TensorMut<'_>,
+    ) -> Result<()> {
+        let weight = weight.into();
+        let step = self.step as usize;
+        let index = self.projected(&tokens, out.as_ref())?;
+        if self.kind == StepKind::Reuse {
+            let Some(output) = &self.state().projected[index].output else {
+                return Err(Error::State(format!("layer {} has no output to reuse", self.layer)));
+            };
+            return output.forecast(step, out);
+        }
+        match self.symbols.clone() {
+            Some(symbols) => self.project_live(index, &symbols, o, weight, bias, out.reborrow())?,
+            None => self.project_all(index, o, weight, bias, out.reborrow())?,
+        }
+        if let Some(output) = &mut self.state().projected[index].output {
+            output.update(step, out.as_ref())?;
+        }
+        Ok(())
+    }
+
+    /// The memory of the projection of some tokens.
+    fn projected(&mut self, tokens: &Range<usize>, out: TensorRef<'_>) -> Result<usize> {
+        let state = self.state();
+        if let Some(index) = state.projected.iter().position(|projected| projected.tokens == *tokens) {
+            return Ok(index);
+        }
+        let output = state.reuse_order.map(|order| Taylor::new(order, out.shape())).transpose()?;
+        state.projected.push(Projected { tokens: tokens.clone(), biases: None, output });
+        Ok(state.projected.len() - 1)
+    }
+
+    /// The projection of all heads. At an update the part of those that will be cached comes out of the same pass.
+    fn project_all(
+        &mut self,
+        index: usize,
+        o: TensorRef<'_>,
+        weight: AnyWeight<'_>,
+        bias: Option<TensorRef<'_>>,
+        out: TensorMut<'_>,
+    ) -> Result<()> {
+        let plan = Arc::clone(self.session.selection.plan());
+        let heads = plan.model.heads as usize;
+        let (kind, state) = (self.kind, self.state());
+        let tokens = state.projected[index].tokens.clone();
+        let start = Start { bias, terms: &[] };
+        let chosen = state.current().filter(|symbols| kind == StepKind::Update && symbols.has_cached()).cloned();
+        if let Some(symbols) = chosen
+            && let [group] = symbols.groups.as_slice()
+            && plan.arrangements[group.arrangement as usize].order.is_none()
+            && let Some(update) = state.features.as_ref().and_then(Taylor::step)
+        {
+            let q_blocks = &group.blocks(&plan).q;
+            let tiles = Tiles { cache: &group.symbols.cache, q_blocks, tokens: tokens.clone() };
+            let mut cached = vec![0.0; tokens.len() * weight.rows()];
+            gemm_o_split(o, weight, start, &tiles, out, &mut cached)?;
+            let of_group = vec![vec![Tensor::from_f32(&[tokens.len(), weight.rows()], cached)?]];
+            state.projected[index].biases = Some(Biases { symbols, update, of_group });
+            return Ok(());
+        }
+        let offsets = whole_blocks(plan.model.tokens());
+        let cache = BitMatrix::ones(heads, offsets.len() - 1);
+        gemm_o(o, weight, Part::All, start, &Tiles { cache: &cache, q_blocks: &offsets, tokens }, out)
+    }
+
+    fn project_live(
+        &mut self,
+        index: usize,
+        symbols: &Arc<LayerSymbols>,
+        o: TensorRef<'_>,
+        weight: AnyWeight<'_>,
+        bias: Option<TensorRef<'_>>,
+        out: TensorMut<'_>,
+    ) -> Result<()> {
+        let plan = Arc::clone(self.session.selection.plan());
+        let step = self.step as usize;
+        self.make_biases(index, symbols, weight)?;
+        let state = self.state();
+        let projected = &state.projected[index];
+        let tokens = projected.tokens.clone();
+        let mut terms: Vec<(TensorRef<'_>, f32)> = Vec::new();
+        if let (Some(biases), Some(features)) = (&projected.biases, &state.features) {
+            let weights: Weights = features.weights(step)?;
+            for group in &biases.of_group {
+                terms.extend(group.iter().map(Tensor::as_ref).zip(weights.as_slice().iter().copied()));
+            }
+        }
+        // Heads that see the model's order are added up by the last call; those of other orders are terms of it.
+        let base = symbols.groups.iter().find(|group| plan.arrangements[group.arrangement as usize].order.is_none());
+        let base = base.map(|group| group.arrangement);
+        let mut parts = Vec::new();
+        for group in symbols.groups.iter().filter(|group| Some(group.arrangement) != base) {
+            parts.push(project_part(&plan, group, Tile::Live, o, weight, &tokens)?);
+        }
+        terms.extend(parts.iter().map(|part| (part.as_ref(), 1.0)));
+        let heads = plan.model.heads as usize;
+        let offsets = &plan.arrangements[base.unwrap_or(symbols.groups[0].arrangement) as usize].blocks.q;
+        let mut cache = BitMatrix::zeros(heads, offsets.len() - 1);
+        for group in symbols.groups.iter().filter(|group| Some(group.arrangement) == base) {
+            cache.union(&spread(group, &group.symbols.cache, heads, Tile::Live));
+        }
+        let start = Start { bias, terms: &terms };
+        gemm_o(o, weight, Part::Live, start, &Tiles { cache: &cache, q_blocks: offsets, tokens }, out)
+    }
+
+    /// Projects the cached features, unless that was done for these symbols and features.
+    fn make_biases(&mut self, index: usize, symbols: &Arc<LayerSymbols>, weight: AnyWeight<'_>) -> Result<()> {
+        let plan = Arc::clone(self.session.selection.plan());
+        let state = self.state();
+        let projected = &mut state.projected[index];
+        let features = state.features.as_ref().filter(|features| features.known() > 0 && symbols.has_cached());
+        let Some((features, update)) = features.and_then(|features| Some((features, features.step()?))) else {
+            projected.biases = None;
+            return Ok(());
+        };
+        let fresh = |biases: &Biases| biases.update == update && Arc::ptr_eq(&biases.symbols, symbols);
+        let mut biases = match projected.biases.take().filter(fresh) {
+            Some(biases) => biases,
+            None => Biases { symbols: Arc::clone(symbols), update, of_group: vec![Vec::new(); symbols.groups.len()] },
+        };
+        let terms = features.terms(update)?;
+        for (group, made) in symbols.groups.iter().zip(&mut biases.of_group) {
+            let orders = up_to(Some(&terms), group.forecast_order);
+            // An update has made the first order on its way.
+            for (feature, _) in orders.get(made.len()..).unwrap_or_default() {
+                made.push(project_part(&plan, group, Tile::Cached, *feature, weight, &projected.tokens)?);
+            }
+        }
+        projected.biases = Some(biases);
+        Ok(())
+    }
+}
+
+/// Which tiles of a group are meant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tile {
+    Live,
+    Cached,
+}
+
+/// The projection of the live or the cached tiles of a group: `[tokens.len(), features]`, f32, in the model's order.
+fn project_part(
+    plan: &Plan,
+    group: &HeadGroup,
+    tile: Tile,
+    o: TensorRef<'_>,
+    weight: AnyWeight<'_>,
+    tokens: &Range<usize>,
+) -> Result<Tensor> {
+    let arrangement = &plan.arrangements[group.arrangement as usize];
+    let cache = spread(group, &group.symbols.cache, plan.model.heads as usize, tile);
+    let tiles = Tiles { cache: &cache, q_blocks: &arrangement.blocks.q, tokens: tokens.clone() };
+    let mut part = Tensor::zeros(&[tokens.len(), weight.rows()], Dtype::F32);
+    let Some(order) = order_within(arrangement, tokens)? else {
+        gemm_o(o, weight, Part::Live, Start::default(), &tiles, part.as_mut())?;
+        return Ok(part);
+    };
+    let mut arranged = Tensor::zeros(o.shape(), o.dtype());
+    let heads: Vec<u32> = (0..plan.model.heads).collect();
+    gather_heads(o, &heads, arrangement.order.as_deref(), arranged.as_mut())?;
+    gemm_o(arranged.as_ref(), weight, Part::Live, Start::default(), &tiles, part.as_mut())?;
+    let mut inverse = vec![0; order.len()];
+    order.iter().enumerate().for_each(|(new, &old)| inverse[old as usize] = new as u32);
+    reorder_rows(part.as_ref(), &inverse)
+}
+
+/// The tiles of a group as a matrix over all heads.
+fn spread(group: &HeadGroup, cache: &BitMatrix, heads: usize, tile: Tile) -> BitMatrix {
+    let mut all = BitMatrix::zeros(heads, cache.columns());
+    let ones = BitMatrix::ones(1, cache.columns());
+    for (position, &head) in group.heads.iter().enumerate() {
+        let row = all.row_mut(head as usize);
+        row.copy_from_slice(cache.row(position));
+        if tile == Tile::Cached {
+            row.iter_mut().zip(ones.row(0)).for_each(|(word, ones)| *word = !*word & ones);
+        }
+    }
+    all
+}
+
+/// The order of some tokens among themselves; `None` where the arrangement keeps the model's.
+fn order_within(arrangement: &Arrangement, tokens: &Range<usize>) -> Result<Option<Vec<u32>>> {
+    let Some(order) = &arrangement.order else { return Ok(None) };
+    let Some(order) = order.get(tokens.clone()) else {
+        return Err(Error::Shape(format!("tokens {tokens:?} were asked for, there are {}", order.len())));
+    };
+    let within = |&old: &u32| tokens.contains(&(old as usize)).then(|| old - tokens.start as u32);
+    let order: Option<Vec<u32>> = order.iter().map(within).collect();
+    order.map(Some).ok_or_else(|| {
+        Error::State(format!("the strategy moves tokens across the ends of {tokens:?}: project whole segments"))
+    })
+}
+
+/// Rows of a matrix in another order.
+fn reorder_rows(matrix: TensorRef<'_>, order: &[u32]) -> Result<Tensor> {
+    let [rows, columns] = *matrix.shape() else {
+        return Err(Error::Shape(format!("a matrix was expected, found the shape {:?}", matrix.shape())));
+    };
+    if rows != order.len() {
+        return Err(Error::Shape(format!("{rows} rows were given for {} tokens", order.len())));
+    }
+    let shape = [1, rows, columns];
+    let mut out = Tensor::zeros(&[rows, columns], matrix.dtype());
+    gather_heads(TensorRef::new(&shape, matrix.values())?, &[0], Some(order), out.as_mut())?;
+    Ok(out)
+}
+
+/// Blocks of a projection that skips nothing.
+fn whole_blocks(tokens: u32) -> Vec<u32> {
+    (0..tokens).step_by(128).chain([tokens]).collect()
+}

@@ -1,0 +1,325 @@
+//! The symbols of a layer at a step: looked up in the plan where they are known, computed from q and k elsewhere.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::token_masks::TokenMasks;
+use crate::cpu::head_to_f32;
+use crate::error::{Error, Result};
+use crate::ir::scalar::At;
+use crate::plan::{Arrangement, Body, Class, HeadSymbols, Plan};
+use crate::selector::{Evaluator, LayerInput, SelectorInput, crosses_heads};
+use crate::symbols::statistics::Statistics;
+use crate::symbols::{BitMatrix, Blocks, Partial, Symbols};
+use crate::tensor::TensorRef;
+
+/// The symbols of all heads of a layer at a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerSymbols {
+    /// Heads that share an order of tokens, blocks and the order of their forecast; each head is in one group. Almost
+    /// always there is one.
+    pub groups: Vec<HeadGroup>,
+}
+
+/// Heads of a layer that one call of the attention kernel serves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeadGroup {
+    /// The heads, ascending.
+    pub heads: Vec<u32>,
+    /// Index into [`Plan::arrangements`]: order of the tokens, and blocks.
+    pub arrangement: u32,
+    /// Order of the forecast of cached q-blocks.
+    pub forecast_order: u8,
+    /// Symbols of these heads, in the order of `heads`.
+    pub symbols: Symbols,
+}
+
+impl HeadGroup {
+    /// The blocks of the group.
+    #[must_use]
+    pub fn blocks<'a>(&self, plan: &'a Plan) -> &'a Blocks {
+        &plan.arrangements[self.arrangement as usize].blocks
+    }
+
+    /// The symbols of one of its heads.
+    #[must_use]
+    pub fn position(&self, head: u32) -> Option<usize> {
+        self.heads.binary_search(&head).ok()
+    }
+}
+
+impl LayerSymbols {
+    /// Statistics of each group, in order.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the symbols are not those of `plan`.
+    pub fn statistics(&self, plan: &Plan) -> Result<Vec<Statistics>> {
+        self.groups.iter().map(|group| Statistics::of(&group.symbols, group.blocks(plan))).collect()
+    }
+
+    /// Share of the attention work that is left, all heads together.
+    ///
+    /// # Errors
+    /// As [`LayerSymbols::statistics`].
+    pub fn live_share(&self, plan: &Plan) -> Result<f64> {
+        let statistics = self.statistics(plan)?;
+        let sum = |count: fn(&Statistics) -> u64| statistics.iter().map(count).sum::<u64>() as f64;
+        Ok(sum(|group| group.total.live_pairs) / sum(|group| group.total.pairs))
+    }
+
+    /// Whether some head takes a cached feature.
+    #[must_use]
+    pub fn has_cached(&self) -> bool {
+        let full = |cache: &BitMatrix| cache.count() == cache.rows() * cache.columns();
+        self.groups.iter().any(|group| !full(&group.symbols.cache))
+    }
+}
+
+/// Computes the symbols of a plan.
+#[derive(Debug)]
+pub struct Selection {
+    plan: Arc<Plan>,
+    /// One for each program.
+    evaluators: Vec<Evaluator>,
+    /// By predicate and arrangement.
+    masks: HashMap<(u32, u32), TokenMasks>,
+}
+
+/// The symbols of a head as its class gives them.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Chosen {
+    pub(super) class: u32,
+    pub(super) symbols: Arc<HeadSymbols>,
+}
+
+impl Selection {
+    /// Compiles the selector programs of a plan.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when LLVM refuses the machine.
+    pub fn new(plan: impl Into<Arc<Plan>>) -> Result<Self> {
+        let plan = plan.into();
+        let evaluators =
+            plan.programs.iter().map(|program| Evaluator::new(program, &plan.model)).collect::<Result<_>>()?;
+        Ok(Selection { plan, evaluators, masks: HashMap::new() })
+    }
+
+    /// The plan.
+    #[must_use]
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// The symbols that the rules of a step give a layer.
+    ///
+    /// # Shapes
+    /// q and k: `[heads, tokens, head_dim]`, f32, f16 or bf16, in the model's order of tokens. They are not looked at
+    /// where every head's symbols are known.
+    ///
+    /// # Errors
+    /// [`Error::State`] when q and k are needed and missing, or the plan has no such step or layer; [`Error::Shape`] when
+    /// they do not fit the model; [`Error::Value`] when they are not finite.
+    pub fn symbols(
+        &mut self,
+        step: u32,
+        layer: u32,
+        qk: Option<(TensorRef<'_>, TensorRef<'_>)>,
+    ) -> Result<LayerSymbols> {
+        check_place(&self.plan, step, layer)?;
+        let chosen = self.choose(step, layer, qk)?;
+        self.assemble(&chosen)
+    }
+
+    /// The symbols of each head.
+    pub(super) fn choose(
+        &self,
+        step: u32,
+        layer: u32,
+        qk: Option<(TensorRef<'_>, TensorRef<'_>)>,
+    ) -> Result<Vec<Chosen>> {
+        let model = &self.plan.model;
+        if let Some((q, k)) = qk {
+            check_heads(&self.plan, "q", q)?;
+            check_heads(&self.plan, "k", k)?;
+        }
+        let layers = self.layers(step, layer, qk);
+        let heads = 0..model.heads;
+        heads
+            .into_par_iter()
+            .map(|head| self.choose_one(At { step, layer, head, ..At::default() }, qk, &layers))
+            .collect()
+    }
+
+    /// All heads as the classes see them whose programs look at other heads.
+    fn layers(&self, step: u32, layer: u32, qk: Option<(TensorRef<'_>, TensorRef<'_>)>) -> HashMap<u32, LayerInput> {
+        let mut layers = HashMap::new();
+        let Some((q, k)) = qk else { return layers };
+        let first = self.plan.place(step, layer, 0);
+        let heads = self.plan.model.heads as usize;
+        for &class in &self.plan.class_of[first..first + heads] {
+            let Class { arrangement, body, .. } = &self.plan.classes[class as usize];
+            let Body::Dynamic { program, .. } = body else { continue };
+            if !layers.contains_key(&class) && crosses_heads(&self.plan.programs[*program as usize]) {
+                let order = self.plan.arrangements[*arrangement as usize].order.as_deref();
+                let both = |head| [q, k].map(|tensor| head_to_f32(tensor, head, order));
+                layers.insert(class, LayerInput::new((0..heads).into_par_iter().map(both).collect()));
+            }
+        }
+        layers
+    }
+
+    fn choose_one(
+        &self,
+        at: At,
+        qk: Option<(TensorRef<'_>, TensorRef<'_>)>,
+        layers: &HashMap<u32, LayerInput>,
+    ) -> Result<Chosen> {
+        let class = self.plan.class_of[self.plan.place(at.step, at.layer, at.head)];
+        if let Some(symbols) = self.known(class) {
+            return Ok(Chosen { class, symbols: Arc::new(symbols) });
+        }
+        let Some((q, k)) = qk else {
+            let At { step, layer, head, .. } = at;
+            return Err(Error::State(format!(
+                "the rules of head {head} (layer {layer}, step {step}) choose blocks by their scores: q and k are needed"
+            )));
+        };
+        let symbols = Arc::new(self.compute(class, at, q, k, layers.get(&class))?);
+        Ok(Chosen { class, symbols })
+    }
+
+    /// The symbols of a class that needs no q and k.
+    pub(super) fn known(&self, class: u32) -> Option<HeadSymbols> {
+        let mask = |id: u32| self.plan.masks[id as usize].clone();
+        match self.plan.classes[class as usize].body {
+            Body::Static { skip, partial, cache } => {
+                Some(HeadSymbols { skip: mask(skip), partial: partial.map(mask), cache: mask(cache) })
+            }
+            Body::Dynamic { .. } => None,
+        }
+    }
+
+    fn compute(
+        &self,
+        class: u32,
+        at: At,
+        q: TensorRef<'_>,
+        k: TensorRef<'_>,
+        layer: Option<&LayerInput>,
+    ) -> Result<HeadSymbols> {
+        let Class { arrangement, body: Body::Dynamic { program, masks }, .. } = &self.plan.classes[class as usize]
+        else {
+            return Err(Error::State("a class without a program has no symbols to compute".to_owned()));
+        };
+        let Arrangement { order, blocks, .. } = &self.plan.arrangements[*arrangement as usize];
+        let model = &self.plan.model;
+        let head = at.head as usize;
+        let (q, k) = (head_to_f32(q, head, order.as_deref()), head_to_f32(k, head, order.as_deref()));
+        let slots: Vec<&BitMatrix> = masks.iter().map(|&mask| &self.plan.masks[mask as usize]).collect();
+        let head_dim = model.head_dim as usize;
+        let input = SelectorInput { model, blocks, masks: &slots, at, q: &q, k: &k, layer, head_dim };
+        let bits = self.evaluators[*program as usize].evaluate(&input)?;
+        let roles = self.plan.programs[*program as usize].terms.iter().map(|(role, _)| *role);
+        Ok(HeadSymbols::of_terms(roles.zip(bits), blocks))
+    }
+
+    /// Joins the symbols of heads into groups.
+    pub(super) fn assemble(&mut self, chosen: &[Chosen]) -> Result<LayerSymbols> {
+        let plan = Arc::clone(&self.plan);
+        let class = |head: u32| &plan.classes[chosen[head as usize].class as usize];
+        let mut groups: Vec<((u32, u8), Vec<u32>)> = Vec::new();
+        for head in 0..chosen.len() as u32 {
+            let key = (class(head).arrangement, class(head).forecast_order);
+            match groups.iter_mut().find(|(known, _)| *known == key) {
+                Some((_, heads)) => heads.push(head),
+                None => groups.push((key, vec![head])),
+            }
+        }
+        let groups = groups.into_iter().map(|((arrangement, forecast_order), heads)| {
+            let blocks = &plan.arrangements[arrangement as usize].blocks;
+            let of_heads: Vec<&Chosen> = heads.iter().map(|&head| &chosen[head as usize]).collect();
+            let symbols = Symbols {
+                cache: stack(of_heads.iter().map(|chosen| &chosen.symbols.cache), blocks.q_blocks()),
+                skip: stack(of_heads.iter().map(|chosen| &chosen.symbols.skip), blocks.kv_blocks()),
+                partial: self.partial(&of_heads, arrangement)?,
+            };
+            Ok(HeadGroup { heads, arrangement, forecast_order, symbols })
+        });
+        Ok(LayerSymbols { groups: groups.collect::<Result<_>>()? })
+    }
+
+    /// The partial blocks of some heads, with their token masks.
+    fn partial(&mut self, heads: &[&Chosen], arrangement: u32) -> Result<Option<Partial>> {
+        if heads.iter().all(|chosen| chosen.symbols.partial.is_none()) {
+            return Ok(None);
+        }
+        let plan = Arc::clone(&self.plan);
+        let arranged = &plan.arrangements[arrangement as usize];
+        let blocks = &arranged.blocks;
+        let none = BitMatrix::zeros(blocks.q_blocks(), blocks.kv_blocks());
+        let bits =
+            stack(heads.iter().map(|chosen| chosen.symbols.partial.as_ref().unwrap_or(&none)), blocks.kv_blocks());
+        let (mut row_start, mut tile_of, mut tiles) = (vec![0], Vec::new(), Vec::new());
+        let mut local: HashMap<(u32, u32), u32> = HashMap::new();
+        for chosen in heads {
+            let partial = chosen.symbols.partial.as_ref().unwrap_or(&none);
+            let predicate = plan.classes[chosen.class as usize].predicate;
+            for q_block in 0..partial.rows() {
+                for kv_block in partial.ones_of_row(q_block) {
+                    let Some(predicate) = predicate else {
+                        return Err(Error::State("a partial block has no predicate".to_owned()));
+                    };
+                    let masks = self.masks.entry((predicate, arrangement)).or_insert_with(|| {
+                        TokenMasks::new(&plan.predicates[predicate as usize], &plan.model, arranged)
+                    });
+                    let number = masks.number(q_block, kv_block, blocks)?;
+                    let next = tiles.len() as u32;
+                    tile_of.push(*local.entry((predicate, number)).or_insert_with(|| {
+                        tiles.push(masks.mask(number).clone());
+                        next
+                    }));
+                }
+                row_start.push(tile_of.len() as u32);
+            }
+        }
+        Ok(Some(Partial { bits, row_start, tile_of, tiles }))
+    }
+}
+
+/// Matrices of one width below each other.
+fn stack<'a>(parts: impl Iterator<Item = &'a BitMatrix>, columns: usize) -> BitMatrix {
+    let words: Vec<u64> = parts.flat_map(|part| part.words().iter().copied()).collect();
+    let rows = words.len().checked_div(columns.div_ceil(64)).unwrap_or(0);
+    // Whole rows of one width: the number of words fits by construction.
+    BitMatrix::from_words(rows, columns, words).unwrap_or_else(|| BitMatrix::zeros(rows, columns))
+}
+
+/// The plan must have this step and layer.
+pub(super) fn check_place(plan: &Plan, step: u32, layer: u32) -> Result<()> {
+    let (steps, layers) = (plan.model.steps, plan.model.layers);
+    for (what, index, count) in [("step", step, steps), ("layer", layer, layers)] {
+        if index >= count {
+            return Err(Error::State(format!(
+                "there is no {what} {index}: model `{}` has {count} {what}s, counted from 0",
+                plan.model.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A tensor must be `[heads, tokens, head_dim]` of the model.
+pub(super) fn check_heads(plan: &Plan, name: &str, tensor: TensorRef<'_>) -> Result<()> {
+    let model = &plan.model;
+    let wanted = [model.heads, model.tokens(), model.head_dim].map(|size| size as usize);
+    if tensor.shape() == wanted {
+        return Ok(());
+    }
+    Err(Error::Shape(format!(
+        "`{name}` has the shape {:?}, model `{}` has {wanted:?} (heads, tokens, head_dim)",
+        tensor.shape(),
+        model.name
+    )))
+}

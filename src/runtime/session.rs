@@ -1,0 +1,462 @@
+//! One generation: what each layer does at each step, and what it remembers.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::projections::Projected;
+use super::selection::{Chosen, LayerSymbols, Selection, check_heads, check_place};
+use crate::cpu::{AttentionOptions, Cached, Taylor, Terms, Tiles, attention, gather_heads, scatter_heads};
+use crate::error::{Error, Result};
+use crate::ir::StepKind;
+use crate::plan::{Body, Class, Plan, Role};
+use crate::symbols::{BitMatrix, Blocks, Symbols};
+use crate::tensor::{Tensor, TensorMut, TensorRef};
+
+/// Tokens of a block where attention is computed in full.
+const DENSE_BLOCK: usize = 128;
+
+/// A generation under a plan, on the CPU.
+///
+/// Steps of a layer come in ascending order; layers may be interleaved in any way. [`Session::reset`] begins the next
+/// generation. The two branches of classifier-free guidance have features of their own, hence a session each.
+///
+/// # Examples
+/// ```
+/// use flashomni::runtime::Session;
+/// use flashomni::tensor::{Dtype, Tensor};
+///
+/// let plan = flashomni::compile(
+///     "model tiny { layers 1 heads 2 head_dim 16 steps 4 tokens image(h = 16, w = 16) }
+///      strategy near { block 64 keep image -> image where abs(pos(q) - pos(k)) <= 64 }",
+/// )?;
+/// let mut session = Session::new(plan)?;
+/// let [q, k, v] = [0.5, 0.25, 1.0].map(|x| Tensor::from_f32(&[2, 256, 16], vec![x; 2 * 256 * 16]).unwrap());
+/// let mut out = Tensor::zeros(&[2, 256, 16], Dtype::F32);
+/// for step in 0..4 {
+///     session.attention(step, 0, q.as_ref(), k.as_ref(), v.as_ref(), out.as_mut())?;
+/// }
+/// let live = session.symbols(0).unwrap().live_share(session.plan())?;
+/// assert!(live < 0.7);
+/// # Ok::<(), flashomni::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Session {
+    pub(super) selection: Selection,
+    pub(super) layers: Vec<Layer>,
+    /// Symbols that need no q and k, by the classes of the heads: layers that agree share them.
+    shared: HashMap<Vec<u32>, Weak<LayerSymbols>>,
+}
+
+/// What a layer remembers.
+#[derive(Debug)]
+pub(super) struct Layer {
+    last_step: Option<u32>,
+    /// What the last update or refresh chose for each head.
+    chosen: Vec<Option<Chosen>>,
+    /// Counts updates and refreshes.
+    choices: u64,
+    /// The symbols in force, and what they were made of.
+    current: Option<Current>,
+    /// The output of attention at updates, where some step takes cached features.
+    pub(super) features: Option<Taylor>,
+    /// The output of attention at every step that computed it, where some step reuses it.
+    output: Option<Taylor>,
+    /// What projections of its output remember.
+    pub(super) projected: Vec<Projected>,
+    /// Order of the forecasts of reused steps, where there are some.
+    pub(super) reuse_order: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Current {
+    classes: Vec<u32>,
+    choices: u64,
+    symbols: Arc<LayerSymbols>,
+}
+
+/// What a step did, and how long it took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// What the layer did: the schedule's kind, or [`StepKind::Update`] where something was missing.
+    pub kind: StepKind,
+    /// Choosing symbols.
+    pub selection: Duration,
+    /// Attention, or its forecast.
+    pub attention: Duration,
+}
+
+impl Session {
+    /// Begins a generation.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when LLVM refuses the machine.
+    pub fn new(plan: impl Into<Arc<Plan>>) -> Result<Self> {
+        let selection = Selection::new(plan)?;
+        let layers = (0..selection.plan().model.layers).map(|layer| Layer::new(selection.plan(), layer));
+        Ok(Session { layers: layers.collect::<Result<_>>()?, selection, shared: HashMap::new() })
+    }
+
+    /// The plan.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        self.selection.plan()
+    }
+
+    /// Forgets the generation; the next step may be any.
+    pub fn reset(&mut self) {
+        self.layers.iter_mut().for_each(Layer::reset);
+    }
+
+    /// The symbols in force in a layer: what its last step obeyed or, after an update, what the next ones will. `None`
+    /// before the first, and for a layer the plan has not.
+    #[must_use]
+    pub fn symbols(&self, layer: u32) -> Option<&LayerSymbols> {
+        self.layers.get(layer as usize)?.current().map(Arc::as_ref)
+    }
+
+    /// Attention of a layer at a step: computes what the schedule and the symbols leave, forecasts the rest.
+    ///
+    /// # Shapes
+    /// `q`, `k`, `v`, `out`: `[heads, tokens, head_dim]` in the model's order of tokens, row-major, f32, f16 or bf16;
+    /// `out` and `q` of one type.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when a tensor does not fit the model; [`Error::State`] when the plan has no such step or layer, or
+    /// the step does not follow the layer's last one; [`Error::Value`] when symbols are to be chosen and q or k is
+    /// not finite. `out` is untouched then.
+    pub fn attention(
+        &mut self,
+        step: u32,
+        layer: u32,
+        q: TensorRef<'_>,
+        k: TensorRef<'_>,
+        v: TensorRef<'_>,
+        out: TensorMut<'_>,
+    ) -> Result<Report> {
+        self.begin(step, layer)?.attention(q, k, v, out)
+    }
+
+    /// Begins a step of a layer.
+    ///
+    /// # Errors
+    /// [`Error::State`] when the plan has no such step or layer, or the step does not follow the layer's last one.
+    pub fn begin(&mut self, step: u32, layer: u32) -> Result<Step<'_>> {
+        check_place(self.plan(), step, layer)?;
+        let last = self.layers[layer as usize].last_step;
+        if let Some(last) = last.filter(|&last| last >= step) {
+            return Err(Error::State(format!(
+                "step {step} of layer {layer} follows step {last}: steps ascend, and `reset` begins a new generation"
+            )));
+        }
+        let scheduled = self.plan().schedule.kind(step, layer);
+        let kind = if self.is_missing(scheduled, step, layer) { StepKind::Update } else { scheduled };
+        let symbols = if kind == StepKind::Dispatch { Some(self.in_force(step, layer)?) } else { None };
+        self.layers[layer as usize].last_step = Some(step);
+        Ok(Step { session: self, step, layer, kind, symbols })
+    }
+
+    /// Whether a step needs what no earlier one left.
+    fn is_missing(&self, kind: StepKind, step: u32, layer: u32) -> bool {
+        let state = &self.layers[layer as usize];
+        let plan = self.plan();
+        let mut heads = (0..plan.model.heads).map(|head| (head as usize, plan.class(step, layer, head)));
+        let no_features = state.features.as_ref().is_none_or(|features| features.known() == 0);
+        match kind {
+            StepKind::Dense | StepKind::Update => false,
+            StepKind::Refresh => no_features && heads.any(|(_, class)| caches(plan, class)),
+            StepKind::Dispatch => heads.any(|(head, class)| {
+                let unknown = matches!(class.body, Body::Dynamic { .. }) && state.chosen[head].is_none();
+                unknown || (no_features && caches(plan, class))
+            }),
+            StepKind::Reuse => {
+                let known = |taylor: &Option<Taylor>| taylor.as_ref().is_some_and(|taylor| taylor.known() > 0);
+                !known(&state.output) && !state.projected.iter().any(|projected| known(&projected.output))
+            }
+        }
+    }
+
+    /// The symbols of a dispatch step: its own where they need no q and k, else those chosen last.
+    fn in_force(&mut self, step: u32, layer: u32) -> Result<Arc<LayerSymbols>> {
+        let plan = Arc::clone(self.selection.plan());
+        let first = plan.place(step, layer, 0);
+        let classes = &plan.class_of[first..first + plan.model.heads as usize];
+        let state = &self.layers[layer as usize];
+        if let Some(current) = &state.current
+            && current.classes == classes
+            && current.choices == state.choices
+        {
+            return Ok(Arc::clone(&current.symbols));
+        }
+        let all_known = classes.iter().all(|&class| matches!(plan.classes[class as usize].body, Body::Static { .. }));
+        let known = if all_known { self.shared.get(classes).and_then(Weak::upgrade) } else { None };
+        let symbols = match known {
+            Some(symbols) => symbols,
+            None => {
+                let mut of_class: HashMap<u32, Arc<_>> = HashMap::new();
+                let mut chosen = Vec::with_capacity(classes.len());
+                for (&class, last) in classes.iter().zip(&state.chosen) {
+                    if let Some(symbols) = of_class.get(&class) {
+                        chosen.push(Chosen { class, symbols: Arc::clone(symbols) });
+                    } else if let Some(symbols) = self.selection.known(class) {
+                        let symbols = Arc::new(symbols);
+                        of_class.insert(class, Arc::clone(&symbols));
+                        chosen.push(Chosen { class, symbols });
+                    } else if let Some(last) = last {
+                        chosen.push(last.clone());
+                    } else {
+                        return Err(Error::State(format!("layer {layer} has no symbols at step {step}")));
+                    }
+                }
+                Arc::new(self.selection.assemble(&chosen)?)
+            }
+        };
+        if all_known {
+            self.shared.insert(classes.to_vec(), Arc::downgrade(&symbols));
+        }
+        let state = &mut self.layers[layer as usize];
+        let current = Current { classes: classes.to_vec(), choices: state.choices, symbols: Arc::clone(&symbols) };
+        state.current = Some(current);
+        Ok(symbols)
+    }
+
+    /// Chooses symbols from q and k.
+    fn choose(&mut self, step: u32, layer: u32, q: TensorRef<'_>, k: TensorRef<'_>) -> Result<Arc<LayerSymbols>> {
+        let chosen = self.selection.choose(step, layer, Some((q, k)))?;
+        let symbols = Arc::new(self.selection.assemble(&chosen)?);
+        let classes = chosen.iter().map(|chosen| chosen.class).collect();
+        let state = &mut self.layers[layer as usize];
+        state.choices += 1;
+        state.current = Some(Current { classes, choices: state.choices, symbols: Arc::clone(&symbols) });
+        state.chosen = chosen.into_iter().map(Some).collect();
+        Ok(symbols)
+    }
+}
+
+impl Layer {
+    fn new(plan: &Plan, layer: u32) -> Result<Self> {
+        let model = &plan.model;
+        let shape = [model.heads, model.tokens(), model.head_dim].map(|size| size as usize);
+        let mut cached_order: Option<u8> = None;
+        let mut reuse_order: Option<u8> = None;
+        for step in 0..model.steps {
+            if plan.schedule.kind(step, layer) == StepKind::Reuse {
+                let place = (step * model.layers + layer) as usize;
+                reuse_order = reuse_order.max(Some(plan.schedule.reuse_orders[place]));
+            }
+            for head in 0..model.heads {
+                let class = plan.class(step, layer, head);
+                if cached_order < Some(class.forecast_order) && caches(plan, class) {
+                    cached_order = Some(class.forecast_order);
+                }
+            }
+        }
+        let taylor = |order: Option<u8>| order.map(|order| Taylor::new(usize::from(order), &shape)).transpose();
+        Ok(Layer {
+            last_step: None,
+            chosen: vec![None; model.heads as usize],
+            choices: 0,
+            current: None,
+            features: taylor(cached_order)?,
+            output: taylor(reuse_order)?,
+            projected: Vec::new(),
+            reuse_order: reuse_order.map(usize::from),
+        })
+    }
+
+    /// The symbols in force.
+    pub(super) fn current(&self) -> Option<&Arc<LayerSymbols>> {
+        self.current.as_ref().map(|current| &current.symbols)
+    }
+
+    fn reset(&mut self) {
+        self.last_step = None;
+        self.chosen.iter_mut().for_each(|chosen| *chosen = None);
+        self.current = None;
+        self.features.iter_mut().for_each(Taylor::reset);
+        self.output.iter_mut().for_each(Taylor::reset);
+        self.projected.iter_mut().for_each(Projected::reset);
+    }
+}
+
+/// Whether heads of a class may take cached features.
+fn caches(plan: &Plan, class: &Class) -> bool {
+    match &class.body {
+        Body::Static { cache, .. } => {
+            let cache: &BitMatrix = &plan.masks[*cache as usize];
+            cache.count() < cache.columns()
+        }
+        Body::Dynamic { program, .. } => {
+            plan.programs[*program as usize].terms.iter().any(|(role, _)| *role == Role::Cache)
+        }
+    }
+}
+
+/// A layer at a step.
+///
+/// A host that keeps its projections calls [`Step::attention`]. One that lets cached blocks save projections too calls
+/// [`Step::project_q`], [`Step::attention_live`] and [`Step::project_out`] in this order; at a step of kind
+/// [`StepKind::Reuse`] only the last.
+#[derive(Debug)]
+pub struct Step<'s> {
+    pub(super) session: &'s mut Session,
+    pub(super) step: u32,
+    pub(super) layer: u32,
+    pub(super) kind: StepKind,
+    /// What the step obeys; `None` where it computes in full, and at a refresh until q and k are there.
+    pub(super) symbols: Option<Arc<LayerSymbols>>,
+}
+
+/// What attention leaves in the rows of cached q-blocks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum CachedRows {
+    Forecast,
+    Untouched,
+}
+
+impl Step<'_> {
+    /// What the layer does at this step.
+    #[must_use]
+    pub fn kind(&self) -> StepKind {
+        self.kind
+    }
+
+    /// See [`Session::attention`].
+    ///
+    /// # Errors
+    /// As [`Session::attention`].
+    pub fn attention(
+        mut self,
+        q: TensorRef<'_>,
+        k: TensorRef<'_>,
+        v: TensorRef<'_>,
+        mut out: TensorMut<'_>,
+    ) -> Result<Report> {
+        let report = self.run(q, k, v, out.reborrow(), CachedRows::Forecast)?;
+        let step = self.step as usize;
+        if let Some(output) = self.state().output.as_mut().filter(|_| report.kind != StepKind::Reuse) {
+            output.update(step, out.as_ref())?;
+        }
+        Ok(report)
+    }
+
+    /// As [`Step::attention`], but rows of cached q-blocks stay untouched: [`Step::project_out`] adds what they would
+    /// have given.
+    ///
+    /// # Errors
+    /// As [`Step::attention`]; [`Error::State`] at a step that reuses the layer's output, which needs no attention.
+    pub fn attention_live(
+        &mut self,
+        q: TensorRef<'_>,
+        k: TensorRef<'_>,
+        v: TensorRef<'_>,
+        out: TensorMut<'_>,
+    ) -> Result<Report> {
+        if self.kind == StepKind::Reuse {
+            let (step, layer) = (self.step, self.layer);
+            return Err(Error::State(format!(
+                "step {step} of layer {layer} reuses an output: call `project_out` only"
+            )));
+        }
+        self.run(q, k, v, out, CachedRows::Untouched)
+    }
+
+    pub(super) fn state(&mut self) -> &mut Layer {
+        &mut self.session.layers[self.layer as usize]
+    }
+
+    fn run(
+        &mut self,
+        q: TensorRef<'_>,
+        k: TensorRef<'_>,
+        v: TensorRef<'_>,
+        mut out: TensorMut<'_>,
+        cached: CachedRows,
+    ) -> Result<Report> {
+        let plan = Arc::clone(self.session.selection.plan());
+        for (name, tensor) in [("q", q), ("k", k), ("v", v), ("out", out.as_ref())] {
+            check_heads(&plan, name, tensor)?;
+        }
+        if out.dtype() != q.dtype() {
+            let (out, q) = (out.dtype().name(), q.dtype().name());
+            return Err(Error::Shape(format!("`out` holds {out}, but `q` holds {q}")));
+        }
+        let mut report = Report { kind: self.kind, selection: Duration::ZERO, attention: Duration::ZERO };
+        if matches!(self.kind, StepKind::Update | StepKind::Refresh) {
+            let start = Instant::now();
+            let chosen = self.session.choose(self.step, self.layer, q, k)?;
+            report.selection = start.elapsed();
+            if self.kind == StepKind::Refresh {
+                self.symbols = Some(chosen);
+            }
+        }
+        let start = Instant::now();
+        let step = self.step as usize;
+        match (self.kind, self.symbols.clone()) {
+            (StepKind::Reuse, _) => {
+                let Some(output) = &self.state().output else {
+                    return Err(Error::State(format!("layer {} has no output to reuse", self.layer)));
+                };
+                output.forecast(step, out)?;
+            }
+            (_, Some(symbols)) => {
+                for group in &symbols.groups {
+                    let state = &self.session.layers[self.layer as usize];
+                    let features = state.features.as_ref().filter(|_| cached == CachedRows::Forecast);
+                    let terms = features.map(|features| features.terms(step)).transpose()?;
+                    let terms = up_to(terms.as_ref(), group.forecast_order);
+                    attend(&plan, group, [q, k, v], terms, out.reborrow())?;
+                }
+            }
+            (kind, None) => {
+                dense(q, k, v, out.reborrow())?;
+                if let Some(features) = self.state().features.as_mut().filter(|_| kind == StepKind::Update) {
+                    features.update(step, out.as_ref())?;
+                }
+            }
+        }
+        report.attention = start.elapsed();
+        Ok(report)
+    }
+}
+
+/// The terms of a forecast up to an order.
+pub(super) fn up_to<'t>(terms: Option<&'t Terms<'_>>, order: u8) -> &'t [(TensorRef<'t>, f32)] {
+    terms.map_or(&[], |terms| &terms[..terms.len().min(usize::from(order) + 1)])
+}
+
+fn dense(q: TensorRef<'_>, k: TensorRef<'_>, v: TensorRef<'_>, out: TensorMut<'_>) -> Result<()> {
+    let [heads, tokens] = [q.shape()[0], q.shape()[1]];
+    let blocks = Blocks::regular(tokens, tokens, DENSE_BLOCK, DENSE_BLOCK);
+    let symbols = Symbols::dense(heads, blocks.q_blocks(), blocks.kv_blocks());
+    attention(q, k, v, &symbols, &blocks, AttentionOptions::default(), out, None)
+}
+
+/// Attention of the heads of a group; rows of cached q-blocks get the forecast of `terms`, if there are any.
+fn attend(
+    plan: &Plan,
+    group: &super::HeadGroup,
+    [q, k, v]: [TensorRef<'_>; 3],
+    terms: &[(TensorRef<'_>, f32)],
+    out: TensorMut<'_>,
+) -> Result<()> {
+    let arrangement = &plan.arrangements[group.arrangement as usize];
+    let (order, blocks) = (arrangement.order.as_deref(), &arrangement.blocks);
+    if order.is_none() && group.heads.len() == plan.model.heads as usize {
+        let cached = if terms.is_empty() { Cached::Untouched } else { Cached::Forecast(terms) };
+        let options = AttentionOptions { cached, ..AttentionOptions::default() };
+        return attention(q, k, v, &group.symbols, blocks, options, out, None);
+    }
+    let shape = [group.heads.len(), q.shape()[1], q.shape()[2]];
+    let gathered = |tensor: TensorRef<'_>| -> Result<Tensor> {
+        let mut part = Tensor::zeros(&shape, tensor.dtype());
+        gather_heads(tensor, &group.heads, order, part.as_mut())?;
+        Ok(part)
+    };
+    let (q, k, v) = (gathered(q)?, gathered(k)?, gathered(v)?);
+    let mut part = Tensor::zeros(&shape, q.dtype());
+    let options = AttentionOptions::default();
+    attention(q.as_ref(), k.as_ref(), v.as_ref(), &group.symbols, blocks, options, part.as_mut(), None)?;
+    let tiles = Tiles::all(&group.symbols.cache, &blocks.q);
+    scatter_heads(part.as_ref(), &group.heads, order, &tiles, terms, out)
+}

@@ -1,0 +1,398 @@
+//! Sessions against a simulation in double precision that follows the papers' formulas row by row.
+
+use flashomni::cpu::{Weight, linear};
+use flashomni::error::Error;
+use flashomni::ir::StepKind;
+use flashomni::plan::Plan;
+use flashomni::runtime::{LayerSymbols, Selection, Session};
+use flashomni::tensor::{Dtype, Tensor, TensorRef};
+
+const HEADS: usize = 4;
+const DIM: usize = 16;
+
+fn plan(tokens: &str, steps: u32, strategy: &str) -> Plan {
+    let source = format!(
+        "model small {{ layers 2 heads {HEADS} head_dim {DIM} steps {steps} tokens {tokens} }}
+         strategy s {{ {strategy} }}"
+    );
+    flashomni::compile(&source).unwrap_or_else(|error| panic!("{error}"))
+}
+
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> f32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn tensor(&mut self, shape: &[usize]) -> Tensor {
+        let values = (0..shape.iter().product()).map(|_| 2.0 * self.next()).collect();
+        Tensor::from_f32(shape, values).unwrap()
+    }
+}
+
+/// q, k and v of a step; they drift from step to step, as features of a sampler do.
+struct Series {
+    base: [Tensor; 3],
+    drift: [Tensor; 3],
+}
+
+impl Series {
+    fn new(plan: &Plan, seed: u64) -> Self {
+        let mut noise = Noise(seed);
+        let shape = [HEADS, plan.model.tokens() as usize, DIM];
+        let mut three = || [0; 3].map(|_| noise.tensor(&shape));
+        Series { base: three(), drift: three() }
+    }
+
+    fn at(&self, step: u32) -> [Tensor; 3] {
+        let mix = |index: usize| {
+            let (base, drift) = (self.base[index].as_ref().to_f32(), self.drift[index].as_ref().to_f32());
+            let values = base.iter().zip(drift).map(|(a, b)| a + 0.05 * step as f32 * b).collect();
+            Tensor::from_f32(self.base[index].shape(), values).unwrap()
+        };
+        [mix(0), mix(1), mix(2)]
+    }
+}
+
+/// Which keys a query token attends to; `None` for a token whose output is cached.
+type Rows = Vec<Vec<Option<Vec<usize>>>>;
+
+/// The symbols of a layer, token by token in the model's order.
+fn rows_of(plan: &Plan, symbols: &LayerSymbols) -> Rows {
+    let tokens = plan.model.tokens() as usize;
+    let mut rows: Rows = vec![vec![None; tokens]; HEADS];
+    for group in &symbols.groups {
+        let arrangement = &plan.arrangements[group.arrangement as usize];
+        let blocks = &arrangement.blocks;
+        let old = |new: usize| arrangement.order.as_ref().map_or(new, |order| order[new] as usize);
+        for (position, &head) in group.heads.iter().enumerate() {
+            for q_block in (0..blocks.q_blocks()).filter(|&block| group.symbols.cache.get(position, block)) {
+                let row = position * blocks.q_blocks() + q_block;
+                for query in blocks.q[q_block]..blocks.q[q_block + 1] {
+                    let mut keys = Vec::new();
+                    for kv_block in group.symbols.skip.ones_of_row(row) {
+                        let tile = group.symbols.partial.as_ref().and_then(|partial| partial.tile(row, kv_block));
+                        for key in blocks.kv[kv_block]..blocks.kv[kv_block + 1] {
+                            let within = ((query - blocks.q[q_block]) as usize, (key - blocks.kv[kv_block]) as usize);
+                            if tile.is_none_or(|tile| tile.get(within.0, within.1)) {
+                                keys.push(old(key as usize));
+                            }
+                        }
+                    }
+                    rows[head as usize][old(query as usize)] = Some(keys);
+                }
+            }
+        }
+    }
+    rows
+}
+
+fn all_rows(tokens: usize) -> Rows {
+    vec![vec![Some((0..tokens).collect()); tokens]; HEADS]
+}
+
+/// Attention of the rows, in double precision; cached rows come from `cached`.
+fn attend(qkv: &[Tensor; 3], rows: &Rows, cached: impl Fn(usize) -> f64) -> Vec<f64> {
+    let [q, k, v] = [0, 1, 2].map(|index| qkv[index].as_ref().to_f32());
+    let tokens = qkv[0].shape()[1];
+    let mut out = vec![0.0; q.len()];
+    for (head, rows) in rows.iter().enumerate() {
+        for (query, keys) in rows.iter().enumerate() {
+            let at = |token: usize| (head * tokens + token) * DIM;
+            let Some(keys) = keys else {
+                (0..DIM).for_each(|i| out[at(query) + i] = cached(at(query) + i));
+                continue;
+            };
+            let dot = |key: usize| -> f64 {
+                (0..DIM).map(|i| f64::from(q[at(query) + i]) * f64::from(k[at(key) + i])).sum::<f64>()
+                    / (DIM as f64).sqrt()
+            };
+            let weights: Vec<f64> = keys.iter().map(|&key| dot(key).exp()).collect();
+            let sum: f64 = weights.iter().sum();
+            for (&key, weight) in keys.iter().zip(&weights) {
+                (0..DIM).for_each(|i| out[at(query) + i] += weight / sum * f64::from(v[at(key) + i]));
+            }
+        }
+    }
+    out
+}
+
+/// A feature at its updates, and its Taylor series by divided differences of neighbouring updates.
+#[derive(Default)]
+struct History(Vec<(u32, Vec<f64>)>);
+
+impl History {
+    fn forecast(&self, step: u32, order: usize) -> Vec<f64> {
+        let mut levels = self.0.clone();
+        let x = f64::from(step - levels.last().unwrap().0);
+        let mut sum = vec![0.0; levels[0].1.len()];
+        let mut factor = 1.0;
+        for power in 0..=order {
+            let (_, last) = levels.last().unwrap();
+            sum.iter_mut().zip(last).for_each(|(sum, value)| *sum += factor * value);
+            factor *= x / (power + 1) as f64;
+            if levels.len() < 2 {
+                break;
+            }
+            levels = levels
+                .windows(2)
+                .map(|pair| {
+                    let gap = f64::from(pair[1].0 - pair[0].0);
+                    (pair[1].0, pair[1].1.iter().zip(&pair[0].1).map(|(now, before)| (now - before) / gap).collect())
+                })
+                .collect();
+        }
+        sum
+    }
+}
+
+fn close(found: TensorRef<'_>, wanted: &[f64], what: &str) {
+    let found = found.to_f32();
+    let error: f64 = found.iter().zip(wanted).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum();
+    let norm: f64 = wanted.iter().map(|b| b * b).sum();
+    assert!(error.sqrt() <= 1e-5 * norm.sqrt(), "{what}: relative error {:e}", (error / norm).sqrt());
+}
+
+/// Runs a generation and compares each step with the simulation; gives the kinds of the steps.
+fn simulate(plan: Plan, order: usize) -> Vec<StepKind> {
+    let series = Series::new(&plan, 7);
+    let mut session = Session::new(plan.clone()).unwrap();
+    let mut selection = Selection::new(plan.clone()).unwrap();
+    let (mut features, mut outputs) = (History::default(), History::default());
+    let mut rows: Option<Rows> = None;
+    let mut kinds = Vec::new();
+    for step in 0..plan.model.steps {
+        let qkv = series.at(step);
+        let [q, k, v] = [0, 1, 2].map(|index| qkv[index].as_ref());
+        let mut out = Tensor::from_f32(qkv[0].shape(), vec![f32::NAN; q.to_f32().len()]).unwrap();
+        let kind = session.attention(step, 0, q, k, v, out.as_mut()).unwrap().kind;
+        assert_eq!(kind, plan.schedule.kind(step, 0));
+        if matches!(kind, StepKind::Update | StepKind::Refresh) {
+            rows = Some(rows_of(&plan, &selection.symbols(step, 0, Some((q, k))).unwrap()));
+        } else if !plan.is_dynamic() {
+            rows = Some(rows_of(&plan, &selection.symbols(step, 0, None).unwrap()));
+        }
+        let wanted = match kind {
+            StepKind::Dense | StepKind::Update => attend(&qkv, &all_rows(plan.model.tokens() as usize), |_| 0.0),
+            StepKind::Refresh | StepKind::Dispatch => {
+                let cached = if features.0.is_empty() { Vec::new() } else { features.forecast(step, order) };
+                attend(&qkv, rows.as_ref().unwrap(), |index| cached[index])
+            }
+            StepKind::Reuse => outputs.forecast(step, order),
+        };
+        close(out.as_ref(), &wanted, &format!("step {step}, {kind:?}"));
+        if kind == StepKind::Update {
+            features.0.push((step, wanted.clone()));
+        }
+        if kind != StepKind::Reuse {
+            outputs.0.push((step, wanted));
+        }
+        kinds.push(kind);
+    }
+    kinds
+}
+
+const FLASHOMNI: &str = "layout text ++ image(h, w)
+    block 16
+    schedule { dense while step < 2; update every 4; dense on last }
+    let map = softmax(dot(mean(q), mean(k)) / sqrt(head_dim))
+    cache image where bottom_mass(softmax(sum(map[image -> text], over = k), over = q), 0.4, over = q) as taylor(2)
+    skip all -> all where bottom_mass(map, 0.3)";
+
+#[test]
+fn updates_fill_what_dispatch_steps_take() {
+    let kinds = simulate(plan("text(20) ++ image(h = 9, w = 9)", 16, FLASHOMNI), 2);
+    let count = |kind| kinds.iter().filter(|found| **found == kind).count();
+    assert_eq!(
+        [StepKind::Dense, StepKind::Update, StepKind::Dispatch].map(count),
+        [3, 4, 9],
+        "a schedule that exercises all three"
+    );
+}
+
+#[test]
+fn whole_layers_are_forecast_from_every_computed_step() {
+    let strategy = "schedule { reuse as taylor(1) while step >= 3 except every 3 from 3 }";
+    let kinds = simulate(plan("image(h = 8, w = 8)", 12, strategy), 1);
+    assert_eq!(kinds.iter().filter(|kind| **kind == StepKind::Reuse).count(), 6);
+}
+
+#[test]
+fn refresh_steps_obey_what_they_choose() {
+    let strategy = "block 16
+        schedule { refresh every 3 }
+        keep all -> all where top_k(dot(mean(q), mean(k)), 50%)";
+    let kinds = simulate(plan("image(h = 8, w = 8)", 7, strategy), 0);
+    assert_eq!(kinds[..4], [StepKind::Refresh, StepKind::Dispatch, StepKind::Dispatch, StepKind::Refresh]);
+}
+
+#[test]
+fn heads_may_see_the_tokens_in_orders_of_their_own() {
+    let strategy = "layout video(t, h, w) ++ text
+        block 16 x 32
+        heads ..2 { order axes(h, w, t) }
+        heads 3.. { order tiles(2, 2, 2); keep video -> video where tile(q) == tile(k) lower exact }
+        heads ..3 { keep video -> video where abs(pos(q) - pos(k)) <= 20 lower exact }
+        keep text <-> all";
+    simulate(plan("video(t = 4, h = 4, w = 6) ++ text(7)", 2, strategy), 0);
+}
+
+#[test]
+fn symbols_change_with_the_step_while_features_stay() {
+    let strategy = "block 16
+        schedule { update every 4 }
+        cache all where block(q) mod 4 == step mod 4 as taylor(1)";
+    simulate(plan("image(h = 8, w = 10)", 9, strategy), 1);
+}
+
+/// Weights of an attention block with a stream for text and one for the picture.
+struct Weights {
+    q: [Tensor; 2],
+    out: [Tensor; 2],
+    bias: Tensor,
+}
+
+/// GEMM-Q, attention and GEMM-O of a session against attention of a second session between dense projections.
+fn compare_projections(plan: Plan) {
+    let (text, tokens) = (plan.model.segments[0].tokens as usize, plan.model.tokens() as usize);
+    let mut noise = Noise(99);
+    let width = HEADS * DIM;
+    let weights = Weights {
+        q: [0, 1].map(|_| noise.tensor(&[width, 24])),
+        out: [0, 1].map(|_| noise.tensor(&[24, width])),
+        bias: noise.tensor(&[24]),
+    };
+    let streams = [0..text, text..tokens];
+    let series = Series::new(&plan, 3);
+    let x = noise.tensor(&[tokens, 24]);
+    let (mut whole, mut sparse) = (Session::new(plan.clone()).unwrap(), Session::new(plan.clone()).unwrap());
+    for step in 0..plan.model.steps {
+        let [_, k, v] = series.at(step);
+        let scale = 1.0 + 0.1 * step as f32;
+        let x = Tensor::from_f32(x.shape(), x.as_ref().to_f32().iter().map(|x| x * scale).collect()).unwrap();
+        let part = |range: &std::ops::Range<usize>| {
+            Tensor::from_f32(&[range.len(), 24], x.as_ref().to_f32()[range.start * 24..range.end * 24].to_vec())
+                .unwrap()
+        };
+
+        // Dense projections around `Session::attention`.
+        let mut q = vec![0.0; HEADS * tokens * DIM];
+        for (range, weight) in streams.iter().zip(&weights.q) {
+            let mut rows = Tensor::zeros(&[range.len(), width], Dtype::F32);
+            linear(part(range).as_ref(), Weight::new(weight.as_ref()).unwrap(), None, rows.as_mut()).unwrap();
+            for (at, value) in rows.as_ref().to_f32().into_iter().enumerate() {
+                let (token, feature) = (range.start + at / width, at % width);
+                q[(feature / DIM * tokens + token) * DIM + feature % DIM] = value;
+            }
+        }
+        let q = Tensor::from_f32(&[HEADS, tokens, DIM], q).unwrap();
+        let mut o = Tensor::zeros(q.shape(), Dtype::F32);
+        whole.attention(step, 0, q.as_ref(), k.as_ref(), v.as_ref(), o.as_mut()).unwrap();
+        let o = o.as_ref().to_f32();
+        let by_token: Vec<f32> =
+            (0..tokens * width).map(|at| o[(at % width / DIM * tokens + at / width) * DIM + at % DIM]).collect();
+
+        // The same through the step.
+        let poison = || Tensor::from_f32(&[HEADS, tokens, DIM], vec![f32::NAN; HEADS * tokens * DIM]).unwrap();
+        let (mut live_q, mut live_o) = (poison(), poison());
+        let mut at = sparse.begin(step, 0).unwrap();
+        if at.kind() != StepKind::Reuse {
+            for (range, weight) in streams.iter().zip(&weights.q) {
+                let weight = Weight::new(weight.as_ref()).unwrap();
+                at.project_q(part(range).as_ref(), weight, None, range.clone(), live_q.as_mut()).unwrap();
+            }
+            at.attention_live(live_q.as_ref(), k.as_ref(), v.as_ref(), live_o.as_mut()).unwrap();
+        }
+        for (range, weight) in streams.iter().zip(&weights.out) {
+            let weight = Weight::new(weight.as_ref()).unwrap();
+            let bias = Some(weights.bias.as_ref());
+            let mut wanted = Tensor::zeros(&[range.len(), 24], Dtype::F32);
+            let rows = &by_token[range.start * width..range.end * width];
+            let rows = Tensor::from_f32(&[range.len(), width], rows.to_vec()).unwrap();
+            linear(rows.as_ref(), weight, bias, wanted.as_mut()).unwrap();
+            let mut found = Tensor::from_f32(wanted.shape(), vec![f32::NAN; range.len() * 24]).unwrap();
+            at.project_out(live_o.as_ref(), weight, bias, range.clone(), found.as_mut()).unwrap();
+            let wanted: Vec<f64> = wanted.as_ref().to_f32().into_iter().map(f64::from).collect();
+            close(found.as_ref(), &wanted, &format!("step {step}, tokens {range:?}"));
+        }
+    }
+}
+
+#[test]
+fn cached_heads_reach_the_output_as_a_bias() {
+    compare_projections(plan("text(20) ++ image(h = 9, w = 9)", 16, FLASHOMNI));
+}
+
+#[test]
+fn reused_outputs_are_forecast_behind_the_projection() {
+    let strategy = "schedule { reuse as taylor(1) while step >= 2 except every 3 from 2 }";
+    compare_projections(plan("text(5) ++ image(h = 6, w = 6)", 9, strategy));
+}
+
+#[test]
+fn projections_follow_orders_and_changing_symbols() {
+    let strategy = "layout text ++ video(t, h, w)
+        block 16
+        schedule { update every 4 }
+        heads ..2 { order axes(h, w, t) }
+        heads ..1 { cache video where block(q) mod 3 == step mod 3 as taylor(1) }
+        heads 1.. { cache video where block(q) mod 2 == 1 as reuse }";
+    compare_projections(plan("text(9) ++ video(t = 4, h = 4, w = 5)", 8, strategy));
+}
+
+fn random_step(session: &mut Session, series: &Series, step: u32) -> Result<StepKind, Error> {
+    let [q, k, v] = series.at(step);
+    let mut out = Tensor::zeros(q.shape(), Dtype::F32);
+    session.attention(step, 1, q.as_ref(), k.as_ref(), v.as_ref(), out.as_mut()).map(|report| report.kind)
+}
+
+#[test]
+fn a_host_that_joins_late_gets_an_update() {
+    let plan = plan("text(20) ++ image(h = 9, w = 9)", 16, FLASHOMNI);
+    let series = Series::new(&plan, 5);
+    let mut session = Session::new(plan).unwrap();
+    assert_eq!(random_step(&mut session, &series, 4).unwrap(), StepKind::Update, "the schedule says dispatch");
+    assert_eq!(random_step(&mut session, &series, 5).unwrap(), StepKind::Dispatch);
+    let error = random_step(&mut session, &series, 5).unwrap_err().to_string();
+    assert_eq!(error, "step 5 of layer 1 follows step 5: steps ascend, and `reset` begins a new generation");
+    session.reset();
+    assert!(session.symbols(1).is_none());
+    assert_eq!(random_step(&mut session, &series, 3).unwrap(), StepKind::Update);
+}
+
+#[test]
+fn wrong_calls_are_one_sentence_and_write_nothing() {
+    let plan = plan("text(20) ++ image(h = 9, w = 9)", 16, FLASHOMNI);
+    let series = Series::new(&plan, 5);
+    let mut session = Session::new(plan.clone()).unwrap();
+    let [q, k, v] = series.at(0);
+    let mut out = Tensor::from_f32(q.shape(), vec![7.0; q.as_ref().to_f32().len()]).unwrap();
+    let mut call = |step, layer, q: &Tensor, out: &mut Tensor| {
+        session
+            .attention(step, layer, q.as_ref(), k.as_ref(), v.as_ref(), out.as_mut())
+            .map(|_| ())
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(call(16, 0, &q, &mut out), "there is no step 16: model `small` has 16 steps, counted from 0");
+    assert_eq!(call(0, 2, &q, &mut out), "there is no layer 2: model `small` has 2 layers, counted from 0");
+    let small = Tensor::zeros(&[HEADS, 8, DIM], Dtype::F32);
+    assert_eq!(
+        call(2, 0, &small, &mut out),
+        "`q` has the shape [4, 8, 16], model `small` has [4, 101, 16] (heads, tokens, head_dim)"
+    );
+    let mut values = q.as_ref().to_f32();
+    values[DIM * 50] = f32::NAN;
+    let nan = Tensor::from_f32(q.shape(), values).unwrap();
+    let text = call(6, 0, &nan, &mut out);
+    assert!(text.contains("`q` is NaN, infinite or too large in block 3 of head 0 (layer 0, step 6)"), "{text}");
+    let half = q.cast(Dtype::F16);
+    assert_eq!(call(7, 0, &half, &mut out), "`out` holds f32, but `q` holds f16");
+    assert!(out.as_ref().to_f32().iter().all(|value| *value == 7.0), "nothing was written");
+    let needs = Selection::new(plan).unwrap().symbols(2, 0, None).unwrap_err().to_string();
+    assert!(needs.ends_with("q and k are needed"), "{needs}");
+}
