@@ -32,7 +32,7 @@ fn main() {
 }
 
 fn examples() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/strategies");
     let entries = std::fs::read_dir(folder).expect("examples");
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("entry").path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "omni"));
@@ -129,10 +129,10 @@ fn large_table() {
     json.push(']');
     let folder = tempfile::tempdir().expect("folder");
     std::fs::write(folder.path().join("windows.json"), json).expect("table");
-    std::fs::copy(examples_file("sliding_tile.omni"), folder.path().join("sliding_tile.omni")).expect("copied");
+    std::fs::copy(examples_file("sta.omni"), folder.path().join("sta.omni")).expect("copied");
     let main = folder.path().join("main.omni");
-    let text = "import \"sliding_tile.omni\"\nstrategy large {\n    layout video(t, h, w) ++ text\n    \
-        use sliding_tile(window = table(\"windows.json\", step, layer, head))\n    keep text.valid <-> all\n}\n";
+    let text = "import \"sta.omni\"\nstrategy large {\n    layout video(t, h, w) ++ text\n    \
+        use sta(window = table(\"windows.json\", step, layer, head))\n    keep text.valid <-> all\n}\n";
     std::fs::write(&main, text).expect("strategy");
     std::fs::create_dir(folder.path().join("tables")).expect("folder");
     std::fs::copy(examples_file("tables/sta_windows.json"), folder.path().join("tables/sta_windows.json"))
@@ -147,7 +147,7 @@ fn large_table() {
 }
 
 fn examples_file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/strategies").join(name)
 }
 
 /// 10,000 lines: guards over layers and heads with a rule each.

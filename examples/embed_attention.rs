@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
 
     // A strategy, the model it runs on, and a parameter of its own.
-    let compiled = Compiler::from_file(&root.join("examples/flashomni.omni"))?
+    let compiled = Compiler::from_file(&root.join("examples/strategies/flashomni.omni"))?
         .strategy("flashomni")
         .model("minidit_64")
         .param("tau_kv", "0.3")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The four verbs on a small trained model: check a strategy, build its plan, look at it, run it.
+# The verbs on a small trained model: check a strategy, build its plan, look at its mask, run it.
 #
 # The queries, keys and values in data/minidit were recorded from ten consecutive steps of one layer.
 
@@ -7,17 +7,20 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh
 
-omni=${CARGO_TARGET_DIR:-target}/release/omni
-out=${CARGO_TARGET_DIR:-target}/demo
-strategy=examples/flashomni.omni
+target=${CARGO_TARGET_DIR:-target}
+strategy=examples/strategies/flashomni.omni
 recording=data/minidit/qkv_64_layer3.safetensors
-plan=$out/plan.safetensors
+plan=$target/demo/flashomni.safetensors
 
-say() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
+say() {
+    printf '\n\033[1m$ omni %s\033[0m\n' "$*"
+    "$target/release/omni" "$@"
+}
 
-cargo build --release --bin omni
-mkdir -p "$out"
-say "$omni" check "$strategy"
-say "$omni" build "$strategy" -o "$plan"
-say "$omni" show "$plan"
-say "$omni" run "$plan" "$recording"
+cargo build --release --locked --bin omni
+mkdir -p "$target/demo"
+say check "$strategy"
+say build "$strategy" --strategy flashomni --model minidit_64 -o "$plan"
+say show "$plan" --qkv "$recording" --step 12 --head 0..2
+say show "$plan" --qkv "$recording" --step 12 -o "$target/demo/mask.png"
+say run "$plan" --qkv "$recording"

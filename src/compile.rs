@@ -104,6 +104,13 @@ impl Compiler {
         Ok(compiler)
     }
 
+    /// Looks imports and tables up in this directory.
+    #[must_use]
+    pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
+        self.directory = Some(path.into());
+        self
+    }
+
     /// Chooses a strategy of the file by name; without, the last one is compiled.
     #[must_use]
     pub fn strategy(mut self, name: impl Into<String>) -> Self {
@@ -212,6 +219,26 @@ impl Compiler {
             loaded.findings.extend(findings);
         }
         Diagnostics::new(Arc::new(loaded.sources), loaded.findings)
+    }
+
+    /// The model that the strategy would be compiled for.
+    ///
+    /// # Errors
+    /// [`Error::Compile`] with every diagnostic.
+    pub fn bound_model(&self) -> Result<Model> {
+        let mut loaded = self.load();
+        let checked = self.check_loaded(&mut loaded);
+        match self.choose_model(&mut loaded, checked.as_ref()) {
+            Some(model) if !loaded.failed() => Ok(model),
+            _ => Err(loaded.failure()),
+        }
+    }
+
+    /// The models that the file and its imports declare, as far as they are right, in order.
+    #[must_use]
+    pub fn own_models(&self) -> Vec<Model> {
+        let models = self.load().own_models();
+        models.iter().filter_map(|model| check::model::check_model(model).0).collect()
     }
 
     /// The syntax tree of the file itself.

@@ -69,6 +69,7 @@ pub mod codegen;
 pub mod compile;
 pub mod cpu;
 pub mod diagnostics;
+pub mod env;
 pub mod error;
 pub mod files;
 pub mod geometry;
@@ -86,3 +87,8 @@ pub mod tensor_file;
 
 pub use compile::{Compiled, Compiler, compile};
 pub use error::{Error, Result};
+
+/// Tests the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -2,6 +2,7 @@
 
 use super::{Checker, Term, code_list, functions};
 use crate::diagnostics::{Code, Diagnostic, did_you_mean};
+use crate::ir::scalar::Scalar;
 use crate::ir::{Binary, Comparison, Extent, Kind, Op, Real, SetId, Type, Unary, ValueId};
 use crate::source::Span;
 use crate::syntax::ast::{self, BinaryOp, CompareOp, ExprKind, UnaryOp};
@@ -425,7 +426,12 @@ impl Checker<'_> {
                 Op::Table { table, .. } => {
                     format!("table({:?})", self.strategy.graph.tables[usize::from(*table)].name)
                 }
-                _ => "expression".to_owned(),
+                _ => match self.constant(*id) {
+                    Some(Scalar::Bool(value)) => value.to_string(),
+                    Some(Scalar::Int(value)) => value.to_string(),
+                    Some(Scalar::Real(value)) => value.to_string(),
+                    None => "expression".to_owned(),
+                },
             },
             Term::Tuple(items) => {
                 let items: Vec<String> = items.iter().map(|item| self.describe(item)).collect();

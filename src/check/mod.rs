@@ -364,6 +364,9 @@ impl<'a> Checker<'a> {
         .label(format!("segments: {}", code_list(&known)));
         diagnostic = match did_you_mean(&name.node, known.iter().map(String::as_str)) {
             Some(near) => diagnostic.fix(format!("did you mean `{near}`?"), name.span, near),
+            None if self.strategy.layout.is_empty() => {
+                diagnostic.help(format!("say that the strategy needs it: `layout {}`", name.node))
+            }
             None => diagnostic.help(format!("name it in the layout, as in `layout {} ++ ...`", name.node)),
         };
         self.report(diagnostic);

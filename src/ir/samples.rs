@@ -261,7 +261,8 @@ pub(crate) fn program(r: &mut Random, matrices: u16, vectors: u16) -> Program {
 /// A valid predicate.
 pub(crate) fn predicate(r: &mut Random) -> Predicate {
     let graph = graph(r, |op, ty| {
-        !matches!(op, Op::Size(_) | Op::Place(_)) && matches!(ty.extent, Extent::Scalar | Extent::Token { .. })
+        !matches!(op, Op::Size(_) | Op::Place(_) | Op::LastComputed)
+            && matches!(ty.extent, Extent::Scalar | Extent::Token { .. })
     });
     let truths = values(&graph, |ty| ty.kind == Kind::Bool);
     Predicate { value: r.of(&truths), graph }

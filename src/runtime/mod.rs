@@ -31,6 +31,8 @@ mod projections;
 mod selection;
 mod session;
 mod token_masks;
+mod unpacked;
 
 pub use selection::{HeadGroup, LayerSymbols, Selection};
 pub use session::{Report, Session, Step};
+pub use unpacked::Unpacked;

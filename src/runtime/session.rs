@@ -28,7 +28,7 @@ const DENSE_BLOCK: usize = 128;
 ///
 /// let plan = flashomni::compile(
 ///     "model tiny { layers 1 heads 2 head_dim 16 steps 4 tokens image(h = 16, w = 16) }
-///      strategy near { block 64 keep image -> image where abs(pos(q) - pos(k)) <= 64 }",
+///      strategy near { layout image block 64 keep image -> image where abs(pos(q) - pos(k)) <= 64 }",
 /// )?;
 /// let mut session = Session::new(plan)?;
 /// let [q, k, v] = [0.5, 0.25, 1.0].map(|x| Tensor::from_f32(&[2, 256, 16], vec![x; 2 * 256 * 16]).unwrap());

@@ -95,7 +95,7 @@ impl Evaluator {
     /// # Errors
     /// As [`Compiled::new`].
     pub fn new(program: &Program, model: &Model) -> Result<Self> {
-        if std::env::var_os("OMNI_INTERPRET").is_some_and(|value| value == "1") {
+        if crate::env::interpret() {
             check_program(program)?;
             return Ok(Evaluator::Interpreter(program.clone()));
         }

@@ -247,7 +247,7 @@ impl Case {
             model: &self.model,
             blocks: &self.blocks,
             masks,
-            at: At { step: 3, layer: 1, head: 2 },
+            at: At { step: 3, layer: 1, head: 2, ..At::default() },
             q: &self.q,
             k: &self.k,
             layer: None,

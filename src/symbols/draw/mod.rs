@@ -51,11 +51,18 @@ pub struct Picture<'a> {
     pub segments: &'a [Segment],
     /// Heads to draw, in this order.
     pub heads: &'a [usize],
+    /// Numbers of the symbols' heads in their layer; empty where they are all of its heads.
+    pub numbers: &'a [u32],
     /// First line of the picture.
     pub title: &'a str,
 }
 
 impl Picture<'_> {
+    /// What a head is called.
+    fn number(&self, head_idx: usize) -> usize {
+        self.numbers.get(head_idx).map_or(head_idx, |&number| number as usize)
+    }
+
     /// Checks the parts against each other and counts.
     fn statistics(&self) -> Result<Statistics> {
         check_fit(self.symbols, self.blocks)?;
@@ -199,7 +206,8 @@ mod tests {
     fn wrong_heads_are_refused() {
         let symbols = Symbols::dense(2, 3, 3);
         let blocks = Blocks::regular(384, 384, 128, 128);
-        let picture = |heads| Picture { symbols: &symbols, blocks: &blocks, segments: &[], heads, title: "" };
+        let picture =
+            |heads| Picture { numbers: &[], symbols: &symbols, blocks: &blocks, segments: &[], heads, title: "" };
         let text = picture(&[2]).statistics().unwrap_err().to_string();
         assert_eq!(text, "there is no head 2: the symbols have 2 heads, from 0");
         assert!(picture(&[]).statistics().is_err());

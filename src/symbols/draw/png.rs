@@ -42,7 +42,7 @@ pub fn png(picture: &Picture<'_>) -> Result<Vec<u8>> {
     canvas.text(&summary, left, subtitle, SMALL, Ink::Muted);
     for (index, &head_idx) in picture.heads.iter().enumerate() {
         let share = percent(statistics.per_head[head_idx].live_share);
-        panel(&mut canvas, picture, &layout, index, &format!("head {head_idx}  ·  {share}"));
+        panel(&mut canvas, picture, &layout, index, &format!("head {}  ·  {share}", picture.number(head_idx)));
     }
     let mut x = left;
     for key in keys {
@@ -209,7 +209,14 @@ mod tests {
         let (symbols, blocks) = (Symbols::dense(1, 8, 8), Blocks::regular(512, 512, 64, 64));
         let name = "a segment with a name that goes on and on 字 ".repeat(50);
         let segments = [crate::symbols::draw::Segment { name: name.clone(), start_token: 0, end_token: 512 }];
-        let picture = Picture { symbols: &symbols, blocks: &blocks, segments: &segments, heads: &[0], title: &name };
+        let picture = Picture {
+            numbers: &[],
+            symbols: &symbols,
+            blocks: &blocks,
+            segments: &segments,
+            heads: &[0],
+            title: &name,
+        };
         let bytes = png(&picture).unwrap();
         let reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().unwrap();
         assert!(reader.info().width < 1400, "{}", reader.info().width);
@@ -221,7 +228,8 @@ mod tests {
         let (symbols, blocks) = (Symbols::dense(24, 929, 929), Blocks::regular(118_800, 118_800, 128, 128));
         let heads: Vec<usize> = (0..24).collect();
         for heads in [&heads[..1], &heads[..]] {
-            let picture = Picture { symbols: &symbols, blocks: &blocks, segments: &[], heads, title: "dense" };
+            let picture =
+                Picture { numbers: &[], symbols: &symbols, blocks: &blocks, segments: &[], heads, title: "dense" };
             let bytes = png(&picture).unwrap();
             assert!(bytes.len() < 100_000, "{} bytes", bytes.len());
             let mut reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().unwrap();

@@ -157,7 +157,7 @@ mod tests {
     use crate::symbols::{Blocks, Symbols};
 
     fn picture<'a>(symbols: &'a Symbols, blocks: &'a Blocks) -> Picture<'a> {
-        Picture { symbols, blocks, segments: &[], heads: &[0], title: "" }
+        Picture { numbers: &[], symbols, blocks, segments: &[], heads: &[0], title: "" }
     }
 
     #[test]

@@ -73,7 +73,7 @@ fn document(out: &mut String, picture: &Picture<'_>, statistics: &Statistics, co
     writeln!(out, "<text x=\"{left}\" y=\"{subtitle}\" xml:space=\"preserve\">{summary}</text>")?;
     for (index, &head_idx) in picture.heads.iter().enumerate() {
         let share = percent(statistics.per_head[head_idx].live_share);
-        panel(out, picture, &layout, index, &format!("head {head_idx}  ·  {share}"))?;
+        panel(out, picture, &layout, index, &format!("head {}  ·  {share}", picture.number(head_idx)))?;
     }
     let mut x = left as f64;
     for key in keys {
@@ -179,7 +179,8 @@ mod tests {
         }
         let segments = [Segment { name: "a<b".into(), start_token: 0, end_token: 100 }];
         let title = "keep \"a\" & b\u{1}";
-        let picture = Picture { symbols: &symbols, blocks: &blocks, segments: &segments, heads: &[0], title };
+        let picture =
+            Picture { numbers: &[], symbols: &symbols, blocks: &blocks, segments: &segments, heads: &[0], title };
         let text = svg(&picture).unwrap();
         assert!(text.contains("<title>keep &quot;a&quot; &amp; b</title>") && text.contains("a&lt;b"));
         assert!(text.contains("M0 0h50v50h-50zM50 50h50v50h-50z"), "{text}");

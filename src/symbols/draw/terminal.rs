@@ -52,7 +52,7 @@ pub fn terminal(picture: &Picture<'_>, width: usize, style: Style) -> Result<Str
         let mut lines: Vec<String> = Vec::new();
         for (column, &head_idx) in heads.iter().enumerate() {
             let share = percent(statistics.per_head[head_idx].live_share);
-            let caption = format!("head {head_idx}, {share}");
+            let caption = format!("head {}, {share}", picture.number(head_idx));
             let panel = frame.panel(picture, head_idx, &caption, column == 0);
             lines.resize(panel.len().max(lines.len()), String::new());
             for (line, part) in lines.iter_mut().zip(panel) {
@@ -395,7 +395,14 @@ mod tests {
     fn small_masks_are_enlarged() {
         let (symbols, blocks) = (band(8, 1), Blocks::regular(1024, 1024, 128, 128));
         let segments = segments(256, 1024);
-        let picture = Picture { symbols: &symbols, blocks: &blocks, segments: &segments, heads: &[0], title: "band" };
+        let picture = Picture {
+            numbers: &[],
+            symbols: &symbols,
+            blocks: &blocks,
+            segments: &segments,
+            heads: &[0],
+            title: "band",
+        };
         insta::assert_snapshot!(terminal(&picture, 30, Style::Plain).unwrap());
     }
 
@@ -403,7 +410,14 @@ mod tests {
     fn large_masks_are_reduced_and_heads_stand_side_by_side() {
         let (symbols, blocks) = (band(257, 2), Blocks::regular(257 * 128, 257 * 128, 128, 128));
         let segments = segments(20 * 128, 257 * 128);
-        let picture = Picture { symbols: &symbols, blocks: &blocks, segments: &segments, heads: &[0, 1], title: "" };
+        let picture = Picture {
+            numbers: &[],
+            symbols: &symbols,
+            blocks: &blocks,
+            segments: &segments,
+            heads: &[0, 1],
+            title: "",
+        };
         let text = terminal(&picture, 80, Style::Plain).unwrap();
         assert!(text.lines().all(|line| line.chars().count() <= 80));
         insta::assert_snapshot!(text);
@@ -412,7 +426,8 @@ mod tests {
     #[test]
     fn colour_changes_only_where_cells_do() {
         let (symbols, blocks) = (band(8, 1), Blocks::regular(1024, 1024, 128, 128));
-        let picture = Picture { symbols: &symbols, blocks: &blocks, segments: &[], heads: &[0], title: "band" };
+        let picture =
+            Picture { numbers: &[], symbols: &symbols, blocks: &blocks, segments: &[], heads: &[0], title: "band" };
         let text = terminal(&picture, 60, Style::Colour).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines.iter().any(|line| line.contains("▀▀▀▀▀▀▀▀")));
@@ -432,8 +447,14 @@ mod tests {
             for width in [0, 31, 80, 200, 5000] {
                 for style in [Style::Plain, Style::Colour] {
                     let heads = &[2, 0, 1];
-                    let picture =
-                        Picture { symbols: &symbols, blocks: &blocks, segments: &segments, heads, title: "x" };
+                    let picture = Picture {
+                        numbers: &[],
+                        symbols: &symbols,
+                        blocks: &blocks,
+                        segments: &segments,
+                        heads,
+                        title: "x",
+                    };
                     let text = terminal(&picture, width, style).unwrap();
                     let widest = text.lines().map(|line| line.chars().count()).max();
                     assert!(style == Style::Colour || widest <= Some(width.max(32)));

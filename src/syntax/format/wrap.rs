@@ -12,10 +12,10 @@ const CLAUSES: [&str; 7] = ["where", "lower", "as", "while", "every", "on", "exc
 /// Reserved words that can end an operand.
 const VALUES: [&str; 7] = ["heads", "layers", "steps", "tokens", "reuse", "true", "false"];
 /// Reserved words that cannot.
-const KEYWORDS: [&str; 36] = [
-    "import", "model", "strategy", "layout", "order", "by", "block", "let", "keep", "skip", "cache", "where", "as",
-    "lower", "per", "when", "else", "schedule", "dense", "update", "refresh", "dispatch", "while", "every", "from",
-    "on", "except", "use", "quirk", "and", "or", "not", "mod", "div", "xor", "of",
+const KEYWORDS: [&str; 35] = [
+    "import", "model", "strategy", "layout", "order", "by", "let", "keep", "skip", "cache", "where", "as", "lower",
+    "per", "when", "else", "schedule", "dense", "update", "refresh", "dispatch", "while", "every", "from", "on",
+    "except", "use", "quirk", "and", "or", "not", "mod", "div", "xor", "of",
 ];
 
 /// Writes a logical line and the line feed after it.

@@ -192,7 +192,7 @@ impl Reader<'_> {
         if let Some(near) = self.near(token, failure, only) {
             return self.misspelt(token, message, near);
         }
-        if let Some((span, right)) = self.lookalike(token, failure) {
+        if let Some((span, right)) = self.lookalike(token, failure, only) {
             let replacement = self.spaced(span, right);
             return Diagnostic::new(Code::E0101, span, message).fix(format!("write `{right}`"), span, replacement);
         }
@@ -214,7 +214,7 @@ impl Reader<'_> {
     }
 
     /// What the language writes for a foreign sign, and the bytes of that sign.
-    fn lookalike(&self, token: Token, failure: &Failure) -> Option<(Span, &'static str)> {
+    fn lookalike(&self, token: Token, failure: &Failure, only: Rule) -> Option<(Span, &'static str)> {
         let word = token.of(self.text);
         let doubled = |sign: &str| self.text[token.end..].starts_with(sign);
         if word == "=" && doubled(">") {
@@ -223,7 +223,7 @@ impl Reader<'_> {
         if word == "=" && doubled("<") {
             return Some((self.at(token.start, token.end + 1), "<="));
         }
-        if word == "=" && failure.expects(Rule::infix) {
+        if word == "=" && failure.expects(Rule::infix) && only != Rule::only_field {
             return Some((self.at(token.start, token.end), "=="));
         }
         let (_, right) = LOOKALIKES.iter().find(|(wrong, _)| *wrong == word)?;
@@ -352,6 +352,7 @@ fn hint(word: &str, failure: &Failure, only: Rule) -> Option<String> {
         "where" => {
             Some("`where` stands before `lower` and `as`, once in a rule; join conditions with `and`".to_owned())
         }
+        "=" if only == Rule::only_field => Some("fields are written without `=`, as in `layers 57`".to_owned()),
         "*" if failure.expects(Rule::operand) => Some("powers are written `^`".to_owned()),
         "else" => Some("`else` follows the `}` of `when`, and is followed by `{`".to_owned()),
         "--" | "#" => Some("comments start with `//`".to_owned()),

@@ -1,0 +1,257 @@
+//! `omni run`: a strategy over a series of steps, beside dense attention.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use flashomni::cpu::{AttentionOptions, attention};
+use flashomni::ir::StepKind;
+use flashomni::plan::Plan;
+use flashomni::runtime::{Report, Session};
+use flashomni::symbols::{Blocks, Symbols};
+use flashomni::tensor::{Tensor, TensorRef};
+use flashomni::tensor_file::{self, Entry};
+use serde::Serialize;
+
+use crate::args::Run;
+use crate::console::Console;
+use crate::exit::{Exit, Failure};
+use crate::source::Series;
+use crate::table::{self, Table};
+use crate::{input, kinds, source};
+
+/// What one layer did at one step.
+#[derive(Serialize)]
+struct Line {
+    step: u32,
+    layer: u32,
+    kind: &'static str,
+    /// Share of the attention work that was done.
+    live_share: f64,
+    relative_error: f64,
+    max_error: f64,
+    cosine: f64,
+    selection_ms: f64,
+    attention_ms: f64,
+    dense_ms: f64,
+}
+
+/// All lines together.
+#[derive(Serialize)]
+struct Total {
+    live_share: f64,
+    relative_error: f64,
+    milliseconds: f64,
+    dense_ms: f64,
+    speedup: f64,
+}
+
+#[derive(Serialize)]
+struct Results<'a> {
+    strategy: String,
+    model: &'a str,
+    source: &'a str,
+    instruction_set: &'static str,
+    threads: usize,
+    steps: &'a [Line],
+    total: Total,
+}
+
+/// Runs.
+pub fn run(args: &Run, console: &Console) -> Result<Exit, Failure> {
+    threads(args.threads)?;
+    let (plan, series) = source::open(&args.file, &args.choice, &args.source, console)?;
+    let mut series = series.ok_or_else(no_source)?;
+    series.pick(&args.part)?;
+    let mut session = Session::new(plan.clone())?;
+    let mut progress = console.progress(series.places.len());
+    let (mut lines, mut outputs) = (Vec::new(), Vec::new());
+    let mut squares = [0.0; 2];
+    for &(step, layer) in &series.places {
+        let qkv = series.qkv(step, layer)?;
+        let (report, out, _) = attend(&mut session, &qkv, step, layer)?;
+        let (dense, dense_time) = dense(&qkv)?;
+        let error = Error::of(out.as_ref(), dense.as_ref());
+        squares[0] += error.squares[0];
+        squares[1] += error.squares[1];
+        lines.push(Line {
+            step,
+            layer,
+            kind: kinds::name(report.kind),
+            live_share: live_share(&session, report.kind, layer)?,
+            relative_error: error.relative(),
+            max_error: error.max,
+            cosine: error.cosine,
+            selection_ms: milliseconds(report.selection),
+            attention_ms: milliseconds(report.attention),
+            dense_ms: milliseconds(dense_time),
+        });
+        if args.output.is_some() {
+            outputs.push((format!("out.layer{layer}.step{step}"), out));
+        }
+        progress.step(format!("step {step}, layer {layer}"));
+    }
+    drop(progress);
+    if let Some(path) = &args.output {
+        let entries: Vec<Entry<'_>> = outputs.iter().map(|(name, out)| Entry::of(name, out.as_ref())).collect();
+        let metadata = BTreeMap::from([
+            ("strategy".to_owned(), input::strategy(&plan)),
+            ("model".to_owned(), plan.model.name.clone()),
+        ]);
+        tensor_file::write(path, &entries, &metadata)?;
+        console.note(format_args!("wrote {}", path.display()));
+    }
+    let total = total(&lines, squares);
+    if args.json {
+        let results = Results {
+            strategy: input::strategy(&plan),
+            model: &plan.model.name,
+            source: &series.name,
+            instruction_set: flashomni::cpu::instruction_set(),
+            threads: rayon::current_num_threads(),
+            steps: &lines,
+            total,
+        };
+        console.print(&table::json(&results))?;
+    } else {
+        console.print(&text(&plan, &series, &lines, &total))?;
+    }
+    Ok(Exit::Fine)
+}
+
+/// One call of a session: what it did, the output, and the time of the whole call.
+pub fn attend(
+    session: &mut Session,
+    [q, k, v]: &[Tensor; 3],
+    step: u32,
+    layer: u32,
+) -> Result<(Report, Tensor, Duration), Failure> {
+    let mut out = Tensor::zeros(q.shape(), q.dtype());
+    let start = Instant::now();
+    let report = session.attention(step, layer, q.as_ref(), k.as_ref(), v.as_ref(), out.as_mut())?;
+    Ok((report, out, start.elapsed()))
+}
+
+/// Dense attention, and its time.
+pub fn dense([q, k, v]: &[Tensor; 3]) -> Result<(Tensor, Duration), Failure> {
+    let [heads, tokens] = [q.shape()[0], q.shape()[1]];
+    let blocks = Blocks::regular(tokens, tokens, 128, 128);
+    let symbols = Symbols::dense(heads, blocks.q_blocks(), blocks.kv_blocks());
+    let mut out = Tensor::zeros(q.shape(), q.dtype());
+    let start = Instant::now();
+    let options = AttentionOptions::default();
+    attention(q.as_ref(), k.as_ref(), v.as_ref(), &symbols, &blocks, options, out.as_mut(), None)?;
+    Ok((out, start.elapsed()))
+}
+
+/// The share of attention that a step did.
+pub fn live_share(session: &Session, kind: StepKind, layer: u32) -> Result<f64, Failure> {
+    Ok(match (kind, session.symbols(layer)) {
+        (StepKind::Dispatch | StepKind::Refresh, Some(symbols)) => symbols.live_share(session.plan())?,
+        (StepKind::Reuse, _) => 0.0,
+        _ => 1.0,
+    })
+}
+
+/// Uses so many threads from now on.
+pub fn threads(wanted: Option<u16>) -> Result<(), Failure> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(usize::from(wanted))
+        .build_global()
+        .map_err(|error| Failure::new(format!("cannot start {wanted} threads: {error}")))
+}
+
+/// What to say where a verb needs tensors and got none.
+pub fn no_source() -> Failure {
+    Failure::new("there are no queries, keys and values to run on")
+        .help("give recorded ones with --qkv FILE, or made-up ones with --synthetic")
+}
+
+pub fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// How far an output is from the dense one.
+struct Error {
+    /// Of the difference, and of the dense output.
+    squares: [f64; 2],
+    max: f64,
+    cosine: f64,
+}
+
+impl Error {
+    fn of(found: TensorRef<'_>, wanted: TensorRef<'_>) -> Self {
+        let (found, wanted) = (found.to_f32(), wanted.to_f32());
+        let (mut difference, mut norm, mut own, mut product, mut max) = (0.0, 0.0, 0.0, 0.0, 0.0_f64);
+        for (&a, &b) in found.iter().zip(&wanted) {
+            let (a, b) = (f64::from(a), f64::from(b));
+            difference += (a - b) * (a - b);
+            norm += b * b;
+            own += a * a;
+            product += a * b;
+            // A NaN stays one.
+            max = if (a - b).abs() <= max { max } else { (a - b).abs() };
+        }
+        Error { squares: [difference, norm], max, cosine: product / (norm * own).sqrt() }
+    }
+
+    fn relative(&self) -> f64 {
+        (self.squares[0] / self.squares[1]).sqrt()
+    }
+}
+
+fn total(lines: &[Line], squares: [f64; 2]) -> Total {
+    let sum = |of: fn(&Line) -> f64| lines.iter().map(of).sum::<f64>();
+    let (time, dense) = (sum(|line| line.selection_ms + line.attention_ms), sum(|line| line.dense_ms));
+    Total {
+        live_share: sum(|line| line.live_share) / lines.len() as f64,
+        relative_error: (squares[0] / squares[1]).sqrt(),
+        milliseconds: time,
+        dense_ms: dense,
+        speedup: dense / time,
+    }
+}
+
+fn text(plan: &Plan, series: &Series, lines: &[Line], total: &Total) -> String {
+    let time = |ms: f64| table::duration(Duration::from_secs_f64(ms / 1e3));
+    let mut rows = Table::new(&[
+        ">step",
+        ">layer",
+        "kind",
+        ">live",
+        ">rel. error",
+        ">max error",
+        ">cosine",
+        ">time",
+        ">dense",
+        ">gain",
+    ]);
+    for line in lines {
+        let ours = line.selection_ms + line.attention_ms;
+        rows.row([
+            line.step.to_string(),
+            line.layer.to_string(),
+            line.kind.to_owned(),
+            table::percent(line.live_share),
+            table::error(line.relative_error),
+            table::error(line.max_error),
+            format!("{:.5}", line.cosine),
+            time(ours),
+            time(line.dense_ms),
+            table::ratio(line.dense_ms / ours),
+        ]);
+    }
+    rows.row([
+        "all".to_owned(),
+        String::new(),
+        String::new(),
+        table::percent(total.live_share),
+        table::error(total.relative_error),
+        String::new(),
+        String::new(),
+        time(total.milliseconds),
+        time(total.dense_ms),
+        table::ratio(total.speedup),
+    ]);
+    format!("{}\n{}", input::heading(plan, &series.name), rows.render())
+}

@@ -1,0 +1,178 @@
+//! `omni symbols`: the symbols of one layer at one step, from the tensors of a host, as a file.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use flashomni::Compiler;
+use flashomni::check::InputTensor;
+use flashomni::ir::{Kind, StepKind};
+use flashomni::plan::Plan;
+use flashomni::runtime::{LayerSymbols, Selection};
+use flashomni::symbols::interchange::pack;
+use flashomni::symbols::{BitMatrix, Symbols};
+use flashomni::tensor::Tensor;
+use flashomni::tensor_file::{self, Entry, FileValues, TensorFile};
+
+use crate::args::{self, Choice};
+use crate::console::Console;
+use crate::exit::{Exit, Failure};
+use crate::input;
+
+/// Token masks of a whole layer are written up to this size.
+const MOST_PREDICATE_BYTES: usize = 64 << 20;
+
+/// Writes the file.
+pub fn symbols(args: &args::Symbols, console: &Console) -> Result<Exit, Failure> {
+    let given = args.inputs.as_ref().map(TensorFile::open).transpose()?;
+    let choice = Choice {
+        strategy: args.strategy.clone(),
+        model: args.model.clone(),
+        param: args.param.clone(),
+        shape: args.shape.clone(),
+    };
+    let bytes = input::read(&args.file)?;
+    let mut compiler = input::compiler(&args.file, None, bytes, &choice);
+    if let Some(file) = &given {
+        compiler = with_inputs(compiler, file)?;
+    }
+    let plan = input::compile(&compiler, console)?;
+    let layer = args.layer.unwrap_or(0);
+    let step = args.step.unwrap_or_else(|| first_sparse(&plan, layer));
+    let qk = match &given {
+        Some(file) if file.contains("q") || file.contains("k") => {
+            Some((heads(&plan, file, "q", args.arranged)?, heads(&plan, file, "k", args.arranged)?))
+        }
+        _ => None,
+    };
+    let mut selection = Selection::new(plan.clone())?;
+    let symbols = selection.symbols(step, layer, qk.as_ref().map(|(q, k)| (q.as_ref(), k.as_ref())))?;
+    let live = symbols.live_share(&plan)?;
+    write(&plan, &symbols, args.unpacked, &args.out, [step, layer])?;
+    console.note(format_args!(
+        "wrote {}: step {step}, layer {layer}, {:.1}% of attention computed",
+        args.out.display(),
+        100.0 * live
+    ));
+    Ok(Exit::Fine)
+}
+
+/// The first step at which the layer obeys symbols.
+fn first_sparse(plan: &Plan, layer: u32) -> u32 {
+    let sparse = |step: &u32| matches!(plan.schedule.kind(*step, layer), StepKind::Dispatch | StepKind::Refresh);
+    if layer < plan.model.layers { (0..plan.model.steps).find(sparse).unwrap_or(0) } else { 0 }
+}
+
+/// Every tensor but q and k is an input of the strategy.
+fn with_inputs(mut compiler: Compiler, file: &TensorFile) -> Result<Compiler, Failure> {
+    for name in file.names().into_iter().filter(|name| name != "q" && name != "k") {
+        let dtype = file.dtype(&name)?;
+        let reals = |values: Vec<f32>| values.into_iter().map(f64::from).collect::<Vec<f64>>();
+        let (kind, values) = match dtype.as_str() {
+            "F32" | "F16" | "BF16" => (Kind::Real, reals(file.get(&name)?.as_ref().to_f32())),
+            "U8" => (Kind::Int, file.values::<u8>(&name)?.into_iter().map(f64::from).collect()),
+            "I8" => (Kind::Int, file.values::<i8>(&name)?.into_iter().map(f64::from).collect()),
+            "U32" => (Kind::Int, file.values::<u32>(&name)?.into_iter().map(f64::from).collect()),
+            "I32" => (Kind::Int, file.values::<i32>(&name)?.into_iter().map(f64::from).collect()),
+            "I64" => (Kind::Int, file.values::<i64>(&name)?.into_iter().map(|value| value as f64).collect()),
+            other => {
+                let path = file.path().display();
+                return Err(Failure::new(format!("tensor `{name}` of `{path}` is {other}, which no input can be"))
+                    .help("store it as F32, F16, BF16, U8, I8, U32, I32 or I64"));
+            }
+        };
+        let shape = file.shape(&name)?.iter().map(|&size| u32::try_from(size).unwrap_or(u32::MAX)).collect();
+        compiler = compiler.input(name, InputTensor { shape, kind, values });
+    }
+    Ok(compiler)
+}
+
+/// Queries or keys in the model's order. A file may hold the first segments only, where the others play no part.
+fn heads(plan: &Plan, file: &TensorFile, name: &str, arranged: bool) -> Result<Tensor, Failure> {
+    let tensor = file.get(name)?;
+    let model = &plan.model;
+    let wanted = [model.heads, model.tokens(), model.head_dim].map(|size| size as usize);
+    let ends = model.segments.iter().map(|segment| (segment.start + segment.tokens) as usize);
+    let [found_heads, tokens, head_dim] = *tensor.shape() else {
+        return Err(misfit(file, name, tensor.shape(), wanted));
+    };
+    if [found_heads, head_dim] != [wanted[0], wanted[2]] || !ends.clone().any(|end| end == tokens) {
+        return Err(misfit(file, name, tensor.shape(), wanted));
+    }
+    let order = match arranged {
+        true => one_order(plan)?,
+        false => None,
+    };
+    let values = tensor.as_ref().to_f32();
+    let mut placed = vec![0.0; wanted.iter().product()];
+    for head in 0..wanted[0] {
+        for new in 0..tokens {
+            let old = order.map_or(new, |order| order[new] as usize);
+            let from = &values[(head * tokens + new) * head_dim..][..head_dim];
+            placed[(head * wanted[1] + old) * head_dim..][..head_dim].copy_from_slice(from);
+        }
+    }
+    Ok(Tensor::from_f32(&wanted, placed)?)
+}
+
+/// The order that all heads share.
+fn one_order(plan: &Plan) -> Result<Option<&[u32]>, Failure> {
+    let first = plan.arrangements.first().and_then(|arrangement| arrangement.order.as_deref());
+    if plan.arrangements.iter().any(|arrangement| arrangement.order.as_deref() != first) {
+        return Err(Failure::new("--arranged needs one order of tokens, the heads of this strategy have several")
+            .help("give q and k in the model's order and leave --arranged out"));
+    }
+    Ok(first)
+}
+
+fn misfit(file: &TensorFile, name: &str, found: &[usize], wanted: [usize; 3]) -> Failure {
+    let path = file.path().display();
+    Failure::new(format!("tensor `{name}` of `{path}` has the shape {found:?}, the model {wanted:?}"))
+        .help("the sizes are heads, tokens and head_dim; --shape changes those of the model")
+}
+
+fn write(plan: &Plan, symbols: &LayerSymbols, unpacked: bool, path: &Path, place: [u32; 2]) -> Result<(), Failure> {
+    let bytes = symbols.unpack()?;
+    let [heads, q_blocks, kv_blocks] = bytes.shape;
+    let model = &plan.model;
+    let tokens = model.tokens() as usize;
+    let schedule: Vec<i32> = plan.schedule.kinds.iter().map(|kind| i32::from(*kind != StepKind::Reuse)).collect();
+    let entry = |name: &str, shape: &[usize], values| Entry { name: name.to_owned(), shape: shape.to_vec(), values };
+    let mut entries =
+        vec![entry("schedule", &[model.steps as usize, model.layers as usize], FileValues::I32(&schedule))];
+    let metadata = BTreeMap::from([
+        ("strategy".to_owned(), input::strategy(plan)),
+        ("model".to_owned(), model.name.clone()),
+        ("step".to_owned(), place[0].to_string()),
+        ("layer".to_owned(), place[1].to_string()),
+    ]);
+    if unpacked {
+        let fits = heads * tokens * tokens.div_ceil(8) <= MOST_PREDICATE_BYTES;
+        let predicate = if fits { symbols.token_bits(plan)? } else { Vec::new() };
+        let map = [heads, q_blocks, kv_blocks];
+        entries.push(entry("cache", &[heads, q_blocks], FileValues::U8(&bytes.cache)));
+        entries.push(entry("skip", &map, FileValues::U8(&bytes.skip)));
+        entries.push(entry("partial", &map, FileValues::U8(&bytes.partial)));
+        if !predicate.is_empty() {
+            entries.push(entry("predicate", &[heads, tokens, tokens.div_ceil(8)], FileValues::U8(&predicate)));
+        }
+        return Ok(tensor_file::write(path, &entries, &metadata)?);
+    }
+    let matrix = |bytes: &[u8], rows: usize, columns: usize| {
+        let mut bits = BitMatrix::zeros(rows, columns);
+        for (index, _) in bytes.iter().enumerate().filter(|(_, byte)| **byte == 1) {
+            bits.set(index / columns, index % columns, true);
+        }
+        bits
+    };
+    let joined = Symbols {
+        cache: matrix(&bytes.cache, heads, q_blocks),
+        skip: matrix(&bytes.skip, heads * q_blocks, kv_blocks),
+        partial: None,
+    };
+    let packed = pack(&[&joined])?;
+    for (name, part) in [("sparse_info", &packed.sparse_info), ("sparse_kv_info", &packed.sparse_kv_info)] {
+        entries.push(entry(name, &[part.bytes.len()], FileValues::U8(&part.bytes)));
+        entries.push(entry(&format!("{name}.indptr"), &[part.indptr.len()], FileValues::I32(&part.indptr)));
+    }
+    Ok(tensor_file::write(path, &entries, &metadata)?)
+}

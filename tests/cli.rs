@@ -1,0 +1,330 @@
+//! The command as its users call it: exit codes, streams, files and what it says to bad input.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use flashomni::tensor_file::{Entry, FileValues, TensorFile, write};
+
+const SMALL: &str = "model tiny { layers 2 heads 2 head_dim 16 steps 4 tokens text(32) ++ image(h = 8, w = 12) }
+
+/// A band.
+strategy band(reach = 2) {
+    layout text ++ image(h, w)
+    block 16
+    keep text <-> all
+    keep image -> image where abs(h(q) - h(k)) <= reach
+}
+";
+
+const CHOOSING: &str = "model tiny { layers 2 heads 2 head_dim 16 steps 4 tokens text(32) ++ image(h = 8, w = 12) }
+strategy choosing {
+    layout text ++ image(h, w)
+    block 16
+    schedule { update every 2 }
+    keep text <-> all
+    keep image -> image where top_k(dot(mean(q), mean(k)), 50%)
+}
+";
+
+/// What a call printed and how it ended.
+struct Called {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+fn finish(output: Output) -> Called {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Called { code: output.status.code().expect("no signal"), out: text(output.stdout), err: text(output.stderr) }
+}
+
+fn command(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_omni"));
+    command.args(args).current_dir(folder).env_remove("NO_COLOR").env_remove("OMNI_INTERPRET");
+    command
+}
+
+fn omni(folder: &Path, args: &[&str]) -> Called {
+    finish(command(folder, args).stdin(Stdio::null()).output().unwrap())
+}
+
+fn omni_with_input(folder: &Path, args: &[&str], input: &[u8]) -> Called {
+    let mut child =
+        command(folder, args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    finish(child.wait_with_output().unwrap())
+}
+
+/// A folder with the two strategies.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("band.omni"), SMALL).unwrap();
+    fs::write(folder.path().join("choosing.omni"), CHOOSING).unwrap();
+    folder
+}
+
+/// A recording of four steps of layer 1, with one value replaced in step 2.
+fn recording(path: &Path, replaced: Option<f32>) {
+    let shape = vec![2, 128, 16];
+    let values = |tensor: usize, step: usize| -> Vec<f32> {
+        (0..2 * 128 * 16).map(|i| ((i * (7 + tensor) + step) as f32 * 0.37).sin()).collect()
+    };
+    let mut tensors = Vec::new();
+    for step in 0..4 {
+        for (index, name) in ["q", "k", "v"].iter().enumerate() {
+            tensors.push((format!("{name}.step{step}"), values(index, step)));
+        }
+    }
+    if let Some(value) = replaced {
+        let (_, values) = tensors.iter_mut().find(|(name, _)| name == "q.step2").unwrap();
+        values[0] = value;
+    }
+    let entries: Vec<Entry<'_>> = tensors
+        .iter()
+        .map(|(name, values)| Entry { name: name.clone(), shape: shape.clone(), values: FileValues::F32(values) })
+        .collect();
+    write(path, &entries, &[("layer".to_owned(), "1".to_owned())].into()).unwrap();
+}
+
+/// One sentence on standard error, nothing on standard output, exit code 2.
+fn refused(folder: &Path, args: &[&str], sentence: &str) {
+    let called = omni(folder, args);
+    assert_eq!((called.code, called.out.as_str()), (2, ""), "{args:?}: {}", called.err);
+    assert!(called.err.starts_with("error: "), "{args:?}: {}", called.err);
+    assert!(called.err.contains(sentence), "{args:?}: {}\nwanted: {sentence}", called.err);
+    assert!(!called.err.contains('\u{1b}'), "colours on a pipe: {:?}", called.err);
+}
+
+#[test]
+fn help_of_every_verb() {
+    let folder = folder();
+    for verb in
+        ["check", "fmt", "build", "show", "run", "bench", "symbols", "explain", "models", "new", "info", "completions"]
+    {
+        let called = omni(folder.path(), &[verb, "--help"]);
+        assert_eq!((called.code, called.err.as_str()), (0, ""));
+        insta::with_settings!({ snapshot_path => "cli", prepend_module_to_snapshot => false }, {
+            insta::assert_snapshot!(format!("help_{verb}"), called.out);
+        });
+    }
+    assert_eq!(omni(folder.path(), &["--version"]).out, concat!("omni ", env!("CARGO_PKG_VERSION"), "\n"));
+    assert_eq!(omni(folder.path(), &["chekc"]).code, 2);
+}
+
+#[test]
+fn check_says_everything_at_once() {
+    let folder = folder();
+    let good = omni(folder.path(), &["check", "band.omni", "choosing.omni"]);
+    assert_eq!((good.code, good.out.as_str(), good.err.as_str()), (0, "", "checked 2 files: no problems\n"));
+    fs::write(folder.path().join("bad.omni"), SMALL.replace("abs(h(q)", "abz(h(q)").replace("keep text", "kep text"))
+        .unwrap();
+    let bad = omni(folder.path(), &["check", "bad.omni", "--output-format", "concise"]);
+    assert_eq!(bad.code, 1);
+    let lines: Vec<&str> = bad.out.lines().collect();
+    assert_eq!(lines.len(), 2, "{}", bad.out);
+    assert!(lines[0].starts_with("bad.omni:7:5: error[E0101]"), "{}", bad.out);
+    assert!(lines[1].starts_with("bad.omni:8:31: error[E0203]"), "{}", bad.out);
+    let json = omni(folder.path(), &["check", "bad.omni", "--output-format", "json"]);
+    let found: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(found.as_array().unwrap().len(), 2);
+    let fixed = omni(folder.path(), &["check", "--fix", "bad.omni"]);
+    assert_eq!(fixed.code, 0, "{}{}", fixed.out, fixed.err);
+    assert_eq!(fs::read_to_string(folder.path().join("bad.omni")).unwrap(), SMALL);
+}
+
+#[test]
+fn standard_input_has_a_name() {
+    let folder = folder();
+    let wrong = SMALL.replace("abs(h(q)", "abz(h(q)");
+    let args = ["check", "-", "--stdin-filename", "piped.omni", "--output-format", "concise"];
+    let called = omni_with_input(folder.path(), &args, wrong.as_bytes());
+    assert_eq!(called.code, 1);
+    assert!(called.out.starts_with("piped.omni:8:31"), "{}", called.out);
+    let called = omni_with_input(folder.path(), &["check", "-", "--output-format", "concise"], b"strategy \xff {}");
+    assert!((called.code, called.out.contains("E0105")) == (1, true), "{}{}", called.out, called.err);
+    let called = omni_with_input(folder.path(), &["fmt", "-"], b"strategy s{keep all->all}");
+    assert_eq!((called.code, called.out.as_str()), (0, "strategy s { keep all -> all }\n"));
+}
+
+#[test]
+fn fmt_changes_what_is_not_in_form_and_nothing_else() {
+    let folder = folder();
+    let path = folder.path().join("loose.omni");
+    fs::write(&path, "strategy s{keep all->all}").unwrap();
+    assert_eq!(omni(folder.path(), &["fmt", "--check", "loose.omni"]).code, 1);
+    let diff = omni(folder.path(), &["fmt", "--diff", "loose.omni"]);
+    assert!(diff.code == 1 && diff.out.contains("+strategy s { keep all -> all }"), "{}", diff.out);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "strategy s{keep all->all}");
+    assert_eq!(omni(folder.path(), &["fmt", "loose.omni"]).code, 0);
+    assert_eq!(omni(folder.path(), &["fmt", "--check", "loose.omni"]).code, 0);
+    fs::write(&path, "strategy s{keep all->").unwrap();
+    assert_eq!(omni(folder.path(), &["fmt", "loose.omni"]).code, 1);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "strategy s{keep all->", "a broken file stays as it is");
+}
+
+#[test]
+fn build_writes_a_plan_and_every_stage() {
+    let folder = folder();
+    let called = omni(folder.path(), &["build", "choosing.omni", "-o", "plan.safetensors"]);
+    assert_eq!(called.code, 0, "{}", called.err);
+    assert!(TensorFile::open(folder.path().join("plan.safetensors")).unwrap().contains("class_of"));
+    let mut stages = vec!["ast", "ir", "ir-after=bind_model", "ir-after=lower_predicates", "plan", "symbols"];
+    if cfg!(feature = "llvm") {
+        stages.push("llvm");
+    }
+    for stage in stages {
+        let called = omni(folder.path(), &["build", "choosing.omni", "--emit", stage]);
+        assert_eq!(called.code, 0, "{stage}: {}", called.err);
+        assert!(called.out.lines().count() > 1, "{stage}: {}", called.out);
+    }
+    if cfg!(feature = "llvm") {
+        let called = omni(folder.path(), &["build", "choosing.omni", "--emit", "ptx", "--target", "sm_90a"]);
+        assert!(called.out.contains(".target sm_90a"), "{}{}", called.out, called.err);
+    }
+    let called = omni(folder.path(), &["build", "choosing.omni", "--emit", "ir-after=fold_constnats"]);
+    assert!(called.code == 2 && called.err.contains("did you mean `fold_constants`?"), "{}", called.err);
+    let show = omni(folder.path(), &["show", "plan.safetensors", "--synthetic"]);
+    assert!(show.code == 0 && show.out.contains("choosing on tiny, step 0 (update), layer 0"), "{}", show.out);
+}
+
+#[test]
+fn show_draws_in_the_terminal_and_to_files() {
+    let folder = folder();
+    let called = omni(folder.path(), &["show", "band.omni", "--head", "1", "--width", "60"]);
+    assert_eq!(called.code, 0, "{}", called.err);
+    insta::with_settings!({ snapshot_path => "cli", prepend_module_to_snapshot => false }, {
+        insta::assert_snapshot!("show_band", called.out);
+    });
+    for (name, start) in [("mask.png", &b"\x89PNG"[..]), ("mask.svg", b"<svg")] {
+        assert_eq!(omni(folder.path(), &["show", "band.omni", "-o", name]).code, 0);
+        assert!(fs::read(folder.path().join(name)).unwrap().starts_with(start), "{name}");
+    }
+    refused(folder.path(), &["show", "band.omni", "-o", "mask.gif"], "`mask.gif` is neither .png nor .svg");
+    refused(folder.path(), &["show", "choosing.omni"], "q and k are needed\nhelp: give recorded ones with --qkv");
+    refused(folder.path(), &["show", "band.omni", "--head", "2"], "there is no head 2");
+    refused(folder.path(), &["show", "band.omni", "--step", "4"], "there is no step 4: `tiny` has 4 steps, from 0");
+}
+
+#[test]
+fn run_compares_with_dense_attention() {
+    let folder = folder();
+    recording(&folder.path().join("rec.safetensors"), None);
+    let args = ["run", "choosing.omni", "--qkv", "rec.safetensors", "--json", "-o", "out.safetensors"];
+    let called = omni(folder.path(), &args);
+    assert_eq!(called.code, 0, "{}", called.err);
+    let results: serde_json::Value = serde_json::from_str(&called.out).unwrap();
+    let steps = results["steps"].as_array().unwrap();
+    let kinds: Vec<&str> = steps.iter().map(|step| step["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["update", "dispatch", "update", "dispatch"]);
+    assert!(steps.iter().all(|step| step["layer"] == 1));
+    assert_eq!(steps[0]["relative_error"], 0.0);
+    let (live, error) = (steps[1]["live_share"].as_f64().unwrap(), steps[1]["relative_error"].as_f64().unwrap());
+    assert!((0.5..0.9).contains(&live) && error > 0.0, "{live} {error}");
+    let out = TensorFile::open(folder.path().join("out.safetensors")).unwrap();
+    assert_eq!(out.shape("out.layer1.step3").unwrap(), [2, 128, 16]);
+    let text = omni(folder.path(), &["run", "choosing.omni", "--qkv", "rec.safetensors", "--steps", "2.."]);
+    assert_eq!(text.out.lines().filter(|line| line.contains("update") || line.contains("dispatch")).count(), 2);
+    let bench = omni(folder.path(), &["bench", "band.omni", "--synthetic", "--steps", "0", "--rounds", "2", "--json"]);
+    let results: serde_json::Value = serde_json::from_str(&bench.out).unwrap();
+    assert_eq!(results["kinds"][0]["kind"], "dispatch");
+    let scaled = omni(folder.path(), &["run", "band.omni", "--synthetic", "--scale", "0.5", "--steps", "0", "--json"]);
+    assert_eq!(scaled.code, 0, "{}", scaled.err);
+}
+
+#[test]
+fn symbols_come_packed_or_as_bytes() {
+    let folder = folder();
+    let packed = omni(folder.path(), &["symbols", "band.omni", "--out", "packed.safetensors"]);
+    assert_eq!(packed.code, 0, "{}", packed.err);
+    let file = TensorFile::open(folder.path().join("packed.safetensors")).unwrap();
+    // 8 q-blocks x 2 heads, and as many rows of 8 kv-blocks.
+    assert_eq!(file.shape("sparse_info").unwrap(), [2]);
+    assert_eq!(file.shape("sparse_kv_info").unwrap(), [16]);
+    let args = ["symbols", "band.omni", "--out", "bytes.safetensors", "--unpacked", "--param", "reach=0"];
+    assert_eq!(omni(folder.path(), &args).code, 0);
+    let file = TensorFile::open(folder.path().join("bytes.safetensors")).unwrap();
+    assert_eq!(file.shape("skip").unwrap(), [2, 8, 8]);
+    assert_eq!(file.values::<i32>("schedule").unwrap(), [1; 8]);
+    refused(folder.path(), &["symbols", "choosing.omni", "--out", "x.safetensors"], "q and k are needed");
+}
+
+#[test]
+fn files_that_are_not_what_they_should_be() {
+    let folder = folder();
+    let path = |name: &str| folder.path().join(name);
+    refused(folder.path(), &["check", "missing.omni"], "cannot read `missing.omni`: no such file or directory");
+    refused(folder.path(), &["check", "."], "it is a directory");
+    recording(&path("rec.safetensors"), None);
+    let bytes = fs::read(path("rec.safetensors")).unwrap();
+    fs::write(path("cut.safetensors"), &bytes[..bytes.len() - 5]).unwrap();
+    refused(folder.path(), &["run", "band.omni", "--qkv", "cut.safetensors"], "it is truncated");
+    fs::write(path("text.safetensors"), "no tensors at all").unwrap();
+    refused(folder.path(), &["run", "band.omni", "--qkv", "text.safetensors"], "it is not a safetensors file");
+    assert_eq!(omni(folder.path(), &["build", "band.omni", "-o", "plan.safetensors"]).code, 0);
+    let mut plan = fs::read(path("plan.safetensors")).unwrap();
+    *plan.last_mut().unwrap() ^= 1;
+    fs::write(path("altered.safetensors"), &plan).unwrap();
+    refused(folder.path(), &["show", "altered.safetensors"], "it was altered or damaged after it was written");
+    refused(folder.path(), &["show", "rec.safetensors"], "it is a safetensors file, but not a plan of flashomni");
+    refused(folder.path(), &["run", "plan.safetensors", "--qkv", "plan.safetensors"], "holds no recorded queries");
+    refused(folder.path(), &["show", "plan.safetensors", "--param", "reach=1"], "--param comes too late");
+    refused(
+        folder.path(),
+        &["build", "band.omni", "-o", "none/plan.safetensors"],
+        "cannot write `none/plan.safetensors`",
+    );
+    recording(&path("nan.safetensors"), Some(f32::NAN));
+    let args = ["run", "choosing.omni", "--qkv", "nan.safetensors"];
+    refused(folder.path(), &args, "`q` is NaN, infinite or too large in block 0 of head 0 (layer 1, step 2)");
+}
+
+#[test]
+fn names_that_are_not_there() {
+    let folder = folder();
+    for (args, sentence) in [
+        (["check", "band.omni", "--model", "flux1_dve"], "did you mean `flux1_dev`?"),
+        (["check", "band.omni", "--strategy", "bnad"], "did you mean `band`?"),
+        (["build", "band.omni", "--param", "raech=3"], "did you mean `reach`?"),
+        (["build", "band.omni", "--shape", "haeds=3"], "did you mean `heads`?"),
+    ] {
+        let called = omni(folder.path(), &args);
+        assert_eq!(called.code, 1, "{args:?}");
+        assert!(format!("{}{}", called.out, called.err).contains(sentence), "{args:?}: {}{}", called.out, called.err);
+    }
+    refused(folder.path(), &["explain", "E0230"], "did you mean");
+    refused(folder.path(), &["models", "flux1_dve"], "did you mean `flux1_dev`?");
+    recording(&folder.path().join("rec.safetensors"), None);
+    let args = ["run", "band.omni", "--qkv", "rec.safetensors", "--model", "minidit_64"];
+    refused(folder.path(), &args, "has the shape [2, 128, 16], model `minidit_64` [4, 1088, 64]");
+    refused(folder.path(), &["run", "band.omni"], "give recorded ones with --qkv FILE");
+}
+
+#[test]
+fn new_never_overwrites() {
+    let folder = folder();
+    for template in ["window", "top-k", "cache", "heads"] {
+        let name = format!("my_{}", template.replace('-', "_"));
+        let called = omni(folder.path(), &["new", &name, "--template", template]);
+        assert_eq!(called.code, 0, "{}", called.err);
+        let checked = omni(folder.path(), &["check", &format!("{name}.omni")]);
+        assert_eq!((checked.code, checked.out.as_str()), (0, ""), "{template}: {}", checked.out);
+    }
+    fs::write(folder.path().join("mine.omni"), "precious").unwrap();
+    assert_eq!(omni(folder.path(), &["new", "mine"]).code, 2);
+    assert_eq!(fs::read_to_string(folder.path().join("mine.omni")).unwrap(), "precious");
+}
+
+#[test]
+fn lists_and_reports() {
+    let folder = folder();
+    assert!(omni(folder.path(), &["models"]).out.contains("minidit_128"));
+    let models: serde_json::Value = serde_json::from_str(&omni(folder.path(), &["models", "--json"]).out).unwrap();
+    assert!(models.as_array().unwrap().len() > 10);
+    assert!(omni(folder.path(), &["explain", "e0203"]).out.contains("E0203"));
+    assert!(omni(folder.path(), &["explain"]).out.lines().count() > 20);
+    let info: serde_json::Value = serde_json::from_str(&omni(folder.path(), &["info", "--json"]).out).unwrap();
+    assert!(info.is_object());
+    assert!(omni(folder.path(), &["completions", "bash"]).out.contains("complete"));
+}
