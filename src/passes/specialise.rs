@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use super::bind_model::Dependence;
 use super::fold_constants::push_folded;
 use crate::diagnostics::{Code, Diagnostic};
-use crate::geometry::cover::cover;
+use crate::geometry::cover::{Budget, cover};
 use crate::geometry::order::{tile_blocks, tiling, token_order};
 use crate::geometry::tokens::TokenTable;
 use crate::ir::scalar::{At, NoTokens, evaluate};
@@ -76,6 +76,7 @@ struct Builder<'a> {
     mask_ids: HashMap<BitMatrix, MaskId>,
     /// Predicates with all scalars folded.
     folded: Graph,
+    budget: Budget,
     covered: HashMap<(ValueId, Lower, usize), MaskId>,
     programs: Vec<Program>,
     predicates: Vec<Predicate>,
@@ -103,6 +104,7 @@ impl<'a> Builder<'a> {
             masks: Vec::new(),
             mask_ids: HashMap::new(),
             folded: graph.emptied(),
+            budget: Budget::default(),
             covered: HashMap::new(),
             programs: Vec::new(),
             predicates: Vec::new(),
@@ -450,7 +452,15 @@ impl<'a> Builder<'a> {
         }
         let (_, arranged) = &self.arrangements[arrangement];
         let table = TokenTable::new(&self.strategy.graph, self.model, arranged);
-        let bits = cover(&table, &self.folded, inner, how);
+        let bits = cover(&table, &self.folded, inner, how, &self.budget).unwrap_or_else(|reason| {
+            let span = self.folded.value(inner).span;
+            self.errors.push(
+                Diagnostic::new(Code::E0309, span, format!("this predicate is too large: {reason}")).help(
+                    "write it so that whole ranges of tokens decide it, or try one pair a block with `lower centre`",
+                ),
+            );
+            BitMatrix::zeros(1, 1)
+        });
         let mask = self.mask(bits.clone());
         self.covered.insert(key, mask);
         bits
