@@ -253,17 +253,18 @@ impl Decision<'_> {
                 counts.iter_mut().zip(truth).for_each(|(count, &value)| *count += u32::from(value >= 1.0));
             }
         }
+        // Shares grow with counts, so that the smallest count that is enough decides.
         let rows = self.nominal_rows as f32;
+        let enough = (0..=self.nominal_rows as u32).find(|&count| count as f32 / rows > column).unwrap_or(u32::MAX);
+        let mut votes = vec![(0_u32, 0_u32); kv.count];
         counts.chunks_exact(width).any(|counts| {
-            (0..kv.count).any(|group| {
-                let (mut filled, mut dense) = (0_u32, 0_u32);
-                for (&count, _) in counts.iter().zip(&kv.of).filter(|(_, of)| usize::from(**of) == group) {
-                    let share = count as f32 / rows;
-                    filled += u32::from(share > 0.0);
-                    dense += u32::from(share > column);
-                }
-                filled > 0 && dense as f32 / filled as f32 > block
-            })
+            votes.fill((0, 0));
+            for (&count, &group) in counts.iter().zip(&kv.of) {
+                let (filled, dense) = &mut votes[usize::from(group)];
+                *filled += u32::from(count > 0);
+                *dense += u32::from(count >= enough);
+            }
+            votes.iter().any(|&(filled, dense)| filled > 0 && dense as f32 / filled as f32 > block)
         })
     }
 
@@ -616,12 +617,12 @@ fn look_up(
 }
 
 fn map1(a: &Register, out: &mut Register, f: impl Fn(Interval) -> Interval) {
-    out.low.clear();
-    out.high.clear();
-    for (&low, &high) in a.low.iter().zip(&a.high) {
-        let (low, high) = f((low, high));
-        out.low.push(low);
-        out.high.push(high);
+    let width = a.low.len();
+    out.low.resize(width, 0.0);
+    out.high.resize(width, 0.0);
+    let (low, high, out_low, out_high) = (&a.low[..], &a.high[..width], &mut out.low[..width], &mut out.high[..width]);
+    for i in 0..width {
+        (out_low[i], out_high[i]) = f((low[i], high[i]));
     }
 }
 
@@ -830,4 +831,59 @@ fn choose(condition: &Register, a: &Register, b: &Register, out: &mut Register) 
         })
         .unzip();
     *out = Register { low, high };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Model, Segment, Type};
+    use crate::plan::Arrangement;
+    use crate::source::Span;
+    use crate::symbols::Blocks;
+    use crate::tensor::Dtype;
+
+    /// `x0^2 mod 7 == 3`, which no square is, and no range tells.
+    fn undecidable() -> (Graph, ValueId) {
+        let mut graph = Graph::default();
+        let both = Extent::Token { q: true, kv: true };
+        let mut push = |op: Op, kind: Kind, extent: Extent| graph.push(op, Type::new(kind, extent), Span::default());
+        let q =
+            push(Op::Coordinate(Coordinate::Position, Side::Query), Kind::Int, Extent::Token { q: true, kv: false });
+        let k = push(Op::Coordinate(Coordinate::Position, Side::Key), Kind::Int, Extent::Token { q: false, kv: true });
+        let (seven, three) = (push(Op::Int(7), Kind::Int, Extent::Scalar), push(Op::Int(3), Kind::Int, Extent::Scalar));
+        let sum = push(Op::Binary(Binary::Add, q, k), Kind::Int, both);
+        let square = push(Op::Binary(Binary::Multiply, sum, sum), Kind::Int, both);
+        let rest = push(Op::Binary(Binary::Modulo, square, seven), Kind::Int, both);
+        let equal = push(Op::Compare(Comparison::Equal, rest, three), Kind::Bool, both);
+        (graph, equal)
+    }
+
+    fn model(tokens: u32) -> Model {
+        let span = Span::default();
+        let segment = Segment { name: "a".to_owned(), axes: Vec::new(), start: 0, tokens, valid: tokens, span };
+        Model {
+            name: "m".to_owned(),
+            layers: 1,
+            heads: 1,
+            head_dim: 16,
+            steps: 1,
+            dtype: Dtype::F32,
+            segments: vec![segment],
+            span,
+        }
+    }
+
+    #[test]
+    fn the_budget_ends_what_no_range_decides() {
+        let (graph, predicate) = undecidable();
+        let model = model(1024);
+        let blocks = Blocks::regular(1024, 1024, 128, 128);
+        let arrangement = Arrangement { order: None, tiling: None, blocks };
+        let table = TokenTable::new(&graph, &model, &arrangement);
+        let bits = cover(&table, &graph, predicate, Lower::Any, &Budget::default());
+        assert_eq!(bits.map(|bits| bits.count()), Ok(0));
+        let small = Budget(AtomicU64::new(1 << 20));
+        let error = cover(&table, &graph, predicate, Lower::Any, &small).expect_err("1024^2 pairs of 8 operations");
+        assert!(error.contains("operations on tokens"), "{error}");
+    }
 }
