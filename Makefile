@@ -28,9 +28,14 @@ docs: ## the library's documentation, in target/doc
 bench: ## benchmarks
 	@$(setup); cargo bench
 
-fuzz: ## fuzz the parser for a minute (needs a nightly toolchain and cargo-fuzz)
+fuzz: ## fuzz parser, checker and plans, a minute each (needs a nightly toolchain and cargo-fuzz)
 	@command -v cargo-fuzz >/dev/null || { echo "make fuzz: install cargo-fuzz first: cargo install cargo-fuzz" >&2; exit 2; }; \
-	$(setup); cargo +nightly fuzz run parse -- -max_total_time=60
+	mkdir -p fuzz/corpus/parse fuzz/corpus/check fuzz/corpus/plan; \
+	cp examples/strategies/*.omni tests/strategies/*.omni fuzz/corpus/parse; cp fuzz/corpus/parse/* fuzz/corpus/check; \
+	cargo run --quiet --bin omni -- build examples/strategies/flashomni.omni --strategy flashomni --model minidit_64 -o fuzz/corpus/plan/flashomni; \
+	for target in parse check plan; do \
+		cargo +nightly fuzz run "$$target" -- -max_total_time=60 -dict=fuzz/omni.dict -timeout=20; \
+	done
 
 clean: ## remove what was built
 	@cargo clean

@@ -4,7 +4,7 @@
 //! are the indices joined by `_` (`"0_12_3": [5, 6, 10]`). CSV: a header line, then one line an entry: the
 //! indices, then the numbers. Missing entries need an `else`.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::inputs::MAX_WIDTH;
 use super::{Checker, Term};
@@ -115,7 +115,8 @@ fn parse(path: &str, bytes: &[u8], dims: usize) -> Result<Table, String> {
 }
 
 struct Entries {
-    map: HashMap<Vec<u32>, Vec<f64>>,
+    /// In order, so that the same entry is found wrong each time.
+    map: BTreeMap<Vec<u32>, Vec<f64>>,
     kind: Kind,
     /// Whether some entry is a truth value, and whether some is a number.
     seen: [bool; 2],
@@ -123,7 +124,7 @@ struct Entries {
 
 impl Entries {
     fn new() -> Self {
-        Entries { map: HashMap::new(), kind: Kind::Int, seen: [false; 2] }
+        Entries { map: BTreeMap::new(), kind: Kind::Int, seen: [false; 2] }
     }
 
     fn insert(&mut self, keys: Vec<u32>, numbers: Vec<f64>, place: &str) -> Result<(), String> {
@@ -149,7 +150,7 @@ impl Entries {
 fn assemble(path: &str, entries: Entries, dims: usize) -> Result<Table, String> {
     let Some(width) = entries.map.values().map(Vec::len).next() else { return Err("is empty".to_owned()) };
     if let Some((keys, numbers)) = entries.map.iter().find(|(_, numbers)| numbers.len() != width) {
-        return Err(format!("the entry at {keys:?} has {} numbers, another has {width}", numbers.len()));
+        return Err(format!("the entry at {keys:?} has {} numbers, the first has {width}", numbers.len()));
     }
     if entries.seen == [true; 2] {
         return Err("mixes truth values and numbers".to_owned());
