@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use flashomni::compile::shipped_models;
 use flashomni::plan::Plan;
+use flashomni::syntax::ast::Item;
 use flashomni::{Compiler, Error};
 
 /// Windows of the published sliding tile tables, in tiles.
@@ -22,10 +23,10 @@ fn main() {
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["check", file] => check(Path::new(file)),
         ["hashes"] => hashes(),
-        ["compile", file, model] => {
+        ["compile", file, strategy, model] => {
             let start = Instant::now();
-            let plan = plan(Path::new(file), model);
-            println!("{file} for {model}: {:?}, {} masks", start.elapsed(), plan.map_or(0, |plan| plan.masks.len()));
+            let plan = plan(Path::new(file), strategy, model).expect("fits");
+            println!("{strategy} for {model}: {:?}, {} masks", start.elapsed(), plan.masks.len());
         }
         _ => table(),
     }
@@ -49,20 +50,32 @@ fn check(path: &Path) {
     std::process::exit(i32::from(found.has_errors()));
 }
 
-/// The plan of the last strategy of a file, `None` where it does not fit the model.
-fn plan(path: &Path, model: &str) -> Option<Plan> {
-    match Compiler::from_file(path).expect("readable").model(model).compile() {
+/// The plan of a strategy of a file, `None` where it does not fit the model.
+fn plan(path: &Path, strategy: &str, model: &str) -> Option<Plan> {
+    match Compiler::from_file(path).expect("readable").strategy(strategy).model(model).compile() {
         Ok(compiled) => Some(compiled.plan),
         Err(Error::Compile(_)) => None,
         Err(error) => panic!("{error}"),
     }
 }
 
+/// Names of the strategies of a file, in order.
+fn strategies(path: &Path) -> Vec<String> {
+    let tree = Compiler::from_file(path).expect("readable").syntax().expect("parses");
+    let name = |item: &Item| match item {
+        Item::Strategy(strategy) => Some(strategy.name.node.clone()),
+        _ => None,
+    };
+    tree.items.iter().filter_map(name).collect()
+}
+
 fn hashes() {
     for path in examples() {
-        for (model, _) in shipped_models() {
-            if let Some(plan) = plan(&path, &model.name) {
-                println!("{} {} {}", stem(&path), model.name, blake3::hash(&plan.to_bytes()).to_hex());
+        for strategy in strategies(&path) {
+            for (model, _) in shipped_models() {
+                if let Some(plan) = plan(&path, &strategy, &model.name) {
+                    println!("{strategy} {} {}", model.name, blake3::hash(&plan.to_bytes()).to_hex());
+                }
             }
         }
     }
@@ -100,9 +113,11 @@ fn table() {
     long_file();
     for model in ["hunyuan_video_720p", "wan21_14b_720p"] {
         for path in examples() {
-            if plan(&path, model).is_some() {
-                let time = median(3, || assert!(plan(&path, model).is_some()));
-                row(&format!("compile {} for {model}", stem(&path)), time, "");
+            for strategy in strategies(&path) {
+                if plan(&path, &strategy, model).is_some() {
+                    let time = median(3, || assert!(plan(&path, &strategy, model).is_some()));
+                    row(&format!("compile {strategy} for {model}"), time, "");
+                }
             }
         }
     }
@@ -139,8 +154,8 @@ fn large_table() {
         .expect("copied");
     for model in ["hunyuan_video_720p", "hunyuan_video_tiled"] {
         let out = folder.path().join("large.plan");
-        let time = median(5, || plan(&main, model).expect("fits").save(&out).expect("saved"));
-        let plan = plan(&main, model).expect("fits");
+        let time = median(5, || plan(&main, "large", model).expect("fits").save(&out).expect("saved"));
+        let plan = plan(&main, "large", model).expect("fits");
         let (masks, bytes) = (plan.masks.len(), std::fs::metadata(&out).expect("plan").len());
         row(&format!("build 72,000 entries for {model}: {masks} masks, {bytes} bytes"), time, "150");
     }

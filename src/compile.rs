@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::check::{self, Declarations, InputTensor, ReadFile};
-use crate::diagnostics::{Code, Diagnostic, Diagnostics, Severity, did_you_mean};
+use crate::diagnostics::{Code, Diagnostic, Diagnostics, MAX_FINDINGS, Severity, did_you_mean};
 use crate::error::{Error, Result};
 use crate::ir::{Model, Strategy};
 use crate::passes;
@@ -18,6 +18,8 @@ use crate::syntax::{self, ast};
 
 /// Files of one compilation at most.
 const MAX_FILES: usize = 256;
+/// Bytes of a line on each side of a mistake that are looked at for what follows from it.
+const NEAR: usize = 4096;
 /// Bytes of a table at most.
 const MAX_TABLE_BYTES: u64 = 256 << 20;
 
@@ -521,7 +523,8 @@ impl Loaded {
 
     fn report(&mut self, findings: Vec<Diagnostic>) {
         for finding in findings {
-            if !self.findings.contains(&finding) {
+            // Many are compared later, when they are sorted.
+            if self.findings.len() > MAX_FINDINGS || !self.findings.contains(&finding) {
                 self.findings.push(finding);
             }
         }
@@ -560,12 +563,20 @@ impl Loaded {
         })
     }
 
-    /// The line in which a place begins, and where that line begins.
+    /// The line in which a place begins, as far as it is near, and where that part begins.
     fn line(&self, place: Span) -> Option<(usize, &str)> {
         let text = &self.sources.file(place.file)?.text;
-        let (before, after) = text.split_at_checked(place.start as usize)?;
-        let start = before.rfind('\n').map_or(0, |end| end + 1);
-        let end = before.len() + after.find('\n').unwrap_or(after.len());
+        let (before, _) = text.split_at_checked(place.start as usize)?;
+        let boundary = |mut at: usize| {
+            while !text.is_char_boundary(at) {
+                at -= 1;
+            }
+            at
+        };
+        let first = boundary(before.len().saturating_sub(NEAR));
+        let last = boundary(text.len().min(before.len() + NEAR));
+        let start = before[first..].rfind('\n').map_or(first, |end| first + end + 1);
+        let end = text[before.len()..last].find('\n').map_or(last, |end| before.len() + end);
         Some((start, &text[start..end]))
     }
 

@@ -111,3 +111,93 @@ fn infinities_are_named_where_blocks_are_chosen() {
     let error = session.attention(0, 0, fine.as_ref(), wrong.as_ref(), fine.as_ref(), out.as_mut()).unwrap_err();
     assert!(error.to_string().starts_with("`k` is NaN, infinite or too large in block 2 of head 0"), "{error}");
 }
+
+/// A small model and a strategy of it, the last declaration.
+fn small(declarations: &str, body: &str) -> String {
+    format!(
+        "model m {{ layers 2 heads 2 head_dim 16 steps 4 tokens a(64) }}\n{declarations}\nstrategy s {{ block 16\n{body}\n}}"
+    )
+}
+
+#[test]
+fn values_that_share_their_operands_are_not_written_out() {
+    // As a tree each of these has 2^60 values.
+    let doubled = |first: &str, op: &str| {
+        let mut text = format!("let x0 = {first}\n");
+        (1..60).for_each(|i| text += &format!("let x{i} = x{} {op} x{}\n", i - 1, i - 1));
+        text
+    };
+    for body in [
+        doubled("step", "+") + "when x59 > 3 { keep all -> all where pos(q) >= pos(k) }",
+        doubled("layer", "+") + "schedule { dense while x59 > 3 }",
+        doubled("pos(q) - pos(k)", "+") + "keep all -> all where x59 > 3",
+        doubled("pos(q) - pos(k)", "+") + "keep all -> all where x59 > 3 lower exact",
+        doubled("head", "-") + "keep all -> all where top_k(dot(mean(q), mean(k)), min(x59, 2) + 1)",
+    ] {
+        assert!(refused(small("", &body)).contains("E0309"), "{body}");
+    }
+    let mixed = doubled("pos(q) > pos(k) or top_k(dot(mean(q), mean(k)), 2)", "and") + "keep all -> all where x59";
+    assert!(refused(small("", &mixed)).contains("E0309"));
+}
+
+#[test]
+fn texts_that_describe_long_computations() {
+    let mut tuples = "let t0 = (1, 2)\n".to_owned();
+    (1..40).for_each(|i| tuples += &format!("let t{i} = (t{}, t{})\n", i - 1, i - 1));
+    let mut lists = "let t0 = [1, 2]\n".to_owned();
+    (1..40).for_each(|i| lists += &format!("let t{i} = [t{}, t{}]\n", i - 1, i - 1));
+    let mut chain = "let x0 = step\n".to_owned();
+    (1..100_000).for_each(|i| chain += &format!("let x{i} = x{} + 1\n", i - 1));
+    let used_twice: String =
+        (0..40).map(|i| format!("strategy a{i} {{ use a{} use a{} }}\n", i + 1, i + 1)).collect::<String>()
+            + "strategy a40 { keep all -> all }";
+    let used_deeply: String = (0..50_000).map(|i| format!("strategy a{i} {{ use a{} }}\n", i + 1)).collect::<String>()
+        + "strategy a50000 { keep all -> all }";
+    let layout = (0..100_000).map(|i| format!("a{i}")).collect::<Vec<_>>().join(" ++ ");
+    let rests = "heads 0 { keep all -> all }\n".repeat(20_000) + &"heads rest { keep all -> all }\n".repeat(20_000);
+    for (declarations, body, limit) in [
+        ("", tuples.as_str(), "16"),
+        ("", &lists, "10000"),
+        ("", &chain, "1000"),
+        (&used_twice, "use a0", "8388608"),
+        (&used_deeply, "use a0", "64"),
+        ("", &format!("layout {layout}"), "64"),
+        ("", &rests, "8388608"),
+    ] {
+        let found = refused(small(declarations, body));
+        assert!(found.contains("E0309") && found.contains(limit), "{limit}: {:.400}", found);
+    }
+}
+
+#[test]
+fn many_mistakes_are_not_all_shown() {
+    let unknown: String = (0..5_000).map(|i| format!("let x{i} = nothing{i}\n")).collect();
+    let start = Instant::now();
+    let found = Compiler::from_source("many.omni", small("", &unknown)).check();
+    assert_eq!(found.list.len(), flashomni::diagnostics::MAX_FINDINGS);
+    assert!(found.has_errors() && start.elapsed() < SOON);
+}
+
+#[test]
+fn models_at_the_limits() {
+    let compile = |fields: &str, body: &str| {
+        let text = format!("model m {{ {fields} }}\nstrategy s {{ block 16\n{body}\n}}");
+        let start = Instant::now();
+        let compiled = Compiler::from_source("limits.omni", text).compile();
+        assert!(start.elapsed() < SOON, "{:?}: {body}", start.elapsed());
+        compiled.map(|compiled| compiled.plan).map_err(|error| error.to_string())
+    };
+    // Almost 2^24 places each, the most there are.
+    for fields in [
+        "layers 1 heads 1024 head_dim 16 steps 10000 tokens a(64)",
+        "layers 1677 heads 1 head_dim 16 steps 10000 tokens a(64)",
+        "layers 4096 heads 1024 head_dim 16 steps 4 tokens a(64)",
+    ] {
+        let schedule = "schedule { update on first dense while step < 2 update every 3 }";
+        compile(fields, &format!("{schedule} cache all as taylor(1)")).unwrap();
+    }
+    let many =
+        "when (step * 7 + layer * 5 + head * 3) mod 2 == 0 { keep all -> all where pos(q) >= pos(k) }\n".repeat(400);
+    let found = compile("layers 4096 heads 1024 head_dim 16 steps 4 tokens a(64)", &many).expect_err("too much");
+    assert!(found.contains("E0309") && found.contains("4294967296"), "{found}");
+}

@@ -13,6 +13,9 @@ const MAX_BLOCK_POWER: i64 = 16;
 impl Checker<'_> {
     pub(super) fn expression(&mut self, expr: &ast::Expr) -> Term {
         let span = expr.span;
+        if !self.spend(1, span) {
+            return Term::Hole;
+        }
         match &expr.kind {
             ExprKind::Int(value) => Term::Value(self.int(*value, span)),
             ExprKind::Real(value) => self.real(*value, span),
@@ -21,8 +24,8 @@ impl Checker<'_> {
             ExprKind::Text(text) => Term::Text(text.clone()),
             ExprKind::Name(name) => self.name(name, span),
             ExprKind::Call(name, args) => self.call(name, args, None, span),
-            ExprKind::Tuple(items) => Term::Tuple(items.iter().map(|item| self.expression(item)).collect()),
-            ExprKind::List(items) => Term::List(items.iter().map(|item| self.expression(item)).collect()),
+            ExprKind::Tuple(items) => self.terms(items, false, span, Self::expression),
+            ExprKind::List(items) => self.terms(items, true, span, Self::expression),
             ExprKind::Unary(op, operand) => {
                 let operand = self.operand(operand);
                 let op = match op {
@@ -57,7 +60,8 @@ impl Checker<'_> {
 
     fn name(&mut self, name: &str, span: Span) -> Term {
         if let Some(term) = self.lookup(name) {
-            return term;
+            let size = super::limits::size_of(&term);
+            return if self.spend(size, span) { term } else { Term::Hole };
         }
         if let Some(term) = self.builtin_name(name, span) {
             return term;
@@ -74,6 +78,7 @@ impl Checker<'_> {
             format!("there is no `{name}` here")
         };
         let names = self.names_in_scope();
+        self.spend(names.len(), span);
         let diagnostic = Diagnostic::new(Code::E0201, span, message);
         let near = did_you_mean(name, names.iter().map(String::as_str));
         self.hole(match near {

@@ -99,7 +99,7 @@ impl Checker<'_> {
             dims: vec![0; keys.len()],
             width: width as u8,
             kind: declared.kind,
-            values: Vec::new(),
+            values: Vec::new().into(),
         };
         if let Some(data) = data {
             if declared.kind != Kind::Real && data.values.iter().any(|value| value.fract() != 0.0) {
@@ -108,7 +108,7 @@ impl Checker<'_> {
                 return self.hole(diagnostic.help("declare it with `kind = real`"));
             }
             table.dims = data.shape[..keys.len()].to_vec();
-            table.values.clone_from(&data.values);
+            table.values = data.values.as_slice().into();
         }
         let known = self.strategy.graph.tables.iter().position(|known| *known == table);
         let index = known.unwrap_or_else(|| {
@@ -132,7 +132,13 @@ impl Checker<'_> {
             self.report(Diagnostic::new(Code::E0305, expr.span, message));
             return None;
         }
-        self.strategy.graph.tables.push(Table { name: declared.name, dims, width: 1, kind: Kind::Int, values });
+        self.strategy.graph.tables.push(Table {
+            name: declared.name,
+            dims,
+            width: 1,
+            kind: Kind::Int,
+            values: values.into(),
+        });
         Some(crate::ir::Order::Given((self.strategy.graph.tables.len() - 1) as u16))
     }
 

@@ -10,6 +10,7 @@
 mod expression;
 mod functions;
 mod inputs;
+mod limits;
 pub mod model;
 mod rules;
 mod schedule;
@@ -89,7 +90,7 @@ pub fn check(
 ) -> (Option<Strategy>, Vec<Diagnostic>) {
     let mut checker = Checker::new(declarations, files);
     checker.strategy.name.clone_from(&strategy.name.node);
-    checker.layouts(strategy, &mut Vec::new());
+    checker.layouts(strategy, &mut Vec::new(), 0);
     let args = params.iter().map(|(name, value)| (name.clone(), checker.expression(value))).collect();
     checker.body(strategy, args, true);
     checker.size();
@@ -150,6 +151,7 @@ struct Checker<'a> {
     stack: Vec<(String, bool)>,
     schedule_span: Option<Span>,
     table_ids: HashMap<String, Option<u16>>,
+    limits: limits::Limits,
 }
 
 impl<'a> Checker<'a> {
@@ -165,11 +167,8 @@ impl<'a> Checker<'a> {
             stack: Vec::new(),
             schedule_span: None,
             table_ids: HashMap::new(),
+            limits: limits::Limits::default(),
         }
-    }
-
-    fn report(&mut self, diagnostic: Diagnostic) {
-        self.diagnostics.push(diagnostic);
     }
 
     /// Reports and gives a hole.
@@ -181,7 +180,10 @@ impl<'a> Checker<'a> {
     /// Adds a value whose operands are known to fit.
     fn push(&mut self, op: Op, span: Span) -> Result<ValueId, Term> {
         match ir::typing::type_of(&self.strategy.graph, &op) {
-            Ok(ty) => Ok(self.strategy.graph.push(op, ty, span)),
+            Ok(ty) => {
+                let id = self.strategy.graph.push(op, ty, span);
+                if self.deepen(id, span) { Ok(id) } else { Err(Term::Hole) }
+            }
             Err(reason) => Err(self.hole(Diagnostic::new(Code::E0206, span, reason))),
         }
     }
@@ -350,6 +352,11 @@ impl<'a> Checker<'a> {
                 fine = false;
             }
         }
+        if self.strategy.graph.sets().len() > limits::MAX_SETS && !self.limits.reached {
+            let message = format!("more than {} different sets of segments", limits::MAX_SETS);
+            let span = set.parts.first().map(|(name, _)| name.span).unwrap_or_default();
+            self.too_large(span, message, "write fewer of them");
+        }
         fine.then(|| if whole { SetId::ALL } else { self.strategy.graph.set(parts) })
     }
 
@@ -396,8 +403,12 @@ impl<'a> Checker<'a> {
     }
 
     /// Merges the layouts of a strategy and of those it uses, before anything refers to them.
-    fn layouts(&mut self, strategy: &ast::Strategy, seen: &mut Vec<String>) {
-        if seen.contains(&strategy.name.node) {
+    fn layouts(&mut self, strategy: &ast::Strategy, seen: &mut Vec<String>, depth: usize) {
+        // Past the limit of the depth `body` reports what uses what.
+        if seen.contains(&strategy.name.node)
+            || depth > limits::MAX_USE_DEPTH
+            || !self.spend(seen.len(), strategy.name.span)
+        {
             return;
         }
         seen.push(strategy.name.node.clone());
@@ -415,7 +426,7 @@ impl<'a> Checker<'a> {
         }
         for name in used_strategies(&strategy.body) {
             if let Some(used) = self.declarations.strategies.get(name) {
-                self.layouts(used, seen);
+                self.layouts(used, seen, depth + 1);
             }
         }
     }
@@ -435,6 +446,7 @@ impl<'a> Checker<'a> {
             );
         }
         let axes: Vec<String> = axes.into_iter().map(|axis| axis.node.clone()).collect();
+        let is_full = self.strategy.layout.len() >= limits::MAX_SEGMENTS;
         match self.strategy.layout.iter_mut().find(|segment| segment.name == name.node) {
             Some(segment) => {
                 for axis in axes {
@@ -442,6 +454,10 @@ impl<'a> Checker<'a> {
                         segment.axes.push(axis);
                     }
                 }
+            }
+            None if is_full => {
+                let message = format!("a layout of more than {} segments", limits::MAX_SEGMENTS);
+                self.too_large(name.span, message, "join segments that are treated alike");
             }
             None => {
                 self.strategy.layout.push(ir::LayoutSegment { name: name.node.clone(), axes, span: name.span });
@@ -463,6 +479,11 @@ impl<'a> Checker<'a> {
                 )
                 .help("remove one of the `use` statements"),
             );
+            return;
+        }
+        if self.stack.len() >= limits::MAX_USE_DEPTH {
+            let message = format!("strategies use each other more than {} deep", limits::MAX_USE_DEPTH);
+            self.too_large(strategy.name.span, message, "use the inner ones directly");
             return;
         }
         let has_schedule = strategy.body.iter().any(|stmt| matches!(stmt.kind, ast::StmtKind::Schedule(_)));
@@ -552,6 +573,9 @@ impl<'a> Checker<'a> {
 
     fn statement(&mut self, stmt: &ast::Stmt, siblings: &[ast::Stmt]) {
         use ast::StmtKind;
+        if !self.spend(1, stmt.span) {
+            return;
+        }
         match &stmt.kind {
             StmtKind::Layout(_) => self.only_outside_guards(stmt, "layout"),
             StmtKind::Order { segment, order } => self.order(segment.as_ref(), order, stmt.span),

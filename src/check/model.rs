@@ -1,6 +1,7 @@
 //! Model declarations.
 
 use super::code_list;
+use super::limits::MAX_SEGMENTS;
 use crate::diagnostics::{Code, Diagnostic, did_you_mean};
 use crate::ir::{Model, Segment};
 use crate::source::Span;
@@ -110,6 +111,11 @@ fn check_dtype(name: &ast::Ident, found: &mut Vec<Diagnostic>) -> Dtype {
 fn check_segments(list: &[ast::Segment], span: Span, found: &mut Vec<Diagnostic>) -> Vec<Segment> {
     let mut segments: Vec<Segment> = Vec::new();
     let mut start = 0_u64;
+    if list.len() > MAX_SEGMENTS {
+        let message = format!("{} segments, at most {MAX_SEGMENTS}", list.len());
+        found.push(Diagnostic::new(Code::E0309, span, message));
+        return segments;
+    }
     for segment in list {
         let name = &segment.name;
         if let Some(earlier) = segments.iter().find(|earlier| earlier.name == name.node) {

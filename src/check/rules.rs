@@ -1,5 +1,7 @@
 //! Rules, guards, orders and blocks.
 
+use std::collections::{HashMap, HashSet};
+
 use super::expression::is_blocks;
 use super::{Checker, Term, code_list};
 use crate::diagnostics::{Code, Diagnostic, did_you_mean};
@@ -191,7 +193,7 @@ impl Checker<'_> {
     /// Whether the coordinates and selections of a predicate exist on all of a rule's domain.
     fn domain_fits(&mut self, predicate: ValueId, q: Option<SetId>, kv: Option<SetId>, place: Span) -> bool {
         let mut reachable = vec![predicate];
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         while let Some(id) = reachable.pop() {
             if !seen.insert(id) {
                 continue;
@@ -374,8 +376,11 @@ impl Checker<'_> {
     /// The value of an expression that depends on nothing.
     pub(super) fn constant(&self, id: ValueId) -> Option<ir::scalar::Scalar> {
         let graph = &self.strategy.graph;
-        let mut open = vec![id];
+        let (mut open, mut seen) = (vec![id], HashSet::new());
         while let Some(id) = open.pop() {
+            if !seen.insert(id) {
+                continue;
+            }
             match graph.op(id) {
                 Op::Bool(_)
                 | Op::Int(_)
@@ -403,6 +408,7 @@ impl Checker<'_> {
     ) {
         let condition = match guard {
             ast::Guard::Places(dimension, Places::Rest(rest)) => {
+                self.spend(siblings.len(), span);
                 let named: Vec<(Dimension, &Places)> = siblings
                     .iter()
                     .filter_map(|stmt| match &stmt.kind {
@@ -465,18 +471,15 @@ impl Checker<'_> {
 
     fn rest(&mut self, named: &[(Dimension, &Places)], dimension: Dimension, span: Span) -> Option<ValueId> {
         let before = self.strategy.bounds.len();
-        let mut any = None;
+        let mut named_places = Vec::new();
         for (_, places) in named {
-            let one = self.places(dimension, places, span)?;
-            any = match any {
-                None => Some(one),
-                Some(any) => Some(self.push(Op::Binary(Binary::Or, any, one), span).ok()?),
-            };
+            named_places.push(self.places(dimension, places, span)?);
         }
         // The guards beside it carry these bounds already.
         self.strategy.bounds.truncate(before);
-        match any {
+        match self.any_of(&named_places, span) {
             Some(any) => self.push(Op::Unary(Unary::Not, any), span).ok(),
+            None if self.limits.reached => None,
             None => {
                 self.report(
                     Diagnostic::new(Code::W0504, span, "`rest` stands beside no other guard and names everything")
@@ -517,12 +520,11 @@ impl Checker<'_> {
                 Some(condition.unwrap_or_else(|| self.boolean(true, *span)))
             }
             Places::List(items, span) => {
-                let mut any = self.boolean(false, *span);
+                let mut any = vec![self.boolean(false, *span)];
                 for item in items {
-                    let one = self.places(dimension, item, *span)?;
-                    any = self.push(Op::Binary(Binary::Or, any, one), *span).ok()?;
+                    any.push(self.places(dimension, item, *span)?);
                 }
-                Some(any)
+                self.any_of(&any, *span)
             }
         }
     }
@@ -714,11 +716,19 @@ impl Checker<'_> {
 
 /// Number of terms a predicate has at most as a union of intersections.
 fn terms(graph: &ir::Graph, id: ValueId) -> usize {
-    match *graph.op(id) {
-        Op::Binary(Binary::And | Binary::Or | Binary::Xor, a, b) if graph.ty(id).extent == Extent::Mixed => {
-            terms(graph, a).saturating_add(1).saturating_mul(terms(graph, b).saturating_add(1))
+    fn of(graph: &ir::Graph, id: ValueId, known: &mut HashMap<ValueId, usize>) -> usize {
+        if let Some(&terms) = known.get(&id) {
+            return terms;
         }
-        Op::Unary(Unary::Not, a) => terms(graph, a),
-        _ => 1,
+        let terms = match *graph.op(id) {
+            Op::Binary(Binary::And | Binary::Or | Binary::Xor, a, b) if graph.ty(id).extent == Extent::Mixed => {
+                of(graph, a, known).saturating_add(1).saturating_mul(of(graph, b, known).saturating_add(1))
+            }
+            Op::Unary(Unary::Not, a) => of(graph, a, known),
+            _ => 1,
+        };
+        known.insert(id, terms);
+        terms
     }
+    of(graph, id, &mut HashMap::new())
 }

@@ -2,7 +2,7 @@
 
 use super::{Checker, Term};
 use crate::diagnostics::{Code, Diagnostic, did_you_mean};
-use crate::ir::{self, Binary, Kind, Op, Place, StepKind, ValueId};
+use crate::ir::{self, Kind, Op, Place, StepKind, ValueId};
 use crate::source::Span;
 use crate::syntax::ast;
 
@@ -48,6 +48,10 @@ impl Checker<'_> {
 
     fn schedule_lines(&mut self, lines: &[ast::ScheduleStmt], guard: Option<ValueId>) {
         for line in lines {
+            let (ast::ScheduleStmt::Kind { span, .. } | ast::ScheduleStmt::Layers(_, _, span)) = line;
+            if !self.spend(1, *span) {
+                return;
+            }
             match line {
                 ast::ScheduleStmt::Layers(places, body, span) => {
                     let condition = match places {
@@ -67,15 +71,16 @@ impl Checker<'_> {
     }
 
     fn other_layers(&mut self, lines: &[ast::ScheduleStmt], span: Span) -> Option<ValueId> {
-        let mut any = self.boolean(false, span);
+        self.spend(lines.len(), span);
+        let mut any = vec![self.boolean(false, span)];
         for line in lines {
             if let ast::ScheduleStmt::Layers(places, _, _) = line
                 && !matches!(places, ast::Places::Rest(_))
             {
-                let one = self.places(ast::Dimension::Layers, places, span)?;
-                any = self.push(Op::Binary(Binary::Or, any, one), span).ok()?;
+                any.push(self.places(ast::Dimension::Layers, places, span)?);
             }
         }
+        let any = self.any_of(&any, span)?;
         self.push(Op::Unary(ir::Unary::Not, any), span).ok()
     }
 

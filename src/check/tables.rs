@@ -168,7 +168,7 @@ fn assemble(path: &str, entries: Entries, dims: usize) -> Result<Table, String> 
         let index = keys.iter().zip(&sizes).fold(0, |index, (&key, &size)| index * size as usize + key as usize);
         values[index * width..(index + 1) * width].copy_from_slice(numbers);
     }
-    Ok(Table { name: path.to_owned(), dims: sizes, width: width as u8, kind: entries.kind, values })
+    Ok(Table { name: path.to_owned(), dims: sizes, width: width as u8, kind: entries.kind, values: values.into() })
 }
 
 fn json(text: &str, dims: usize) -> Result<Entries, String> {

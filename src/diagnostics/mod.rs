@@ -122,6 +122,9 @@ impl Diagnostic {
     }
 }
 
+/// Findings that are shown at most, errors before warnings.
+pub const MAX_FINDINGS: usize = 1000;
+
 /// Findings together with the texts they point into.
 #[derive(Clone, Default)]
 pub struct Diagnostics {
@@ -135,8 +138,14 @@ impl Diagnostics {
     /// Joins findings with their texts and puts them in the order of their places.
     #[must_use]
     pub fn new(sources: Arc<Sources>, mut list: Vec<Diagnostic>) -> Self {
-        list.sort_by_key(|diagnostic| (diagnostic.span(), diagnostic.code));
+        let place = |diagnostic: &Diagnostic| (diagnostic.span(), diagnostic.code);
+        list.sort_by_key(place);
         list.dedup();
+        if list.len() > MAX_FINDINGS {
+            list.sort_by_key(|diagnostic| diagnostic.severity() == Severity::Warning);
+            list.truncate(MAX_FINDINGS);
+            list.sort_by_key(place);
+        }
         Diagnostics { sources, list }
     }
 

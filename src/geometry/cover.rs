@@ -4,29 +4,78 @@
 //! tried pair by pair. It is evaluated over *ranges* of tokens in interval arithmetic: every leaf gives its
 //! smallest and largest value in the range, and truth values are false, true or unknown. One evaluation decides most
 //! block pairs; where it does not, the block is cut into runs of [`RUN`] tokens, and what is still unknown into
-//! tokens, where intervals are points and the answer is exact. A whole row of kv-ranges is evaluated at once, operation
-//! by operation, in loops over arrays.
+//! tokens, where intervals are points and the answer is exact. A whole row of kv-ranges, or all pairs of runs or tokens of a
+//! block, are evaluated at once, operation by operation, in loops over arrays; what is the same for all of them (two
+//! frames, say, and all that follows from their distance) is computed once.
 //!
-//! Values are double precision: integers are exact up to 2^53.
+//! Values are double precision: integers are exact up to 2^53. A [`Budget`] bounds the work, because a predicate can be
+//! written that no range decides.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
 use super::tokens::TokenTable;
 use crate::ir::scalar::{self, Scalar};
-use crate::ir::{Binary, Comparison, Coordinate, Extent, Graph, Lower, Op, Side, Table, Unary, ValueId};
+use crate::ir::{Binary, Comparison, Coordinate, Extent, Graph, Kind, Lower, Op, Side, Table, Unary, ValueId};
 use crate::symbols::BitMatrix;
 
 /// Tokens of a run of the middle level.
 const RUN: u32 = 16;
 
+/// Operations on single pairs of ranges that the predicates of one plan may take, about a minute of two cores.
+const MAX_OPERATIONS: u64 = 1 << 36;
+/// Bytes of the registers of one thread, and of the coordinates of all tokens, at most.
+const MAX_BYTES: usize = 1 << 28;
+
+/// What is left of the work that the predicates of a plan may take.
+pub struct Budget(AtomicU64);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Budget(AtomicU64::new(MAX_OPERATIONS))
+    }
+}
+
+impl Budget {
+    /// Takes some of it; `false` when too little is left. The sum decides, so that the order of threads does not.
+    fn take(&self, operations: usize) -> bool {
+        let left = |left: u64| Some(left.saturating_sub(operations as u64));
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).is_ok_and(|left| left > operations as u64)
+    }
+
+    fn is_spent(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+}
+
 /// The blocks that `predicate` covers: `[q_blocks][kv_blocks]`, or one row of the side it speaks of.
 /// Scalars in it are constants.
-#[must_use]
-pub fn cover(table: &TokenTable<'_>, graph: &Graph, predicate: ValueId, how: Lower) -> BitMatrix {
-    let formula = Formula::new(table, graph, predicate);
+///
+/// # Errors
+/// A sentence where it takes too much time or memory to find out.
+pub fn cover(
+    table: &TokenTable<'_>,
+    graph: &Graph,
+    predicate: ValueId,
+    how: Lower,
+    budget: &Budget,
+) -> Result<BitMatrix, String> {
+    let needed = needed(graph, predicate);
+    let (nodes, leaves) = sizes(graph, &needed);
     let blocks = table.blocks();
+    if nodes.saturating_mul(blocks.kv_blocks()).saturating_mul(16) > MAX_BYTES
+        || leaves.saturating_mul(table.tokens()).saturating_mul(8) > MAX_BYTES
+    {
+        return Err(format!(
+            "{nodes} operations on {} tokens in {} blocks take more than {} MiB",
+            table.tokens(),
+            blocks.kv_blocks(),
+            MAX_BYTES >> 20
+        ));
+    }
+    let formula = Formula::new(table, graph, predicate);
     let ranges = |offsets: &[u32]| -> Vec<Range<u32>> { offsets.windows(2).map(|pair| pair[0]..pair[1]).collect() };
     let any_token = || -> Vec<Range<u32>> { std::iter::once(0..1).collect() };
     let (q, kv) = match graph.ty(predicate).extent {
@@ -36,22 +85,28 @@ pub fn cover(table: &TokenTable<'_>, graph: &Graph, predicate: ValueId, how: Low
         _ => (any_token(), any_token()),
     };
     let (q, kv) = if how == Lower::Centre { (centres(&q), centres(&kv)) } else { (q, kv) };
-    let per = match how {
-        Lower::Density { per: Some(axis), .. } => Some([
-            table.coordinate(Coordinate::Axis(axis), Side::Query),
-            table.coordinate(Coordinate::Axis(axis), Side::Key),
-        ]),
-        _ => None,
+    let groups = |ranges: &[Range<u32>], side: Side| match how {
+        Lower::Density { per: Some(axis), .. } => {
+            let coordinates = table.coordinate(Coordinate::Axis(axis), side);
+            ranges.iter().map(|range| Groups::new(&coordinates[range.start as usize..range.end as usize])).collect()
+        }
+        Lower::Density { per: None, .. } => ranges.iter().map(|range| Groups::new(&vec![0.0; range.len()])).collect(),
+        _ => Vec::new(),
     };
     let nominal_rows = q.iter().map(ExactSizeIterator::len).max().unwrap_or(1);
-    let decide = Decision { formula: &formula, how, per, nominal_rows };
-    let rows: Vec<Vec<u64>> = q.par_chunks(8).flat_map_iter(|chunk| decide.rows(chunk, &kv)).collect();
-    let matrix =
-        BitMatrix::from_words(q.len(), kv.len(), rows.concat()).unwrap_or_else(|| BitMatrix::zeros(q.len(), kv.len()));
-    if q.len() > 1 && kv.len() == 1 && !matches!(graph.ty(predicate).extent, Extent::Token { q: true, kv: true }) {
-        return column_as_row(&matrix);
+    let groups = [groups(&q, Side::Query), groups(&kv, Side::Key)];
+    let decide = Decision { formula: &formula, how, groups, nominal_rows, budget };
+    let chunks: Vec<Vec<u64>> =
+        q.par_chunks(8).enumerate().map(|(chunk, ranges)| decide.rows(chunk * 8, ranges, &kv)).collect();
+    if budget.is_spent() {
+        return Err(format!("more than {MAX_OPERATIONS} operations on tokens are needed to find the blocks"));
     }
-    matrix
+    let matrix = BitMatrix::from_words(q.len(), kv.len(), chunks.concat())
+        .unwrap_or_else(|| BitMatrix::zeros(q.len(), kv.len()));
+    if q.len() > 1 && kv.len() == 1 && !matches!(graph.ty(predicate).extent, Extent::Token { q: true, kv: true }) {
+        return Ok(column_as_row(&matrix));
+    }
+    Ok(matrix)
 }
 
 /// The token mask of one block pair: row = query token, column = key token.
@@ -96,144 +151,179 @@ fn runs(range: &Range<u32>) -> Vec<Range<u32>> {
     range.clone().step_by(RUN as usize).map(|start| start..(start + RUN).min(range.end)).collect()
 }
 
+/// Which tokens of a block have the same coordinate along the axis of `per`.
+struct Groups {
+    /// Of each token, counted from 0 in the order of the coordinates.
+    of: Vec<u16>,
+    count: usize,
+}
+
+impl Groups {
+    fn new(coordinates: &[f64]) -> Self {
+        let mut distinct = coordinates.to_vec();
+        distinct.sort_unstable_by(f64::total_cmp);
+        distinct.dedup();
+        let of = |at: &f64| distinct.binary_search_by(|known| known.total_cmp(at)).unwrap_or(0) as u16;
+        Groups { of: coordinates.iter().map(of).collect(), count: distinct.len() }
+    }
+}
+
 struct Decision<'a> {
     formula: &'a Formula,
     how: Lower,
-    /// Coordinates of `per`, by side.
-    per: Option<[Vec<f64>; 2]>,
+    /// Of the blocks of each side, for [`Lower::Density`].
+    groups: [Vec<Groups>; 2],
     nominal_rows: usize,
+    budget: &'a Budget,
+}
+
+/// A block pair by the numbers of its blocks in the lists of ranges.
+struct Pair<'a> {
+    q_block: usize,
+    kv_block: usize,
+    q: &'a Range<u32>,
+    kv: &'a Range<u32>,
 }
 
 impl Decision<'_> {
-    fn rows(&self, q: &[Range<u32>], kv: &[Range<u32>]) -> Vec<Vec<u64>> {
+    /// The words of some rows, the first of which is `first`.
+    fn rows(&self, first: usize, q: &[Range<u32>], kv: &[Range<u32>]) -> Vec<u64> {
         let mut evaluator = Evaluator::new(self.formula);
         let mut fine = Evaluator::new(self.formula);
         evaluator.set_keys(kv);
-        let mut rows: Vec<Vec<u64>> = Vec::with_capacity(q.len());
-        let mut earlier: Option<Vec<(f64, f64)>> = None;
-        for range in q {
+        let row_words = kv.len().div_ceil(64);
+        let mut words: Vec<u64> = Vec::with_capacity(q.len() * row_words);
+        let mut earlier: Option<Vec<Interval>> = None;
+        for (row, range) in q.iter().enumerate() {
             // Queries that look alike point for point see the same keys.
             let leaves = self.formula.query_leaves(range);
             let alike = leaves.iter().all(|(low, high)| low == high) && earlier.as_ref() == Some(&leaves);
-            if alike
-                && !matches!(self.how, Lower::Density { .. })
-                && let Some(last) = rows.last()
-            {
-                rows.push(last.clone());
+            if alike && row > 0 && !matches!(self.how, Lower::Density { .. }) {
+                words.extend_from_within((row - 1) * row_words..row * row_words);
                 continue;
             }
-            let mut words = vec![0_u64; kv.len().div_ceil(64)];
+            words.resize((row + 1) * row_words, 0);
+            if !self.budget.take(kv.len() * self.formula.nodes.len()) {
+                continue;
+            }
             let (low, high) = evaluator.row(range);
             for (index, (&low, &high)) in low.iter().zip(high).enumerate() {
-                let holds = match self.how {
-                    _ if high < 1.0 => false,
-                    Lower::Density { column, block, per: None } if low >= 1.0 => {
-                        range.len() as f32 / self.nominal_rows as f32 > column.0 as f32 && 1.0 > block.0
-                    }
-                    Lower::Density { column, block, .. } => {
-                        self.dense(&mut fine, range, &kv[index], column.0 as f32, block.0 as f32)
-                    }
-                    _ if low >= 1.0 => true,
-                    how => decide_within(&mut fine, range, &kv[index], how == Lower::All),
-                };
-                words[index / 64] |= u64::from(holds) << (index % 64);
+                let pair = Pair { q_block: first + row, kv_block: index, q: range, kv: &kv[index] };
+                let holds = self.holds(&mut fine, &pair, (low, high));
+                words[row * row_words + index / 64] |= u64::from(holds) << (index % 64);
             }
-            rows.push(words);
             earlier = Some(leaves);
         }
-        rows
+        words
     }
-}
 
-impl Decision<'_> {
+    /// Whether a block pair is covered, when the predicate is somewhere in `truth` for its token pairs.
+    fn holds(&self, fine: &mut Evaluator<'_>, pair: &Pair<'_>, truth: Interval) -> bool {
+        match self.how {
+            _ if truth.1 < 1.0 => false,
+            Lower::Density { column, block, per: None } if truth.0 >= 1.0 => {
+                pair.q.len() as f32 / self.nominal_rows as f32 > column.0 as f32 && 1.0 > block.0
+            }
+            Lower::Density { column, block, .. } => self.dense(fine, pair, column.0 as f32, block.0 as f32),
+            _ if truth.0 >= 1.0 => true,
+            how => self.decide_within(fine, pair, how == Lower::All),
+        }
+    }
+
     /// The vote of [`Lower::Density`], in single precision as its original counts.
-    fn dense(&self, evaluator: &mut Evaluator<'_>, q: &Range<u32>, kv: &Range<u32>, column: f32, block: f32) -> bool {
-        let groups = |side: usize, range: &Range<u32>| -> Vec<u64> {
-            let of = |token: u32| self.per.as_ref().map_or(0, |per| per[side][token as usize].to_bits());
-            range.clone().map(of).collect()
-        };
-        let (q_groups, kv_groups) = (groups(0, q), groups(1, kv));
-        let mut distinct = q_groups.clone();
-        distinct.sort_unstable();
-        distinct.dedup();
-        let group_of = |token: u32| distinct.binary_search(&q_groups[(token - q.start) as usize]).unwrap_or(0);
-        let mut counts = vec![vec![0_u32; kv.len()]; distinct.len()];
-        let kv_runs = runs(kv);
-        let mut open = Vec::new();
-        for q_run in runs(q) {
-            evaluator.set_keys(&kv_runs);
-            let (low, high) = evaluator.row(&q_run);
-            for (index, (&low, &high)) in low.iter().zip(high).enumerate() {
-                match (low >= 1.0, high < 1.0) {
-                    (true, _) => {
-                        let columns =
-                            (kv_runs[index].start - kv.start) as usize..(kv_runs[index].end - kv.start) as usize;
-                        for token in q_run.clone() {
-                            let group = group_of(token);
-                            counts[group][columns.clone()].iter_mut().for_each(|count| *count += 1);
-                        }
-                    }
-                    (_, true) => {}
-                    _ => open.push((q_run.clone(), kv_runs[index].clone())),
-                }
+    fn dense(&self, evaluator: &mut Evaluator<'_>, pair: &Pair<'_>, column: f32, block: f32) -> bool {
+        let (q, kv) = (&self.groups[0][pair.q_block], &self.groups[1][pair.kv_block]);
+        let width = kv.of.len();
+        // How many rows of each group of queries satisfy the predicate, by key.
+        let mut counts = vec![0_u32; q.count * width];
+        let within =
+            |run: &Range<u32>, side: &Range<u32>| (run.start - side.start) as usize..(run.end - side.start) as usize;
+        for (q_run, kv_run) in self.runs_of(evaluator, pair, |q_run, kv_run| {
+            let columns = within(kv_run, pair.kv);
+            for &group in &q.of[within(q_run, pair.q)] {
+                let row = usize::from(group) * width;
+                counts[row + columns.start..row + columns.end].iter_mut().for_each(|count| *count += 1);
+            }
+        }) {
+            let columns = within(&kv_run, pair.kv);
+            let Some(truth) = self.tokens_of(evaluator, &q_run, &kv_run) else { return false };
+            for (&group, truth) in q.of[within(&q_run, pair.q)].iter().zip(truth.chunks_exact(columns.len())) {
+                let row = usize::from(group) * width;
+                let counts = &mut counts[row + columns.start..row + columns.end];
+                counts.iter_mut().zip(truth).for_each(|(count, &value)| *count += u32::from(value >= 1.0));
             }
         }
-        for (q_run, kv_run) in open {
-            evaluator.set_keys(&points(&kv_run));
-            let first = (kv_run.start - kv.start) as usize;
-            for token in q_run {
-                let group = group_of(token);
-                let (low, _) = evaluator.row(&(token..token + 1));
-                for (count, &value) in counts[group][first..].iter_mut().zip(low) {
-                    *count += u32::from(value >= 1.0);
-                }
-            }
-        }
-        let mut columns = kv_groups.clone();
-        columns.sort_unstable();
-        columns.dedup();
+        // Shares grow with counts, so that the smallest count that is enough decides.
         let rows = self.nominal_rows as f32;
-        counts.iter().any(|counts| {
-            columns.iter().any(|group| {
-                let shares =
-                    counts.iter().zip(&kv_groups).filter(|(_, of)| *of == group).map(|(&count, _)| count as f32 / rows);
-                let (mut filled, mut dense) = (0_u32, 0_u32);
-                for share in shares {
-                    filled += u32::from(share > 0.0);
-                    dense += u32::from(share > column);
-                }
-                filled > 0 && dense as f32 / filled as f32 > block
-            })
+        let enough = (0..=self.nominal_rows as u32).find(|&count| count as f32 / rows > column).unwrap_or(u32::MAX);
+        let mut votes = vec![(0_u32, 0_u32); kv.count];
+        counts.chunks_exact(width).any(|counts| {
+            votes.fill((0, 0));
+            for (&count, &group) in counts.iter().zip(&kv.of) {
+                let (filled, dense) = &mut votes[usize::from(group)];
+                *filled += u32::from(count > 0);
+                *dense += u32::from(count >= enough);
+            }
+            votes.iter().any(|&(filled, dense)| filled > 0 && dense as f32 / filled as f32 > block)
         })
     }
-}
 
-/// Whether some pair (or every pair, with `all`) of a block satisfies the predicate.
-fn decide_within(evaluator: &mut Evaluator<'_>, q: &Range<u32>, kv: &Range<u32>, all: bool) -> bool {
-    let (q_runs, kv_runs) = (runs(q), runs(kv));
-    let mut open = Vec::new();
-    evaluator.set_keys(&kv_runs);
-    for q_run in &q_runs {
-        let (low, high) = evaluator.row(q_run);
+    /// Whether some token pair (or every one, with `all`) of a block pair satisfies the predicate.
+    fn decide_within(&self, evaluator: &mut Evaluator<'_>, pair: &Pair<'_>, all: bool) -> bool {
+        let (q_runs, kv_runs) = (runs(pair.q), runs(pair.kv));
+        if !self.budget.take(q_runs.len() * kv_runs.len() * self.formula.nodes.len()) {
+            return all;
+        }
+        let mut open = Vec::new();
+        let (low, high) = evaluator.grid(&q_runs, &kv_runs);
         for (index, (&low, &high)) in low.iter().zip(high).enumerate() {
             match (low >= 1.0, high < 1.0) {
                 (true, _) if !all => return true,
                 (_, true) if all => return false,
-                (false, false) => open.push((q_run.clone(), kv_runs[index].clone())),
+                (false, false) => {
+                    open.push((q_runs[index / kv_runs.len()].clone(), kv_runs[index % kv_runs.len()].clone()))
+                }
                 _ => {}
             }
         }
-    }
-    for (q_run, kv_run) in open {
-        evaluator.set_keys(&points(&kv_run));
-        for token in q_run {
-            let (low, _) = evaluator.row(&(token..token + 1));
-            if low.iter().any(|&value| (value >= 1.0) != all) {
+        for (q_run, kv_run) in open {
+            let Some(truth) = self.tokens_of(evaluator, &q_run, &kv_run) else { return all };
+            if truth.iter().any(|&value| (value >= 1.0) != all) {
                 return !all;
             }
         }
+        all
     }
-    all
+
+    /// The pairs of runs of a block pair that are undecided; `sure` sees those that satisfy the predicate throughout.
+    fn runs_of(
+        &self,
+        evaluator: &mut Evaluator<'_>,
+        pair: &Pair<'_>,
+        mut sure: impl FnMut(&Range<u32>, &Range<u32>),
+    ) -> Vec<(Range<u32>, Range<u32>)> {
+        let (q_runs, kv_runs) = (runs(pair.q), runs(pair.kv));
+        if !self.budget.take(q_runs.len() * kv_runs.len() * self.formula.nodes.len()) {
+            return Vec::new();
+        }
+        let mut open = Vec::new();
+        let (low, high) = evaluator.grid(&q_runs, &kv_runs);
+        for (index, (&low, &high)) in low.iter().zip(high).enumerate() {
+            let (q_run, kv_run) = (&q_runs[index / kv_runs.len()], &kv_runs[index % kv_runs.len()]);
+            match (low >= 1.0, high < 1.0) {
+                (true, _) => sure(q_run, kv_run),
+                (_, true) => {}
+                _ => open.push((q_run.clone(), kv_run.clone())),
+            }
+        }
+        open
+    }
+
+    /// The predicate of all token pairs of two runs, row-major.
+    fn tokens_of<'e>(&self, evaluator: &'e mut Evaluator<'_>, q: &Range<u32>, kv: &Range<u32>) -> Option<&'e [f64]> {
+        let operations = q.len() * kv.len() * self.formula.nodes.len();
+        self.budget.take(operations).then(|| evaluator.grid(&points(q), &points(kv)).0)
+    }
 }
 
 /// A predicate prepared for evaluation over ranges: its operations in order and the leaves' values of every token.
@@ -252,6 +342,8 @@ struct Node {
     /// Of a table: its numbers, and the interval of all of them.
     table: Option<(Table, Interval)>,
     constant: f64,
+    /// Whether its values are integers.
+    integer: bool,
     q: bool,
     kv: bool,
 }
@@ -260,11 +352,7 @@ impl Formula {
     /// Prepares `predicate`.
     #[must_use]
     pub fn new(table: &TokenTable<'_>, graph: &Graph, predicate: ValueId) -> Self {
-        let mut needed = vec![false; predicate.0 as usize + 1];
-        needed[predicate.0 as usize] = true;
-        for index in (0..needed.len()).rev().filter(|&index| needed[index]).collect::<Vec<_>>() {
-            mark(graph, ValueId(index as u32), &mut needed);
-        }
+        let needed = needed(graph, predicate);
         let mut formula = Formula { nodes: Vec::new(), leaves: Vec::new() };
         let mut map = vec![usize::MAX; needed.len()];
         for (id, value) in graph.values().take(needed.len()).filter(|(id, _)| needed[id.0 as usize]) {
@@ -295,9 +383,10 @@ impl Formula {
                 }
                 _ => None,
             };
+            let integer = value.ty.kind == Kind::Int;
             map[id.0 as usize] = formula.nodes.len();
             let operands = value.op.operands().iter().map(|operand| map[operand.0 as usize]).collect();
-            formula.nodes.push(Node { op: value.op.clone(), operands, leaf, table, constant, q, kv });
+            formula.nodes.push(Node { op: value.op.clone(), operands, leaf, table, constant, integer, q, kv });
         }
         formula
     }
@@ -316,12 +405,23 @@ impl Formula {
     }
 }
 
-fn mark(graph: &Graph, id: ValueId, needed: &mut [bool]) {
-    for operand in graph.op(id).operands() {
-        if !std::mem::replace(&mut needed[operand.0 as usize], true) {
-            mark(graph, operand, needed);
+/// Which of the values up to `predicate` it needs.
+fn needed(graph: &Graph, predicate: ValueId) -> Vec<bool> {
+    let mut needed = vec![false; predicate.0 as usize + 1];
+    needed[predicate.0 as usize] = true;
+    // Operands stand before their users.
+    for index in (0..needed.len()).rev() {
+        if needed[index] {
+            graph.op(ValueId(index as u32)).operands().iter().for_each(|operand| needed[operand.0 as usize] = true);
         }
     }
+    needed
+}
+
+/// Number of values of a predicate, and how many of them are known of each token.
+fn sizes(graph: &Graph, needed: &[bool]) -> (usize, usize) {
+    let values = || graph.values().zip(needed).filter(|(_, needed)| **needed).map(|((_, value), _)| &value.op);
+    (values().count(), values().filter(|op| matches!(op, Op::Coordinate(..) | Op::InSet(..))).count())
 }
 
 /// An interval of each element of a row, or one for all of them.
@@ -331,20 +431,60 @@ struct Register {
     high: Vec<f64>,
 }
 
+impl Register {
+    fn set_one(&mut self, (low, high): Interval) {
+        self.low.clear();
+        self.high.clear();
+        self.low.push(low);
+        self.high.push(high);
+    }
+
+    fn is_one(&self, interval: Interval) -> bool {
+        self.low.len() == 1 && (self.low[0], self.high[0]) == interval
+    }
+
+    /// The intervals, each `each` times, and all of that `times` times; one where all are the same.
+    fn set_all(&mut self, intervals: &[Interval], each: usize, times: usize) {
+        let first = intervals.first().copied().unwrap_or((0.0, 0.0));
+        if intervals.iter().all(|interval| *interval == first) {
+            return self.set_one(first);
+        }
+        self.low.clear();
+        self.high.clear();
+        for _ in 0..times {
+            for &(low, high) in intervals {
+                self.low.resize(self.low.len() + each, low);
+                self.high.resize(self.high.len() + each, high);
+            }
+        }
+    }
+}
+
 struct Evaluator<'a> {
     formula: &'a Formula,
     registers: Vec<Register>,
+    /// Which registers changed with the last row.
+    changed: Vec<bool>,
+    /// Whether no row was evaluated since the keys were chosen.
+    fresh: bool,
     width: usize,
 }
 
 impl<'a> Evaluator<'a> {
     fn new(formula: &'a Formula) -> Self {
-        Evaluator { formula, registers: vec![Register::default(); formula.nodes.len()], width: 0 }
+        let nodes = formula.nodes.len();
+        let registers = vec![Register::default(); nodes];
+        Evaluator { formula, registers, changed: vec![true; nodes], fresh: true, width: 0 }
+    }
+
+    fn intervals(&self, leaf: usize, ranges: &[Range<u32>]) -> Vec<Interval> {
+        ranges.iter().map(|range| self.formula.leaf_interval(leaf, range)).collect()
     }
 
     /// Chooses the kv-ranges of the rows to come, and evaluates what depends on nothing else.
     fn set_keys(&mut self, ranges: &[Range<u32>]) {
         self.width = ranges.len();
+        self.fresh = true;
         for index in 0..self.formula.nodes.len() {
             let node = &self.formula.nodes[index];
             if node.q {
@@ -352,42 +492,71 @@ impl<'a> Evaluator<'a> {
             }
             match node.leaf {
                 Some(leaf) => {
-                    let intervals = ranges.iter().map(|range| self.formula.leaf_interval(leaf, range));
-                    let (low, high) = intervals.unzip();
-                    self.registers[index] = Register { low, high };
+                    let intervals = self.intervals(leaf, ranges);
+                    self.registers[index].set_all(&intervals, 1, 1);
                 }
-                None if !node.kv => {
-                    self.registers[index] = Register { low: vec![node.constant], high: vec![node.constant] };
-                }
+                None if !node.kv => self.registers[index].set_one((node.constant, node.constant)),
                 None => self.compute(index),
             }
         }
     }
 
-    /// The predicate over one q-range and all kv-ranges: its smallest and largest truth.
+    /// The predicate over one q-range and all kv-ranges: its smallest and largest truth. What does not change from one
+    /// row to the next is not computed again.
     fn row(&mut self, range: &Range<u32>) -> (&[f64], &[f64]) {
         for index in 0..self.formula.nodes.len() {
             let node = &self.formula.nodes[index];
-            match node.leaf {
-                _ if !node.q => {}
+            self.changed[index] = match node.leaf {
+                _ if !node.q => self.fresh,
                 Some(leaf) => {
-                    let (low, high) = self.formula.leaf_interval(leaf, range);
-                    let register = &mut self.registers[index];
-                    register.low.clear();
-                    register.high.clear();
-                    register.low.push(low);
-                    register.high.push(high);
+                    let interval = self.formula.leaf_interval(leaf, range);
+                    let changed = self.fresh || !self.registers[index].is_one(interval);
+                    if changed {
+                        self.registers[index].set_one(interval);
+                    }
+                    changed
                 }
+                None => {
+                    let changed = self.fresh || node.operands.iter().any(|&operand| self.changed[operand]);
+                    if changed {
+                        self.compute(index);
+                    }
+                    changed
+                }
+            };
+        }
+        self.fresh = false;
+        self.root()
+    }
+
+    /// The predicate over all pairs of q-ranges and kv-ranges, row-major.
+    fn grid(&mut self, q: &[Range<u32>], kv: &[Range<u32>]) -> (&[f64], &[f64]) {
+        self.width = q.len() * kv.len();
+        for index in 0..self.formula.nodes.len() {
+            let node = &self.formula.nodes[index];
+            match node.leaf {
+                Some(leaf) if self.formula.leaves[leaf].0 == Side::Query => {
+                    let intervals = self.intervals(leaf, q);
+                    self.registers[index].set_all(&intervals, kv.len(), 1);
+                }
+                Some(leaf) => {
+                    let intervals = self.intervals(leaf, kv);
+                    self.registers[index].set_all(&intervals, 1, q.len());
+                }
+                None if !node.q && !node.kv => self.registers[index].set_one((node.constant, node.constant)),
                 None => self.compute(index),
             }
         }
-        let width = self.width;
+        self.root()
+    }
+
+    /// The register of the predicate, which no other is computed from, in full width.
+    fn root(&mut self) -> (&[f64], &[f64]) {
         let Some(root) = self.registers.last_mut() else { return (&[], &[]) };
-        if root.low.len() != width {
+        if root.low.len() != self.width {
             let (low, high) = (root.low[0], root.high[0]);
-            root.low.resize(width, low);
-            root.high.resize(width, high);
-            // The next row starts from one element again: `compute` and the leaves clear first.
+            root.low.resize(self.width, low);
+            root.high.resize(self.width, high);
         }
         (&root.low, &root.high)
     }
@@ -398,6 +567,7 @@ impl<'a> Evaluator<'a> {
         let [a, b, c] = [0, 1, 2].map(|operand| node.operands.get(operand).map(|&id| &self.registers[id]));
         match (&node.op, a, b, c) {
             (Op::Unary(op, _), Some(a), ..) => unary(*op, a, &mut out),
+            (Op::Binary(Binary::Power, ..), Some(a), Some(b), _) if node.integer => map2(a, b, &mut out, integer_power),
             (Op::Binary(op, ..), Some(a), Some(b), _) => binary(*op, a, b, &mut out),
             (Op::Compare(op, ..), Some(a), Some(b), _) => compare(*op, a, b, &mut out),
             (Op::Choose(..), Some(a), Some(b), Some(c)) => choose(a, b, c, &mut out),
@@ -447,12 +617,12 @@ fn look_up(
 }
 
 fn map1(a: &Register, out: &mut Register, f: impl Fn(Interval) -> Interval) {
-    out.low.clear();
-    out.high.clear();
-    for (&low, &high) in a.low.iter().zip(&a.high) {
-        let (low, high) = f((low, high));
-        out.low.push(low);
-        out.high.push(high);
+    let width = a.low.len();
+    out.low.resize(width, 0.0);
+    out.high.resize(width, 0.0);
+    let (low, high, out_low, out_high) = (&a.low[..], &a.high[..width], &mut out.low[..width], &mut out.high[..width]);
+    for i in 0..width {
+        (out_low[i], out_high[i]) = f((low[i], high[i]));
     }
 }
 
@@ -483,28 +653,31 @@ fn map2(a: &Register, b: &Register, out: &mut Register, f: impl Fn(Interval, Int
 
 fn unary(op: Unary, a: &Register, out: &mut Register) {
     let monotone = |f: fn(f64) -> f64| move |(low, high): Interval| (f(low), f(high));
+    // Without a value below zero: a range that reaches there may hold NaN.
+    let from_zero = |f: fn(f64) -> f64| {
+        move |(low, high): Interval| if low >= 0.0 || is_point((low, high)) { (f(low), f(high)) } else { UNKNOWN }
+    };
     match op {
         Unary::Negate => map1(a, out, |(low, high)| (-high, -low)),
         Unary::Not => map1(a, out, |(low, high)| (1.0 - high, 1.0 - low)),
         Unary::Abs => map1(a, out, |(low, high)| {
-            let least = if low > 0.0 {
-                low
-            } else if high < 0.0 {
-                -high
-            } else {
-                0.0
-            };
+            let least = if low <= 0.0 && high >= 0.0 { 0.0 } else { low.abs().min(high.abs()) };
             (least, high.abs().max(low.abs()))
         }),
-        Unary::Sqrt => map1(a, out, monotone(f64::sqrt)),
+        Unary::Sqrt => map1(a, out, from_zero(f64::sqrt)),
         Unary::Exp => map1(a, out, monotone(f64::exp)),
-        Unary::Log => map1(a, out, monotone(f64::ln)),
-        Unary::Floor => map1(a, out, monotone(f64::floor)),
-        Unary::Ceil => map1(a, out, monotone(f64::ceil)),
-        Unary::Round => map1(a, out, monotone(f64::round_ties_even)),
+        Unary::Log => map1(a, out, from_zero(f64::ln)),
+        Unary::Floor => map1(a, out, monotone(|x| whole(x.floor()))),
+        Unary::Ceil => map1(a, out, monotone(|x| whole(x.ceil()))),
+        Unary::Round => map1(a, out, monotone(|x| whole(x.round_ties_even()))),
         Unary::BitLength => map1(a, out, monotone(bit_length)),
         Unary::ToReal => map1(a, out, |interval| interval),
     }
+}
+
+/// What is left of a real as an integer: saturated, 0 for NaN.
+fn whole(value: f64) -> f64 {
+    value as i64 as f64
 }
 
 fn bit_length(value: f64) -> f64 {
@@ -513,17 +686,15 @@ fn bit_length(value: f64) -> f64 {
 
 fn binary(op: Binary, a: &Register, b: &Register, out: &mut Register) {
     match op {
-        Binary::Add => map2(a, b, out, |a, b| (a.0 + b.0, a.1 + b.1)),
-        Binary::Subtract => map2(a, b, out, |a, b| (a.0 - b.1, a.1 - b.0)),
-        Binary::Multiply => {
-            map2(a, b, out, |a, b| corners(a, b, |a, b| if a == 0.0 || b == 0.0 { 0.0 } else { a * b }))
-        }
+        Binary::Add => map2(a, b, out, |a, b| sum(a.0 + b.0, a.1 + b.1)),
+        Binary::Subtract => map2(a, b, out, |a, b| sum(a.0 - b.1, a.1 - b.0)),
+        Binary::Multiply => map2(a, b, out, multiply),
         Binary::Divide => map2(a, b, out, |a, b| divide(a, b, |a, b| a / b)),
         Binary::FloorDivide => map2(a, b, out, |a, b| divide(a, b, floor_divide)),
         Binary::Modulo => map2(a, b, out, modulo),
         Binary::Power => map2(a, b, out, power),
-        Binary::Min => map2(a, b, out, |a, b| (a.0.min(b.0), a.1.min(b.1))),
-        Binary::Max => map2(a, b, out, |a, b| (a.0.max(b.0), a.1.max(b.1))),
+        Binary::Min => map2(a, b, out, |a, b| (smaller(a.0, b.0), smaller(a.1, b.1))),
+        Binary::Max => map2(a, b, out, |a, b| (larger(a.0, b.0), larger(a.1, b.1))),
         Binary::And => map2(a, b, out, |a, b| (a.0.min(b.0), a.1.min(b.1))),
         Binary::Or => map2(a, b, out, |a, b| (a.0.max(b.0), a.1.max(b.1))),
         Binary::Xor => map2(a, b, out, xor),
@@ -532,7 +703,43 @@ fn binary(op: Binary, a: &Register, b: &Register, out: &mut Register) {
 
 fn corners(a: Interval, b: Interval, f: impl Fn(f64, f64) -> f64) -> Interval {
     let corners = [f(a.0, b.0), f(a.0, b.1), f(a.1, b.0), f(a.1, b.1)];
+    if corners.iter().any(|corner| corner.is_nan()) {
+        return if is_nan(a) || is_nan(b) { (f64::NAN, f64::NAN) } else { UNKNOWN };
+    }
     corners.into_iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)))
+}
+
+/// The second where one is NaN, as the specification has it.
+fn smaller(a: f64, b: f64) -> f64 {
+    if a < b { a } else { b }
+}
+
+fn larger(a: f64, b: f64) -> f64 {
+    if a > b { a } else { b }
+}
+
+fn multiply(a: Interval, b: Interval) -> Interval {
+    if is_point(a) && is_point(b) {
+        return (a.0 * b.0, a.0 * b.0);
+    }
+    let holds_zero = |a: Interval| a.0 <= 0.0 && a.1 >= 0.0;
+    let unbounded = |a: Interval| a.0.is_infinite() || a.1.is_infinite();
+    // Zero times infinity is NaN.
+    if (holds_zero(a) && unbounded(b)) || (unbounded(a) && holds_zero(b)) {
+        return UNKNOWN;
+    }
+    corners(a, b, |a, b| a * b)
+}
+
+/// A power of integers: 0 where the exponent is negative.
+fn integer_power(a: Interval, b: Interval) -> Interval {
+    match (is_point(a) && is_point(b), b.1 < 0.0) {
+        (_, true) => (0.0, 0.0),
+        (true, _) => corners(a, b, f64::powf),
+        _ if a.0 >= 1.0 && b.0 >= 0.0 => corners(a, b, f64::powf),
+        _ if a.0 >= 1.0 => (0.0, a.1.powf(b.1)),
+        _ => UNKNOWN,
+    }
 }
 
 fn floor_divide(a: f64, b: f64) -> f64 {
@@ -541,8 +748,18 @@ fn floor_divide(a: f64, b: f64) -> f64 {
 
 const UNKNOWN: Interval = (f64::NEG_INFINITY, f64::INFINITY);
 
+/// Whether it is one value; NaN is one, and ranges that may hold it are [`UNKNOWN`].
 fn is_point(a: Interval) -> bool {
-    a.0 == a.1
+    a.0 == a.1 || is_nan(a)
+}
+
+fn is_nan(a: Interval) -> bool {
+    a.0.is_nan() && a.1.is_nan()
+}
+
+/// A sum of intervals, of which one bound may be infinity less infinity.
+fn sum(low: f64, high: f64) -> Interval {
+    if low.is_nan() == high.is_nan() { (low, high) } else { UNKNOWN }
 }
 
 fn divide(a: Interval, b: Interval, f: impl Fn(f64, f64) -> f64) -> Interval {
@@ -614,4 +831,59 @@ fn choose(condition: &Register, a: &Register, b: &Register, out: &mut Register) 
         })
         .unzip();
     *out = Register { low, high };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Model, Segment, Type};
+    use crate::plan::Arrangement;
+    use crate::source::Span;
+    use crate::symbols::Blocks;
+    use crate::tensor::Dtype;
+
+    /// `x0^2 mod 7 == 3`, which no square is, and no range tells.
+    fn undecidable() -> (Graph, ValueId) {
+        let mut graph = Graph::default();
+        let both = Extent::Token { q: true, kv: true };
+        let mut push = |op: Op, kind: Kind, extent: Extent| graph.push(op, Type::new(kind, extent), Span::default());
+        let q =
+            push(Op::Coordinate(Coordinate::Position, Side::Query), Kind::Int, Extent::Token { q: true, kv: false });
+        let k = push(Op::Coordinate(Coordinate::Position, Side::Key), Kind::Int, Extent::Token { q: false, kv: true });
+        let (seven, three) = (push(Op::Int(7), Kind::Int, Extent::Scalar), push(Op::Int(3), Kind::Int, Extent::Scalar));
+        let sum = push(Op::Binary(Binary::Add, q, k), Kind::Int, both);
+        let square = push(Op::Binary(Binary::Multiply, sum, sum), Kind::Int, both);
+        let rest = push(Op::Binary(Binary::Modulo, square, seven), Kind::Int, both);
+        let equal = push(Op::Compare(Comparison::Equal, rest, three), Kind::Bool, both);
+        (graph, equal)
+    }
+
+    fn model(tokens: u32) -> Model {
+        let span = Span::default();
+        let segment = Segment { name: "a".to_owned(), axes: Vec::new(), start: 0, tokens, valid: tokens, span };
+        Model {
+            name: "m".to_owned(),
+            layers: 1,
+            heads: 1,
+            head_dim: 16,
+            steps: 1,
+            dtype: Dtype::F32,
+            segments: vec![segment],
+            span,
+        }
+    }
+
+    #[test]
+    fn the_budget_ends_what_no_range_decides() {
+        let (graph, predicate) = undecidable();
+        let model = model(1024);
+        let blocks = Blocks::regular(1024, 1024, 128, 128);
+        let arrangement = Arrangement { order: None, tiling: None, blocks };
+        let table = TokenTable::new(&graph, &model, &arrangement);
+        let bits = cover(&table, &graph, predicate, Lower::Any, &Budget::default());
+        assert_eq!(bits.map(|bits| bits.count()), Ok(0));
+        let small = Budget(AtomicU64::new(1 << 20));
+        let error = cover(&table, &graph, predicate, Lower::Any, &small).expect_err("1024^2 pairs of 8 operations");
+        assert!(error.contains("operations on tokens"), "{error}");
+    }
 }

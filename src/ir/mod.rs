@@ -28,6 +28,7 @@ pub mod validate;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::source::Span;
 use crate::tensor::Dtype;
@@ -556,15 +557,16 @@ pub struct Table {
     pub width: u8,
     /// What they are.
     pub kind: Kind,
-    /// All numbers, row-major; NaN where an entry is missing.
-    pub values: Vec<f64>,
+    /// All numbers, row-major; NaN where an entry is missing. Copies of the table share them.
+    pub values: Arc<[f64]>,
 }
 
 // Numbers are compared by their bits: missing entries are NaN, and a table must equal itself.
 impl PartialEq for Table {
     fn eq(&self, other: &Self) -> bool {
         (&self.name, &self.dims, self.width, self.kind) == (&other.name, &other.dims, other.width, other.kind)
-            && self.values.iter().map(|value| value.to_bits()).eq(other.values.iter().map(|value| value.to_bits()))
+            && (Arc::ptr_eq(&self.values, &other.values)
+                || self.values.iter().map(|value| value.to_bits()).eq(other.values.iter().map(|value| value.to_bits())))
     }
 }
 impl Eq for Table {}
@@ -581,6 +583,8 @@ impl Table {
 #[derive(Clone, Debug)]
 pub struct Graph {
     values: Vec<Value>,
+    /// On which places each value depends, a bit for each.
+    depends: Vec<u8>,
     ids: HashMap<Op, ValueId>,
     sets: Vec<Vec<Part>>,
     /// Names of token axes.
@@ -591,7 +595,14 @@ pub struct Graph {
 
 impl Default for Graph {
     fn default() -> Self {
-        Graph { values: Vec::new(), ids: HashMap::new(), sets: vec![Vec::new()], axes: Vec::new(), tables: Vec::new() }
+        Graph {
+            values: Vec::new(),
+            depends: Vec::new(),
+            ids: HashMap::new(),
+            sets: vec![Vec::new()],
+            axes: Vec::new(),
+            tables: Vec::new(),
+        }
     }
 }
 
@@ -612,6 +623,12 @@ impl Graph {
             return id;
         }
         let id = ValueId(u32::try_from(self.values.len()).unwrap_or(u32::MAX));
+        let own = match op {
+            Op::Place(place) => 1 << place as u8,
+            _ => 0,
+        };
+        let below = op.operands().iter().fold(own, |all, operand| all | self.depends[operand.0 as usize]);
+        self.depends.push(below);
         self.ids.insert(op.clone(), id);
         self.values.push(Value { op, ty, span });
         id
@@ -633,6 +650,12 @@ impl Graph {
     #[must_use]
     pub fn ty(&self, id: ValueId) -> Type {
         self.value(id).ty
+    }
+
+    /// Whether a value, or one below it, depends on a place.
+    #[must_use]
+    pub fn depends_on(&self, id: ValueId, place: Place) -> bool {
+        self.depends[id.0 as usize] & 1 << place as u8 != 0
     }
 
     /// All values with their ids, operands before users.
@@ -1040,6 +1063,7 @@ impl Graph {
     pub fn emptied(&self) -> Graph {
         Graph {
             values: Vec::new(),
+            depends: Vec::new(),
             ids: HashMap::new(),
             sets: self.sets.clone(),
             axes: self.axes.clone(),

@@ -425,7 +425,7 @@ impl<'a> Reader<'a> {
             return Err(self.error(format!("table `{name}` holds {found} numbers, its dimensions ask for {wanted}")));
         }
         self.budget -= wanted;
-        Ok(Table { name, dims, width, kind, values })
+        Ok(Table { name, dims, width, kind, values: values.into() })
     }
 
     fn entry(&mut self, width: u8) -> Result<Vec<f64>, ReadError> {

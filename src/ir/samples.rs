@@ -153,7 +153,7 @@ fn graph(r: &mut Random, keep: impl Fn(&Op, Type) -> bool) -> Graph {
     let mut values: Vec<f64> = (0..dims.iter().product::<u32>() * u32::from(width)).map(|_| r.real()).collect();
     values.sort_by(f64::total_cmp);
     let kind = r.of(&[Kind::Int, Kind::Bool, Kind::Real]);
-    graph.tables.push(Table { name: r.name(), dims, width, kind, values });
+    graph.tables.push(Table { name: r.name(), dims, width, kind, values: values.into() });
     graph.push(Op::Bool(true), Type::scalar(Kind::Bool), Span::default());
     graph.push(Op::Int(1), Type::scalar(Kind::Int), Span::default());
     for _ in 0..400 {

@@ -97,12 +97,51 @@ impl Tokens for NoTokens {
     }
 }
 
+/// Values that are looked at one below the other before they are taken in order.
+const MAX_VISITS: u32 = 1000;
+
 /// The value of a scalar or token value. Block operations have no value here and give `false`; the validator
 /// keeps them away.
+///
+/// A value is found from its operands, and only those that decide. Where many values share operands this would take
+/// exponential time, so that after [`MAX_VISITS`] of them all values below are computed once, in order.
 #[must_use]
 pub fn evaluate(graph: &Graph, id: ValueId, at: At, tokens: &impl Tokens) -> Scalar {
-    let value = |id: &ValueId| evaluate(graph, *id, at, tokens);
-    match graph.op(id) {
+    let mut left = MAX_VISITS;
+    visit(graph, id, at, tokens, &mut left).unwrap_or_else(|| in_order(graph, id, at, tokens))
+}
+
+fn visit(graph: &Graph, id: ValueId, at: At, tokens: &impl Tokens, left: &mut u32) -> Option<Scalar> {
+    *left = left.checked_sub(1)?;
+    apply(graph, id, at, tokens, |operand| visit(graph, operand, at, tokens, left))
+}
+
+fn in_order(graph: &Graph, id: ValueId, at: At, tokens: &impl Tokens) -> Scalar {
+    let last = id.0 as usize;
+    let mut needed = vec![false; last + 1];
+    needed[last] = true;
+    for index in (0..=last).rev() {
+        if needed[index] {
+            graph.op(ValueId(index as u32)).operands().iter().for_each(|operand| needed[operand.0 as usize] = true);
+        }
+    }
+    let mut values = vec![Scalar::Bool(false); last + 1];
+    for index in (0..=last).filter(|&index| needed[index]) {
+        let value = apply(graph, ValueId(index as u32), at, tokens, |operand| Some(values[operand.0 as usize]));
+        values[index] = value.unwrap_or(Scalar::Bool(false));
+    }
+    values[last]
+}
+
+/// The value of an operation over the values of its operands; `None` where one of them has none.
+fn apply(
+    graph: &Graph,
+    id: ValueId,
+    at: At,
+    tokens: &impl Tokens,
+    mut value: impl FnMut(ValueId) -> Option<Scalar>,
+) -> Option<Scalar> {
+    Some(match graph.op(id) {
         Op::Bool(value) => Scalar::Bool(*value),
         Op::Int(value) => Scalar::Int(*value),
         Op::Real(value) => Scalar::Real(value.0),
@@ -111,29 +150,30 @@ pub fn evaluate(graph: &Graph, id: ValueId, at: At, tokens: &impl Tokens) -> Sca
         Op::Place(Place::Head) => Scalar::Int(at.head.into()),
         Op::LastComputed => Scalar::Int(at.last_computed.map_or(-1, i64::from)),
         Op::Table { table, item, keys, otherwise } => {
-            let keys: Vec<i64> = keys.iter().map(|key| value(key).int()).collect();
-            match graph.tables[usize::from(*table)].get(&keys, *item) {
-                Some(entry) => entry,
-                None => otherwise.as_ref().map_or(Scalar::Int(0), value),
+            let keys: Option<Vec<i64>> = keys.iter().map(|&key| value(key).map(Scalar::int)).collect();
+            match (graph.tables[usize::from(*table)].get(&keys?, *item), otherwise) {
+                (Some(entry), _) => entry,
+                (None, Some(otherwise)) => value(*otherwise)?,
+                (None, None) => Scalar::Int(0),
             }
         }
         Op::Coordinate(coordinate, side) => Scalar::Int(tokens.coordinate(*coordinate, *side)),
         Op::InSet(set, side) => Scalar::Bool(tokens.in_set(*set, *side)),
-        Op::Unary(op, a) => unary(*op, value(a)),
+        Op::Unary(op, a) => unary(*op, value(*a)?),
         // The second operand is not needed where the first decides.
-        Op::Binary(Binary::And, a, b) => Scalar::Bool(value(a).truth() && value(b).truth()),
-        Op::Binary(Binary::Or, a, b) => Scalar::Bool(value(a).truth() || value(b).truth()),
-        Op::Binary(op, a, b) => binary(*op, value(a), value(b)),
-        Op::Compare(op, a, b) => Scalar::Bool(compare(*op, value(a), value(b))),
+        Op::Binary(Binary::And, a, b) => Scalar::Bool(value(*a)?.truth() && value(*b)?.truth()),
+        Op::Binary(Binary::Or, a, b) => Scalar::Bool(value(*a)?.truth() || value(*b)?.truth()),
+        Op::Binary(op, a, b) => binary(*op, value(*a)?, value(*b)?),
+        Op::Compare(op, a, b) => Scalar::Bool(compare(*op, value(*a)?, value(*b)?)),
         Op::Choose(condition, a, b) => {
-            if value(condition).truth() {
-                value(a)
+            if value(*condition)?.truth() {
+                value(*a)?
             } else {
-                value(b)
+                value(*b)?
             }
         }
         _ => Scalar::Bool(false),
-    }
+    })
 }
 
 impl super::Table {

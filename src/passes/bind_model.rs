@@ -4,15 +4,13 @@
 //! place, amounts are in their range. What depends on the place (a ramp over the steps, a table) is tried at
 //! every place it depends on.
 
-use std::collections::BTreeSet;
-
 use super::fold_constants::push_folded;
 use crate::diagnostics::{Code, Diagnostic, Severity};
 use crate::geometry::order::{tile_blocks, tiling};
 use crate::ir::scalar::{At, NoTokens, Scalar, evaluate};
 use crate::ir::{
-    Action, BLOCK_TOKENS, Blocking, Clause, Extent, Graph, Kind, Model, Op, Order, Part, Place, Segment, Selector,
-    Size, StepKind, Strategy, Table, ValueId,
+    Action, BLOCK_TOKENS, Blocking, Clause, Extent, Graph, Kind, Model, Op, Order, Part, Place, ScheduleRule, Segment,
+    Selector, Size, StepKind, Strategy, Table, ValueId,
 };
 use crate::plan::blocks_of_set;
 use crate::source::Span;
@@ -20,6 +18,8 @@ use crate::symbols::Blocks;
 
 /// Blocks of a side at most: a bitmap of one head then has 32 MiB.
 const MAX_BLOCKS: usize = 1 << 14;
+/// Operations evaluated at single places at most, some tens of seconds.
+const MAX_EVALUATIONS: u64 = 1 << 32;
 /// The highest order of a forecast.
 pub const MAX_FORECAST_ORDER: i64 = 4;
 
@@ -47,6 +47,8 @@ pub fn bind_model(strategy: &mut Strategy, model: &Model) -> Result<Vec<Diagnost
         push_folded(new, op, value.ty, value.span)
     });
     strategy.model = Some(model.clone());
+    binder.evaluations(strategy);
+    binder.stop_at_errors()?;
     binder.bounds(strategy);
     binder.orders(strategy, block);
     binder.schedule(strategy);
@@ -88,27 +90,21 @@ impl Dependence {
     /// The dependence of a value.
     #[must_use]
     pub fn of(graph: &Graph, id: ValueId) -> Self {
-        let mut dependence = Dependence::default();
-        let (mut open, mut seen) = (vec![id], BTreeSet::new());
-        while let Some(id) = open.pop() {
-            if !seen.insert(id) {
-                continue;
-            }
-            match graph.op(id) {
-                Op::Place(Place::Step) | Op::LastComputed => dependence.step = true,
-                Op::Place(Place::Layer) => dependence.layer = true,
-                Op::Place(Place::Head) => dependence.head = true,
-                _ => {}
-            }
-            open.extend(graph.op(id).operands());
-        }
-        dependence
+        let on = |place| graph.depends_on(id, place);
+        Dependence { step: on(Place::Step), layer: on(Place::Layer), head: on(Place::Head) }
     }
 
     /// Whether either depends.
     #[must_use]
     pub fn or(self, other: Dependence) -> Self {
         Dependence { step: self.step || other.step, layer: self.layer || other.layer, head: self.head || other.head }
+    }
+
+    /// Number of places that may differ, for a model.
+    #[must_use]
+    pub fn count(self, model: &Model) -> u64 {
+        let count = |depends: bool, count: u32| if depends { u64::from(count) } else { 1 };
+        count(self.step, model.steps) * count(self.layer, model.layers) * count(self.head, model.heads)
     }
 
     /// Every place that may differ, for a model.
@@ -238,6 +234,57 @@ impl Binder<'_> {
         (q, kv)
     }
 
+    /// An upper bound of the operations that this and the later passes evaluate at single places.
+    fn evaluations(&mut self, strategy: &Strategy) {
+        let graph = &strategy.graph;
+        // A value costs what is below it, as a tree; where that is large, each value once.
+        let mut costs: Vec<u64> = Vec::with_capacity(graph.len());
+        for (id, value) in graph.values() {
+            let tree = value.op.operands().iter().map(|operand| costs[operand.0 as usize]).sum::<u64>() + 1;
+            costs.push(tree.min(1000 + u64::from(id.0)));
+        }
+        let cost = |id: ValueId| costs[id.0 as usize];
+        let places = |dependence: Dependence| dependence.count(self.model);
+        let alone = |id: ValueId| places(Dependence::of(graph, id)).saturating_mul(cost(id));
+        let mut all = 0_u64;
+        let (mut together, mut each) = (Dependence::default(), 0_u64);
+        for rule in &strategy.rules {
+            let ids = rule.guard.iter().chain(&rule.order).chain([&rule.predicate]);
+            for &id in ids {
+                together = together.or(Dependence::of(graph, id));
+                each = each.saturating_add(cost(id));
+            }
+            all = rule.guard.iter().chain(&rule.order).fold(all, |all, &id| all.saturating_add(alone(id)));
+        }
+        for &id in strategy.orders.iter().filter_map(|rule| rule.guard.as_ref()) {
+            together = together.or(Dependence::of(graph, id));
+            each = each.saturating_add(cost(id));
+        }
+        all = all.saturating_add(places(together).saturating_mul(each));
+        for (_, value) in graph.values() {
+            let scalars: Vec<ValueId> = match &value.op {
+                Op::Select { amount, at_least, .. } => at_least.iter().chain([amount]).copied().collect(),
+                Op::Table { keys, .. } => keys.clone(),
+                _ => continue,
+            };
+            all = scalars.into_iter().fold(all, |all, id| all.saturating_add(alone(id)));
+        }
+        let lines: u64 = strategy.schedule.iter().map(|rule| 1 + line_cost(rule, cost)).sum();
+        let (steps, layers) = (u64::from(self.model.steps), u64::from(self.model.layers));
+        all = all.saturating_add(lines.saturating_mul(steps * layers));
+        if all > MAX_EVALUATIONS {
+            let span = strategy.rules.first().map_or(self.model.span, |rule| rule.span);
+            let message = format!(
+                "conditions of this strategy take {all} operations over all steps, layers and heads, at most {MAX_EVALUATIONS}"
+            );
+            self.report(
+                Diagnostic::new(Code::E0309, span, message)
+                    .also(self.model.span, format!("{steps} steps, {layers} layers, {} heads", self.model.heads))
+                    .help("write fewer rules, put values by step, layer and head into a `table`, or choose a smaller model"),
+            );
+        }
+    }
+
     fn bounds(&mut self, strategy: &Strategy) {
         for bound in &strategy.bounds {
             let (count, word) = match bound.place {
@@ -318,11 +365,11 @@ impl Binder<'_> {
                 continue;
             }
             let tiles_are_blocks = strategy.block == Some(Blocking::Tiles);
-            let (mut tokens, mut divides) = (1, true);
+            let (mut tokens, mut divides) = (1_i64, true);
             for (&tile, (axis, size)) in tiles.iter().zip(&segment.axes) {
                 let span = within(rule.span, graph.value(tile).span);
                 let tile = evaluate(graph, tile, At::default(), &NoTokens).int();
-                tokens *= tile.clamp(1, 1 << 20);
+                tokens = tile.clamp(1, 1 << 20).saturating_mul(tokens);
                 divides &= tile >= 1 && i64::from(*size) % tile == 0;
                 if tile < 1 {
                     let message = format!("a tile has at least 1 token along `{axis}`, found {tile}");
@@ -585,6 +632,16 @@ impl Binder<'_> {
 /// that lies elsewhere, the statement is what a finding is about.
 fn within(statement: Span, place: Span) -> Span {
     if statement.holds(place) { place } else { statement }
+}
+
+/// What a line of a schedule costs at one step of one layer.
+fn line_cost(rule: &ScheduleRule, cost: impl Fn(ValueId) -> u64) -> u64 {
+    let of_clause = |clause: &Clause| match clause {
+        Clause::While(id) => cost(*id),
+        Clause::On { steps, .. } => steps.iter().map(|&id| cost(id)).sum(),
+        Clause::Every { interval, .. } => cost(*interval),
+    };
+    rule.clauses.iter().map(of_clause).sum::<u64>() + rule.guard.map_or(0, &cost) + rule.order.map_or(0, &cost)
 }
 
 /// "at step 3, layer 0".

@@ -6,7 +6,7 @@
 use super::bind_model::Dependence;
 use crate::diagnostics::{Code, Diagnostic};
 use crate::ir::scalar::{At, NoTokens, evaluate};
-use crate::ir::{Action, Clause, Extent, Model, ScheduleRule, StepKind, Strategy};
+use crate::ir::{Action, Clause, Extent, Model, Place, ScheduleRule, StepKind, Strategy};
 use crate::plan::Schedule;
 
 /// The schedule of a bound strategy.
@@ -15,12 +15,14 @@ pub fn build_schedule(strategy: &Strategy, model: &Model) -> Schedule {
     let places = (model.steps * model.layers) as usize;
     let mut schedule =
         Schedule { layers: model.layers, kinds: vec![default_kind(strategy); places], reuse_orders: vec![0; places] };
-    for layer in 0..model.layers {
+    // Without a line that speaks of layers all are as the first.
+    let by_layer = strategy.schedule.iter().any(|rule| depends_on_layer(strategy, rule));
+    for layer in 0..if by_layer { model.layers } else { 1 } {
         let mut free: Vec<u32> = (0..model.steps).collect();
         for rule in &strategy.schedule {
             let kind = |step: u32| schedule.kind(step, layer);
             let claimed = steps_of(strategy, rule, layer, &free, kind);
-            free.retain(|step| !claimed.contains(step));
+            free.retain(|step| claimed.binary_search(step).is_err());
             for step in claimed {
                 let at = At { step, layer, ..At::default() };
                 let order = rule.order.map_or(0, |id| evaluate(&strategy.graph, id, at, &NoTokens).int());
@@ -30,7 +32,21 @@ pub fn build_schedule(strategy: &Strategy, model: &Model) -> Schedule {
             }
         }
     }
+    if !by_layer {
+        let layers = model.layers as usize;
+        schedule.kinds.chunks_mut(layers).for_each(|step| step.fill(step[0]));
+        schedule.reuse_orders.chunks_mut(layers).for_each(|step| step.fill(step[0]));
+    }
     schedule
+}
+
+fn depends_on_layer(strategy: &Strategy, rule: &ScheduleRule) -> bool {
+    let ids = rule.guard.iter().chain(&rule.order).chain(rule.clauses.iter().flat_map(|clause| match clause {
+        Clause::While(id) => vec![id],
+        Clause::Every { interval, from, .. } => from.iter().chain([interval]).collect(),
+        Clause::On { steps, .. } => steps.iter().collect(),
+    }));
+    ids.into_iter().any(|&id| strategy.graph.depends_on(id, Place::Layer))
 }
 
 /// The kind of steps that no line speaks of.
@@ -108,7 +124,7 @@ fn steps_of(
         let interval = value(*interval, 0).int().max(1);
         let origin = from.map_or(origin, |id| value(id, 0).int());
         steps.retain(|&step| {
-            let since = i64::from(step) - origin;
+            let since = i64::from(step).saturating_sub(origin);
             (since >= 0 && since % interval == 0) != *except
         });
     }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use super::bind_model::Dependence;
 use super::fold_constants::push_folded;
 use crate::diagnostics::{Code, Diagnostic};
-use crate::geometry::cover::cover;
+use crate::geometry::cover::{Budget, cover};
 use crate::geometry::order::{tile_blocks, tiling, token_order};
 use crate::geometry::tokens::TokenTable;
 use crate::ir::scalar::{At, NoTokens, evaluate};
@@ -20,6 +20,11 @@ use crate::ir::{
 };
 use crate::plan::{Arrangement, Body, Class, HeadSymbols, MaskId, Plan, Predicate, Program, Role, Schedule};
 use crate::symbols::{BitMatrix, Blocks};
+
+/// Bytes of the different bitmaps of a plan at most.
+const MAX_MASK_BYTES: usize = 1 << 29;
+/// Classes of a plan at most.
+const MAX_CLASSES: usize = 1 << 15;
 
 /// Builds the plan.
 ///
@@ -76,11 +81,16 @@ struct Builder<'a> {
     mask_ids: HashMap<BitMatrix, MaskId>,
     /// Predicates with all scalars folded.
     folded: Graph,
+    budget: Budget,
     covered: HashMap<(ValueId, Lower, usize), MaskId>,
     programs: Vec<Program>,
     predicates: Vec<Predicate>,
     classes: Vec<Class>,
     class_ids: HashMap<Class, u32>,
+    /// Bytes of all masks.
+    mask_bytes: usize,
+    /// Nothing more is built.
+    too_large: bool,
     errors: Vec<Diagnostic>,
 }
 
@@ -103,11 +113,14 @@ impl<'a> Builder<'a> {
             masks: Vec::new(),
             mask_ids: HashMap::new(),
             folded: graph.emptied(),
+            budget: Budget::default(),
             covered: HashMap::new(),
             programs: Vec::new(),
             predicates: Vec::new(),
             classes: Vec::new(),
             class_ids: HashMap::new(),
+            mask_bytes: 0,
+            too_large: false,
             errors: Vec::new(),
         }
     }
@@ -130,6 +143,9 @@ impl<'a> Builder<'a> {
             let class = match by_key.get(&key) {
                 Some(&class) => class,
                 None => {
+                    if self.is_full() {
+                        return Vec::new();
+                    }
                     let class = self.class(&key, at);
                     let class = self.intern(class);
                     by_key.insert(key, class);
@@ -178,9 +194,31 @@ impl<'a> Builder<'a> {
         })
     }
 
+    /// Reports, once, that there are too many different heads.
+    fn is_full(&mut self) -> bool {
+        let bytes: usize = self.mask_bytes;
+        let full = bytes > MAX_MASK_BYTES || self.classes.len() >= MAX_CLASSES || self.too_large;
+        if full && !self.too_large {
+            self.too_large = true;
+            let span = self.strategy.rules.first().map_or(self.model.span, |rule| rule.span);
+            let message = format!(
+                "heads differ in too many ways: {} kinds of heads with {} MiB of bitmaps, at most {MAX_CLASSES} and {} MiB",
+                self.classes.len(),
+                bytes >> 20,
+                MAX_MASK_BYTES >> 20
+            );
+            self.errors.push(
+                Diagnostic::new(Code::E0309, span, message)
+                    .help("let more of them share a window, or take larger blocks"),
+            );
+        }
+        full
+    }
+
     fn mask(&mut self, mask: BitMatrix) -> MaskId {
         let next = self.masks.len() as MaskId;
         *self.mask_ids.entry(mask).or_insert_with_key(|mask| {
+            self.mask_bytes += mask.words().len() * 8;
             self.masks.push(mask.clone());
             next
         })
@@ -450,7 +488,21 @@ impl<'a> Builder<'a> {
         }
         let (_, arranged) = &self.arrangements[arrangement];
         let table = TokenTable::new(&self.strategy.graph, self.model, arranged);
-        let bits = cover(&table, &self.folded, inner, how);
+        let bits = cover(&table, &self.folded, inner, how, &self.budget).unwrap_or_else(|reason| {
+            let span = self.folded.value(inner).span;
+            self.errors.push(
+                Diagnostic::new(Code::E0309, span, format!("this predicate is too large: {reason}")).help(
+                    "write it so that whole ranges of tokens decide it, or try one pair a block with `lower centre`",
+                ),
+            );
+            self.too_large = true;
+            let (rows, columns) = match self.folded.ty(inner).extent {
+                Extent::Token { q: true, kv: true } => (self.blocks.q_blocks(), self.blocks.kv_blocks()),
+                Extent::Token { q: true, .. } => (1, self.blocks.q_blocks()),
+                _ => (1, self.blocks.kv_blocks()),
+            };
+            BitMatrix::zeros(rows, columns)
+        });
         let mask = self.mask(bits.clone());
         self.covered.insert(key, mask);
         bits
@@ -503,21 +555,30 @@ fn widen(bits: &BitMatrix, extent: Extent, rows: usize, columns: usize) -> BitMa
 
 /// Copies a value and what it needs into another graph.
 fn copy(from: &Graph, to: &mut Graph, id: ValueId) -> ValueId {
-    let value = from.value(id);
-    let mut operands = HashMap::new();
-    for operand in value.op.operands() {
-        operands.insert(operand, copy(from, to, operand));
+    let mut map = vec![None; id.0 as usize + 1];
+    let mut open = vec![id];
+    while let Some(&id) = open.last() {
+        let value = from.value(id);
+        let missing: Vec<ValueId> =
+            value.op.operands().into_iter().filter(|operand| map[operand.0 as usize].is_none()).collect();
+        if !missing.is_empty() {
+            // The first operand is copied first.
+            open.extend(missing.into_iter().rev());
+            continue;
+        }
+        open.pop();
+        let mut op = value.op.map_operands(|operand| map[operand.0 as usize].unwrap_or(operand));
+        if let Op::Table { table, .. } = &mut op {
+            let data = &from.tables[usize::from(*table)];
+            let known = to.tables.iter().position(|known| known == data).unwrap_or_else(|| {
+                to.tables.push(data.clone());
+                to.tables.len() - 1
+            });
+            *table = known as u16;
+        }
+        map[id.0 as usize] = Some(to.push(op, value.ty, value.span));
     }
-    let mut op = value.op.map_operands(|operand| operands[&operand]);
-    if let Op::Table { table, .. } = &mut op {
-        let data = &from.tables[usize::from(*table)];
-        let known = to.tables.iter().position(|known| known == data).unwrap_or_else(|| {
-            to.tables.push(data.clone());
-            to.tables.len() - 1
-        });
-        *table = known as u16;
-    }
-    to.push(op, value.ty, value.span)
+    map[id.0 as usize].unwrap_or(id)
 }
 
 /// The largest scalars below token values that depend on the place.
