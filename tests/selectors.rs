@@ -450,7 +450,7 @@ fn amounts_follow_step_and_head() {
             dims: vec![4],
             width: 1,
             kind: Kind::Real,
-            values: vec![0.1, 0.2, 0.7, f64::NAN],
+            values: vec![0.1, 0.2, 0.7, f64::NAN].into(),
         });
         let head = b.push(Op::Place(Place::Head), Kind::Int, Extent::Scalar);
         let entry = Op::Table { table: 0, item: 0, keys: vec![head], otherwise: None };
