@@ -174,8 +174,8 @@ fn long_file() {
         let (layer, head) = (number % 60, number / 60 % 24);
         let _ = writeln!(
             text,
-            "    // window of layer {layer}, head {head}\n    let w{number} = {} + layer mod 3\n    layers {layer} {{ heads \
-             {head} {{\n        keep video -> video where abs(frame(q) - frame(k)) <= w{number}\n    }} }}",
+            "    // window of layer {layer}, head {head}\n    let w{number} = {} + layer mod 3\n    layers [{layer}] {{ \
+             heads [{head}] {{\n        keep video -> video where abs(frame(q) - frame(k)) <= w{number}\n    }} }}",
             number % 7
         );
         lines += 5;

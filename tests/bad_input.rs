@@ -154,7 +154,7 @@ fn texts_that_describe_long_computations() {
     let used_deeply: String = (0..50_000).map(|i| format!("strategy a{i} {{ use a{} }}\n", i + 1)).collect::<String>()
         + "strategy a50000 { keep all -> all }";
     let layout = (0..100_000).map(|i| format!("a{i}")).collect::<Vec<_>>().join(" ++ ");
-    let rests = "heads 0 { keep all -> all }\n".repeat(20_000) + &"heads rest { keep all -> all }\n".repeat(20_000);
+    let rests = "heads [0] { keep all -> all }\n".repeat(20_000) + &"heads rest { keep all -> all }\n".repeat(20_000);
     for (declarations, body, limit) in [
         ("", tuples.as_str(), "16"),
         ("", &lists, "10000"),

@@ -1,6 +1,7 @@
 //! Operations on constants become constants; truth values are simplified.
 
 use crate::ir::scalar::{self, At, NoTokens};
+use crate::ir::typing::type_of;
 use crate::ir::{Binary, Extent, Graph, Kind, Op, SetId, Strategy, Type, Unary, ValueId};
 use crate::source::Span;
 
@@ -12,8 +13,10 @@ pub fn fold_constants(strategy: &mut Strategy) {
     });
 }
 
-/// Adds an operation to a graph, folded.
+/// Adds an operation to a graph, folded. `ty` is its type over the operands it had; a token value that turned out to
+/// be one truth value makes what is computed from it smaller too.
 pub fn push_folded(graph: &mut Graph, op: Op, ty: Type, span: Span) -> ValueId {
+    let ty = if op.is_elementwise() { type_of(graph, &op).unwrap_or(ty) } else { ty };
     if let Some(id) = simplified(graph, &op, ty, span) {
         return id;
     }
