@@ -13,7 +13,6 @@ use proptest::prelude::*;
 
 const TEXT: usize = 11;
 const AXES: [(&str, usize); 3] = [("t", 3), ("h", 4), ("w", 5)];
-const TOKENS: usize = TEXT + 60;
 const BLOCK: usize = 8;
 const HEADS: usize = 2;
 
@@ -24,11 +23,14 @@ struct Token {
     /// Of video tokens.
     axes: [i64; 3],
     is_video: bool,
+    /// The head that looks at it.
+    head: i64,
 }
 
 #[derive(Clone, Debug)]
 enum Number {
     Literal(i64),
+    Head,
     /// Of the query or the key.
     Position(bool),
     Axis(usize, bool),
@@ -90,6 +92,7 @@ impl Number {
     fn text(&self) -> String {
         match self {
             Number::Literal(value) => format!("({value})"),
+            Number::Head => "head".to_owned(),
             Number::Position(q) => format!("pos({})", side(*q)),
             Number::Axis(axis, q) => format!("{}({})", AXES[*axis].0, side(*q)),
             Number::Call(name, a, b) => format!("{name}({}, {})", a.text(), b.text()),
@@ -103,6 +106,7 @@ impl Number {
         let of = |q_side: bool| if q_side { q } else { k };
         match self {
             Number::Literal(value) => *value,
+            Number::Head => q.head,
             Number::Position(q) => of(*q).position,
             Number::Axis(axis, q) => of(*q).axes[*axis],
             Number::Scaled(by, a) => by * a.value(q, k),
@@ -202,8 +206,8 @@ impl Sample {
 
     // ---- by hand ----
 
-    /// The tokens in the order of the sequence.
-    fn tokens(&self) -> Vec<Token> {
+    /// The tokens in the order of the sequence, for a head.
+    fn tokens(&self, head: usize) -> Vec<Token> {
         let mut video: Vec<[i64; 3]> = Vec::new();
         for t in 0..3 {
             for h in 0..4 {
@@ -223,12 +227,13 @@ impl Sample {
         }
         let text = (0..TEXT).map(|_| ([0; 3], false));
         let all = text.chain(video.into_iter().map(|at| (at, true)));
-        all.enumerate().map(|(at, (axes, is_video))| Token { position: at as i64, axes, is_video }).collect()
+        let token = |(at, (axes, is_video))| Token { position: at as i64, axes, is_video, head: head as i64 };
+        all.enumerate().map(token).collect()
     }
 
     /// Blocks that are computed, and those of them that are computed in part, of a head.
     fn symbols(&self, head: usize) -> (Vec<Vec<bool>>, Vec<Vec<bool>>) {
-        let tokens = self.tokens();
+        let tokens = self.tokens(head);
         let blocks: Vec<&[Token]> = tokens.chunks(BLOCK).collect();
         let rules: Vec<&Rule> = self.rules.iter().filter(|rule| rule.head.is_none_or(|only| only == head)).collect();
         let keeps = rules.iter().any(|rule| rule.keep);
@@ -289,7 +294,7 @@ impl Rule {
 // ---- samples ----
 
 fn number(axes: bool) -> BoxedStrategy<Number> {
-    let literal = (-9_i64..70).prop_map(Number::Literal);
+    let literal = prop_oneof![5 => (-9_i64..70).prop_map(Number::Literal), 1 => Just(Number::Head)];
     let position = any::<bool>().prop_map(Number::Position);
     let leaf = if axes {
         let axis = (0_usize..3, any::<bool>()).prop_map(|(axis, q)| Number::Axis(axis, q));
@@ -383,7 +388,8 @@ fn drawn(bits: &[Vec<bool>]) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    // A failure prints its strategy, which is kept as a file of `tests/strategies`.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
 
     #[test]
     fn symbols_are_those_of_the_oracle(sample in sample()) {

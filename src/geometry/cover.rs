@@ -79,6 +79,7 @@ pub fn cover(
     let ranges = |offsets: &[u32]| -> Vec<Range<u32>> { offsets.windows(2).map(|pair| pair[0]..pair[1]).collect() };
     let any_token = || -> Vec<Range<u32>> { std::iter::once(0..1).collect() };
     let (q, kv) = match graph.ty(predicate).extent {
+        _ if matches!(how, Lower::Density { .. }) => (ranges(&blocks.q), ranges(&blocks.kv)),
         Extent::Token { q: true, kv: false } => (ranges(&blocks.q), any_token()),
         Extent::Token { q: false, kv: true } => (any_token(), ranges(&blocks.kv)),
         Extent::Token { q: true, kv: true } => (ranges(&blocks.q), ranges(&blocks.kv)),
@@ -103,7 +104,9 @@ pub fn cover(
     }
     let matrix = BitMatrix::from_words(q.len(), kv.len(), chunks.concat())
         .unwrap_or_else(|| BitMatrix::zeros(q.len(), kv.len()));
-    if q.len() > 1 && kv.len() == 1 && !matches!(graph.ty(predicate).extent, Extent::Token { q: true, kv: true }) {
+    if matches!(graph.ty(predicate).extent, Extent::Token { q: true, kv: false })
+        && !matches!(how, Lower::Density { .. })
+    {
         return Ok(column_as_row(&matrix));
     }
     Ok(matrix)

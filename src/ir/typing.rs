@@ -42,7 +42,7 @@
 //! | `AtHead` | real blocks; an integer scalar | same type |
 //! | `OverHeads` | real blocks | same type |
 //! | `Embed` | truth values of blocks | the sides it has, over the whole sequence |
-//! | `Lower` | a token truth value | blocks of the sides it varies over, over the whole sequence |
+//! | `Lower` | a token truth value, for `Density` also a scalar one | blocks of the sides it varies over, for `Density` of both, over the whole sequence |
 //! | `Mask` | | truth values `[all -> all]`, `[all -> _]` or `[_ -> all]`, see [`check`] |
 //! | `Shift` | real blocks that have the side; an integer scalar | same type |
 //! | `AntiDiagonal` | an integer scalar | real `[all -> all]` |
@@ -340,6 +340,12 @@ fn lower(graph: &Graph, how: Lower, a: Type) -> Result<Type, String> {
         }
     }
     match a {
+        // Blocks of fewer rows have fewer votes, whatever the predicate varies over.
+        Type { kind: Kind::Bool, extent: Extent::Token { .. } | Extent::Scalar }
+            if matches!(how, Lower::Density { .. }) =>
+        {
+            Ok(Type::new(Kind::Bool, blocks(Some(SetId::ALL), Some(SetId::ALL))))
+        }
         Type { kind: Kind::Bool, extent: Extent::Token { q, kv } } => {
             let all = |varies: bool| varies.then_some(SetId::ALL);
             Ok(Type::new(Kind::Bool, blocks(all(q), all(kv))))

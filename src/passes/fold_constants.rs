@@ -2,7 +2,7 @@
 
 use crate::ir::scalar::{self, At, NoTokens};
 use crate::ir::typing::type_of;
-use crate::ir::{Binary, Extent, Graph, Kind, Op, SetId, Strategy, Type, Unary, ValueId};
+use crate::ir::{Binary, Extent, Graph, Kind, Lower, Op, SetId, Strategy, Type, Unary, ValueId};
 use crate::source::Span;
 
 /// Folds every value whose operands are constants, and `and`, `or`, `not`, `choose` with one constant operand.
@@ -16,7 +16,7 @@ pub fn fold_constants(strategy: &mut Strategy) {
 /// Adds an operation to a graph, folded. `ty` is its type over the operands it had; a token value that turned out to
 /// be one truth value makes what is computed from it smaller too.
 pub fn push_folded(graph: &mut Graph, op: Op, ty: Type, span: Span) -> ValueId {
-    let ty = if op.is_elementwise() { type_of(graph, &op).unwrap_or(ty) } else { ty };
+    let ty = if op.is_elementwise() || matches!(op, Op::Lower(..)) { type_of(graph, &op).unwrap_or(ty) } else { ty };
     if let Some(id) = simplified(graph, &op, ty, span) {
         return id;
     }
@@ -70,6 +70,9 @@ fn simplified(graph: &mut Graph, op: &Op, ty: Type, span: Span) -> Option<ValueI
             };
             (graph.ty(chosen) == ty).then_some(chosen)
         }
+        // Blocks of fewer rows do not satisfy what the others do.
+        Op::Lower(Lower::Density { .. }, a) => (truth(a) == Some(false)).then_some(a),
+        Op::Lower(_, a) => truth(a).map(|_| a),
         Op::InSet(SetId::ALL, _) => Some(graph.push(Op::Bool(true), Type::scalar(Kind::Bool), span)),
         Op::Embed(a) => (graph.ty(a).extent == ty.extent).then_some(a),
         _ => None,

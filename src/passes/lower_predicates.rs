@@ -37,7 +37,8 @@ fn push(graph: &mut Graph, op: Op, like: ValueId) -> ValueId {
 }
 
 fn lowered(graph: &mut Graph, id: ValueId, how: Lower) -> ValueId {
-    if !has_tokens(graph, id) {
+    let counts = matches!(how, Lower::Density { .. }) && graph.ty(id).extent == Extent::Scalar;
+    if !has_tokens(graph, id) && !counts {
         return id;
     }
     if !is_mixed(graph, id) {

@@ -16,7 +16,7 @@ use crate::geometry::tokens::TokenTable;
 use crate::ir::scalar::{At, NoTokens, evaluate};
 use crate::ir::typing::type_of;
 use crate::ir::{
-    Action, Binary, Blocking, Extent, Graph, Kind, Lower, Model, Op, Rule, Strategy, Type, Unary, ValueId,
+    Action, Binary, Blocking, Extent, Graph, Kind, Lower, Model, Op, Rule, Strategy, Type, Unary, Value, ValueId,
 };
 use crate::plan::{Arrangement, Body, Class, HeadSymbols, MaskId, Plan, Predicate, Program, Role, Schedule};
 use crate::symbols::{BitMatrix, Blocks};
@@ -300,9 +300,9 @@ impl<'a> Builder<'a> {
         push_folded(&mut self.folded, op, ty, span)
     }
 
-    /// Copies a value into the shared graph; scalars below token values become constants.
+    /// Copies a value into the shared graph; scalars become constants unless a selection needs them.
     fn fold(&mut self, done: &mut HashMap<(ValueId, bool), ValueId>, id: ValueId, at: At) -> ValueId {
-        self.fold_below(done, id, at, false)
+        self.fold_below(done, id, at, true)
     }
 
     fn fold_below(
@@ -310,25 +310,25 @@ impl<'a> Builder<'a> {
         done: &mut HashMap<(ValueId, bool), ValueId>,
         id: ValueId,
         at: At,
-        below_tokens: bool,
+        in_static: bool,
     ) -> ValueId {
-        if let Some(&known) = done.get(&(id, below_tokens)) {
-            return known;
+        if let Some(&done) = done.get(&(id, in_static)) {
+            return done;
         }
         let value = self.strategy.graph.value(id).clone();
-        let result = if value.ty.extent == Extent::Scalar && below_tokens {
+        let result = if value.ty.extent == Extent::Scalar && in_static {
             let constant = evaluate(&self.strategy.graph, id, at, &NoTokens);
             self.folded.push(constant.op(), value.ty, value.span)
         } else {
-            let below = below_tokens || matches!(value.ty.extent, Extent::Token { .. });
+            let in_static = is_static_part(&value, in_static);
             let mut operands = HashMap::new();
             for operand in value.op.operands() {
-                operands.insert(operand, self.fold_below(done, operand, at, below));
+                operands.insert(operand, self.fold_below(done, operand, at, in_static));
             }
             let op = value.op.map_operands(|operand| operands[&operand]);
             push_folded(&mut self.folded, op, value.ty, value.span)
         };
-        done.insert((id, below_tokens), result);
+        done.insert((id, in_static), result);
         result
     }
 
@@ -497,6 +497,7 @@ impl<'a> Builder<'a> {
             );
             self.too_large = true;
             let (rows, columns) = match self.folded.ty(inner).extent {
+                _ if matches!(how, Lower::Density { .. }) => (self.blocks.q_blocks(), self.blocks.kv_blocks()),
                 Extent::Token { q: true, kv: true } => (self.blocks.q_blocks(), self.blocks.kv_blocks()),
                 Extent::Token { q: true, .. } => (1, self.blocks.q_blocks()),
                 _ => (1, self.blocks.kv_blocks()),
@@ -581,24 +582,34 @@ fn copy(from: &Graph, to: &mut Graph, id: ValueId) -> ValueId {
     map[id.0 as usize].unwrap_or(id)
 }
 
-/// The largest scalars below token values that depend on the place.
+/// Whether the operands of a value are decided before run time like bitmaps; `so_far` says it of the value itself. So are
+/// conditions on tokens, and what joins the conditions of a rule; an amount of a selection is not.
+fn is_static_part(value: &Value, so_far: bool) -> bool {
+    let joins = matches!(
+        value.op,
+        Op::Lower(..) | Op::Unary(Unary::Not, _) | Op::Binary(Binary::And | Binary::Or | Binary::Xor, ..)
+    );
+    (so_far && joins) || matches!(value.ty.extent, Extent::Token { .. })
+}
+
+/// The largest scalars in the static parts of a predicate that depend on the place.
 fn scalar_roots(graph: &Graph, predicate: ValueId) -> Vec<ValueId> {
     let mut roots = Vec::new();
     let mut seen = std::collections::HashSet::new();
-    let mut open = vec![(predicate, false)];
-    while let Some((id, below)) = open.pop() {
-        if !seen.insert((id, below)) {
+    let mut open = vec![(predicate, true)];
+    while let Some((id, in_static)) = open.pop() {
+        if !seen.insert((id, in_static)) {
             continue;
         }
         let value = graph.value(id);
         if value.ty.extent == Extent::Scalar {
-            if below && Dependence::of(graph, id) != Dependence::default() && !roots.contains(&id) {
+            if in_static && Dependence::of(graph, id) != Dependence::default() && !roots.contains(&id) {
                 roots.push(id);
             }
             continue;
         }
-        let below = below || matches!(value.ty.extent, Extent::Token { .. });
-        open.extend(value.op.operands().into_iter().map(|operand| (operand, below)));
+        let in_static = is_static_part(value, in_static);
+        open.extend(value.op.operands().into_iter().map(|operand| (operand, in_static)));
     }
     roots
 }
