@@ -20,6 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
         compiled.plan.check().expect("a plan that fits together");
         let bytes = compiled.plan.to_bytes();
         let again = flashomni::plan::Plan::from_bytes(&bytes, "fuzz.plan").expect("its own file is read");
-        assert_eq!(again, compiled.plan);
+        // Places in the text are not kept in files.
+        assert_eq!(again.to_bytes(), bytes);
     }
 });
