@@ -3,7 +3,7 @@
 //! A block pair holds up to 65,536 token pairs and a video model a million block pairs, so the predicate is not
 //! tried pair by pair. It is evaluated over *ranges* of tokens in interval arithmetic: every leaf gives its
 //! smallest and largest value in the range, and truth values are false, true or unknown. One evaluation decides most
-//! block pairs; where it does not, the block is cut into runs of [`RUN`] tokens, and what is still unknown into
+//! block pairs; where it does not, the block is cut into runs of `RUN` tokens, and what is still unknown into
 //! tokens, where intervals are points and the answer is exact. A whole row of kv-ranges, or all pairs of runs or tokens of a
 //! block, are evaluated at once, operation by operation, in loops over arrays; what is the same for all of them (two
 //! frames, say, and all that follows from their distance) is computed once.
@@ -96,9 +96,11 @@ pub fn cover(
     };
     let nominal_rows = q.iter().map(ExactSizeIterator::len).max().unwrap_or(1);
     let groups = [groups(&q, Side::Query), groups(&kv, Side::Key)];
-    let decide = Decision { formula: &formula, how, groups, nominal_rows, budget };
-    let chunks: Vec<Vec<u64>> =
-        q.par_chunks(8).enumerate().map(|(chunk, ranges)| decide.rows(chunk * 8, ranges, &kv)).collect();
+    let (q, kv) = (Cuts::new(&formula, Side::Query, q), Cuts::new(&formula, Side::Key, kv));
+    let decide = Decision { formula: &formula, how, q: &q, kv: &kv, groups, nominal_rows, budget };
+    let rows: Vec<usize> = (0..q.ranges.len()).collect();
+    let chunks: Vec<Vec<u64>> = rows.par_chunks(8).map(|rows| decide.rows(rows)).collect();
+    let (q, kv) = (&q.ranges, &kv.ranges);
     if budget.is_spent() {
         return Err(format!("more than {MAX_OPERATIONS} operations on tokens are needed to find the blocks"));
     }
@@ -117,9 +119,10 @@ pub fn cover(
 pub fn tile(formula: &Formula, q: Range<u32>, kv: Range<u32>) -> BitMatrix {
     let mut evaluator = Evaluator::new(formula);
     let mut mask = BitMatrix::zeros(q.len(), kv.len());
-    evaluator.set_keys(&points(&kv));
+    let keys = Part::Tokens(kv);
+    evaluator.set_keys(&keys);
     for (row, token) in q.enumerate() {
-        let (low, _) = evaluator.row(&(token..token + 1));
+        let (low, _) = evaluator.row(&Part::Tokens(token..token + 1));
         for (column, &value) in low.iter().enumerate().filter(|(_, value)| **value >= 1.0) {
             debug_assert!(value <= 1.0);
             mask.set(row, column, true);
@@ -146,12 +149,65 @@ fn centres(ranges: &[Range<u32>]) -> Vec<Range<u32>> {
         .collect()
 }
 
-fn points(range: &Range<u32>) -> Vec<Range<u32>> {
-    range.clone().map(|token| token..token + 1).collect()
+fn runs(range: &Range<u32>) -> impl Iterator<Item = Range<u32>> {
+    range.clone().step_by(RUN as usize).map(|start| start..(start + RUN).min(range.end))
 }
 
-fn runs(range: &Range<u32>) -> Vec<Range<u32>> {
-    range.clone().step_by(RUN as usize).map(|start| start..(start + RUN).min(range.end)).collect()
+/// The ranges of one side, their runs, and the intervals of the side's leaves over both.
+struct Cuts {
+    ranges: Vec<Range<u32>>,
+    runs: Vec<Range<u32>>,
+    /// The first run of each range, and the number of all.
+    first_run: Vec<usize>,
+    /// By leaf, then range or run; empty for leaves of the other side.
+    of_ranges: Vec<Vec<Interval>>,
+    of_runs: Vec<Vec<Interval>>,
+}
+
+impl Cuts {
+    fn new(formula: &Formula, side: Side, ranges: Vec<Range<u32>>) -> Self {
+        let mut cut = Vec::new();
+        let mut first_run = vec![0];
+        for range in &ranges {
+            cut.extend(runs(range));
+            first_run.push(cut.len());
+        }
+        let of_leaves = |ranges: &[Range<u32>]| -> Vec<Vec<Interval>> {
+            let of_leaf = |(of_side, values): &(Side, Vec<f64>)| match *of_side == side {
+                true => {
+                    ranges.iter().map(|range| extremes(&values[range.start as usize..range.end as usize])).collect()
+                }
+                false => Vec::new(),
+            };
+            formula.leaves.iter().map(of_leaf).collect()
+        };
+        let (of_ranges, of_runs) = (of_leaves(&ranges), of_leaves(&cut));
+        Cuts { ranges, runs: cut, first_run, of_ranges, of_runs }
+    }
+
+    fn runs_of(&self, range: usize) -> Range<usize> {
+        self.first_run[range]..self.first_run[range + 1]
+    }
+}
+
+/// Smallest and largest.
+fn extremes(values: &[f64]) -> Interval {
+    values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &value| (low.min(value), high.max(value)))
+}
+
+/// Ranges, runs or tokens of one side that are evaluated together.
+enum Part<'a> {
+    Tokens(Range<u32>),
+    Spans(&'a [Vec<Interval>], Range<usize>),
+}
+
+impl Part<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Part::Tokens(tokens) => tokens.len(),
+            Part::Spans(_, spans) => spans.len(),
+        }
+    }
 }
 
 /// Which tokens of a block have the same coordinate along the axis of `per`.
@@ -174,6 +230,8 @@ impl Groups {
 struct Decision<'a> {
     formula: &'a Formula,
     how: Lower,
+    q: &'a Cuts,
+    kv: &'a Cuts,
     /// Of the blocks of each side, for [`Lower::Density`].
     groups: [Vec<Groups>; 2],
     nominal_rows: usize,
@@ -181,51 +239,54 @@ struct Decision<'a> {
 }
 
 /// A block pair by the numbers of its blocks in the lists of ranges.
-struct Pair<'a> {
-    q_block: usize,
-    kv_block: usize,
-    q: &'a Range<u32>,
-    kv: &'a Range<u32>,
+#[derive(Clone, Copy)]
+struct Pair {
+    q: usize,
+    kv: usize,
 }
 
 impl Decision<'_> {
-    /// The words of some rows, the first of which is `first`.
-    fn rows(&self, first: usize, q: &[Range<u32>], kv: &[Range<u32>]) -> Vec<u64> {
+    /// The words of some rows.
+    fn rows(&self, rows: &[usize]) -> Vec<u64> {
         let mut evaluator = Evaluator::new(self.formula);
         let mut fine = Evaluator::new(self.formula);
-        evaluator.set_keys(kv);
-        let row_words = kv.len().div_ceil(64);
-        let mut words: Vec<u64> = Vec::with_capacity(q.len() * row_words);
-        let mut earlier: Option<Vec<Interval>> = None;
-        for (row, range) in q.iter().enumerate() {
-            // Queries that look alike point for point see the same keys.
-            let leaves = self.formula.query_leaves(range);
-            let alike = leaves.iter().all(|(low, high)| low == high) && earlier.as_ref() == Some(&leaves);
-            if alike && row > 0 && !matches!(self.how, Lower::Density { .. }) {
-                words.extend_from_within((row - 1) * row_words..row * row_words);
+        let width = self.kv.ranges.len();
+        evaluator.set_keys(&Part::Spans(&self.kv.of_ranges, 0..width));
+        let row_words = width.div_ceil(64);
+        let mut words: Vec<u64> = Vec::with_capacity(rows.len() * row_words);
+        let mut earlier: Option<usize> = None;
+        for &q in rows {
+            if earlier.is_some_and(|earlier| self.are_alike(earlier, q)) {
+                words.extend_from_within(words.len() - row_words..);
                 continue;
             }
-            words.resize((row + 1) * row_words, 0);
-            if !self.budget.take(kv.len() * self.formula.nodes.len()) {
+            let start = words.len();
+            words.resize(start + row_words, 0);
+            if !self.budget.take(width * self.formula.nodes.len()) {
                 continue;
             }
-            let (low, high) = evaluator.row(range);
-            for (index, (&low, &high)) in low.iter().zip(high).enumerate() {
-                let pair = Pair { q_block: first + row, kv_block: index, q: range, kv: &kv[index] };
-                let holds = self.holds(&mut fine, &pair, (low, high));
-                words[row * row_words + index / 64] |= u64::from(holds) << (index % 64);
+            let (low, high) = evaluator.row(&Part::Spans(&self.q.of_ranges, q..q + 1));
+            for (kv, (&low, &high)) in low.iter().zip(high).enumerate() {
+                let holds = self.holds(&mut fine, Pair { q, kv }, (low, high));
+                words[start + kv / 64] |= u64::from(holds) << (kv % 64);
             }
-            earlier = Some(leaves);
+            earlier = Some(q);
         }
         words
     }
 
+    /// Queries that look alike point for point see the same keys.
+    fn are_alike(&self, earlier: usize, q: usize) -> bool {
+        let alike = |leaf: &Vec<Interval>| leaf[q].0 == leaf[q].1 && leaf[q] == leaf[earlier];
+        !matches!(self.how, Lower::Density { .. }) && self.q.of_ranges.iter().filter(|leaf| !leaf.is_empty()).all(alike)
+    }
+
     /// Whether a block pair is covered, when the predicate is somewhere in `truth` for its token pairs.
-    fn holds(&self, fine: &mut Evaluator<'_>, pair: &Pair<'_>, truth: Interval) -> bool {
+    fn holds(&self, fine: &mut Evaluator<'_>, pair: Pair, truth: Interval) -> bool {
         match self.how {
             _ if truth.1 < 1.0 => false,
             Lower::Density { column, block, per: None } if truth.0 >= 1.0 => {
-                pair.q.len() as f32 / self.nominal_rows as f32 > column.0 as f32 && 1.0 > block.0
+                self.q.ranges[pair.q].len() as f32 / self.nominal_rows as f32 > column.0 as f32 && 1.0 > block.0
             }
             Lower::Density { column, block, .. } => self.dense(fine, pair, column.0 as f32, block.0 as f32),
             _ if truth.0 >= 1.0 => true,
@@ -234,23 +295,24 @@ impl Decision<'_> {
     }
 
     /// The vote of [`Lower::Density`], in single precision as its original counts.
-    fn dense(&self, evaluator: &mut Evaluator<'_>, pair: &Pair<'_>, column: f32, block: f32) -> bool {
-        let (q, kv) = (&self.groups[0][pair.q_block], &self.groups[1][pair.kv_block]);
+    fn dense(&self, evaluator: &mut Evaluator<'_>, pair: Pair, column: f32, block: f32) -> bool {
+        let (q, kv) = (&self.groups[0][pair.q], &self.groups[1][pair.kv]);
+        let (q_range, kv_range) = (&self.q.ranges[pair.q], &self.kv.ranges[pair.kv]);
         let width = kv.of.len();
         // How many rows of each group of queries satisfy the predicate, by key.
         let mut counts = vec![0_u32; q.count * width];
         let within =
             |run: &Range<u32>, side: &Range<u32>| (run.start - side.start) as usize..(run.end - side.start) as usize;
-        for (q_run, kv_run) in self.runs_of(evaluator, pair, |q_run, kv_run| {
-            let columns = within(kv_run, pair.kv);
-            for &group in &q.of[within(q_run, pair.q)] {
+        for (q_run, kv_run) in self.open_runs(evaluator, pair, |q_run, kv_run| {
+            let columns = within(kv_run, kv_range);
+            for &group in &q.of[within(q_run, q_range)] {
                 let row = usize::from(group) * width;
                 counts[row + columns.start..row + columns.end].iter_mut().for_each(|count| *count += 1);
             }
         }) {
-            let columns = within(&kv_run, pair.kv);
-            let Some(truth) = self.tokens_of(evaluator, &q_run, &kv_run) else { return false };
-            for (&group, truth) in q.of[within(&q_run, pair.q)].iter().zip(truth.chunks_exact(columns.len())) {
+            let columns = within(kv_run, kv_range);
+            let Some(truth) = self.tokens_of(evaluator, q_run, kv_run) else { return false };
+            for (&group, truth) in q.of[within(q_run, q_range)].iter().zip(truth.chunks_exact(columns.len())) {
                 let row = usize::from(group) * width;
                 let counts = &mut counts[row + columns.start..row + columns.end];
                 counts.iter_mut().zip(truth).for_each(|(count, &value)| *count += u32::from(value >= 1.0));
@@ -272,25 +334,26 @@ impl Decision<'_> {
     }
 
     /// Whether some token pair (or every one, with `all`) of a block pair satisfies the predicate.
-    fn decide_within(&self, evaluator: &mut Evaluator<'_>, pair: &Pair<'_>, all: bool) -> bool {
-        let (q_runs, kv_runs) = (runs(pair.q), runs(pair.kv));
+    fn decide_within(&self, evaluator: &mut Evaluator<'_>, pair: Pair, all: bool) -> bool {
+        let (q_runs, kv_runs) = (self.q.runs_of(pair.q), self.kv.runs_of(pair.kv));
         if !self.budget.take(q_runs.len() * kv_runs.len() * self.formula.nodes.len()) {
             return all;
         }
         let mut open = Vec::new();
-        let (low, high) = evaluator.grid(&q_runs, &kv_runs);
+        let (low, high) = self.grid_of_runs(evaluator, &q_runs, &kv_runs);
         for (index, (&low, &high)) in low.iter().zip(high).enumerate() {
             match (low >= 1.0, high < 1.0) {
                 (true, _) if !all => return true,
                 (_, true) if all => return false,
-                (false, false) => {
-                    open.push((q_runs[index / kv_runs.len()].clone(), kv_runs[index % kv_runs.len()].clone()))
-                }
+                (false, false) => open.push((
+                    &self.q.runs[q_runs.start + index / kv_runs.len()],
+                    &self.kv.runs[kv_runs.start + index % kv_runs.len()],
+                )),
                 _ => {}
             }
         }
         for (q_run, kv_run) in open {
-            let Some(truth) = self.tokens_of(evaluator, &q_run, &kv_run) else { return all };
+            let Some(truth) = self.tokens_of(evaluator, q_run, kv_run) else { return all };
             if truth.iter().any(|&value| (value >= 1.0) != all) {
                 return !all;
             }
@@ -299,33 +362,43 @@ impl Decision<'_> {
     }
 
     /// The pairs of runs of a block pair that are undecided; `sure` sees those that satisfy the predicate throughout.
-    fn runs_of(
+    fn open_runs(
         &self,
         evaluator: &mut Evaluator<'_>,
-        pair: &Pair<'_>,
+        pair: Pair,
         mut sure: impl FnMut(&Range<u32>, &Range<u32>),
-    ) -> Vec<(Range<u32>, Range<u32>)> {
-        let (q_runs, kv_runs) = (runs(pair.q), runs(pair.kv));
+    ) -> Vec<(&Range<u32>, &Range<u32>)> {
+        let (q_runs, kv_runs) = (self.q.runs_of(pair.q), self.kv.runs_of(pair.kv));
         if !self.budget.take(q_runs.len() * kv_runs.len() * self.formula.nodes.len()) {
             return Vec::new();
         }
         let mut open = Vec::new();
-        let (low, high) = evaluator.grid(&q_runs, &kv_runs);
+        let (low, high) = self.grid_of_runs(evaluator, &q_runs, &kv_runs);
         for (index, (&low, &high)) in low.iter().zip(high).enumerate() {
-            let (q_run, kv_run) = (&q_runs[index / kv_runs.len()], &kv_runs[index % kv_runs.len()]);
+            let q_run = &self.q.runs[q_runs.start + index / kv_runs.len()];
+            let kv_run = &self.kv.runs[kv_runs.start + index % kv_runs.len()];
             match (low >= 1.0, high < 1.0) {
                 (true, _) => sure(q_run, kv_run),
                 (_, true) => {}
-                _ => open.push((q_run.clone(), kv_run.clone())),
+                _ => open.push((q_run, kv_run)),
             }
         }
         open
     }
 
+    fn grid_of_runs<'e>(
+        &self,
+        evaluator: &'e mut Evaluator<'_>,
+        q: &Range<usize>,
+        kv: &Range<usize>,
+    ) -> (&'e [f64], &'e [f64]) {
+        evaluator.grid(&Part::Spans(&self.q.of_runs, q.clone()), &Part::Spans(&self.kv.of_runs, kv.clone()))
+    }
+
     /// The predicate of all token pairs of two runs, row-major.
     fn tokens_of<'e>(&self, evaluator: &'e mut Evaluator<'_>, q: &Range<u32>, kv: &Range<u32>) -> Option<&'e [f64]> {
         let operations = q.len() * kv.len() * self.formula.nodes.len();
-        self.budget.take(operations).then(|| evaluator.grid(&points(q), &points(kv)).0)
+        self.budget.take(operations).then(|| evaluator.grid(&Part::Tokens(q.clone()), &Part::Tokens(kv.clone())).0)
     }
 }
 
@@ -393,19 +466,6 @@ impl Formula {
         }
         formula
     }
-
-    fn leaf_interval(&self, leaf: usize, range: &Range<u32>) -> (f64, f64) {
-        let values = &self.leaves[leaf].1[range.start as usize..range.end as usize];
-        values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &value| (low.min(value), high.max(value)))
-    }
-
-    /// The intervals of all query leaves over a range.
-    fn query_leaves(&self, range: &Range<u32>) -> Vec<(f64, f64)> {
-        (0..self.leaves.len())
-            .filter(|&leaf| self.leaves[leaf].0 == Side::Query)
-            .map(|leaf| self.leaf_interval(leaf, range))
-            .collect()
-    }
 }
 
 /// Which of the values up to `predicate` it needs.
@@ -447,15 +507,15 @@ impl Register {
     }
 
     /// The intervals, each `each` times, and all of that `times` times; one where all are the same.
-    fn set_all(&mut self, intervals: &[Interval], each: usize, times: usize) {
-        let first = intervals.first().copied().unwrap_or((0.0, 0.0));
-        if intervals.iter().all(|interval| *interval == first) {
+    fn set_all(&mut self, intervals: impl Iterator<Item = Interval> + Clone, each: usize, times: usize) {
+        let first = intervals.clone().next().unwrap_or((0.0, 0.0));
+        if intervals.clone().all(|interval| interval == first) {
             return self.set_one(first);
         }
         self.low.clear();
         self.high.clear();
         for _ in 0..times {
-            for &(low, high) in intervals {
+            for (low, high) in intervals.clone() {
                 self.low.resize(self.low.len() + each, low);
                 self.high.resize(self.high.len() + each, high);
             }
@@ -480,13 +540,21 @@ impl<'a> Evaluator<'a> {
         Evaluator { formula, registers, changed: vec![true; nodes], fresh: true, width: 0 }
     }
 
-    fn intervals(&self, leaf: usize, ranges: &[Range<u32>]) -> Vec<Interval> {
-        ranges.iter().map(|range| self.formula.leaf_interval(leaf, range)).collect()
+    /// Gives a leaf its intervals over a part, each `each` times, and all of that `times` times.
+    fn set_leaf(&mut self, index: usize, leaf: usize, part: &Part<'_>, each: usize, times: usize) {
+        let register = &mut self.registers[index];
+        match part {
+            Part::Tokens(tokens) => {
+                let values = &self.formula.leaves[leaf].1[tokens.start as usize..tokens.end as usize];
+                register.set_all(values.iter().map(|&value| (value, value)), each, times);
+            }
+            Part::Spans(of, spans) => register.set_all(of[leaf][spans.clone()].iter().copied(), each, times),
+        }
     }
 
     /// Chooses the kv-ranges of the rows to come, and evaluates what depends on nothing else.
-    fn set_keys(&mut self, ranges: &[Range<u32>]) {
-        self.width = ranges.len();
+    fn set_keys(&mut self, keys: &Part<'_>) {
+        self.width = keys.len();
         self.fresh = true;
         for index in 0..self.formula.nodes.len() {
             let node = &self.formula.nodes[index];
@@ -494,10 +562,7 @@ impl<'a> Evaluator<'a> {
                 continue;
             }
             match node.leaf {
-                Some(leaf) => {
-                    let intervals = self.intervals(leaf, ranges);
-                    self.registers[index].set_all(&intervals, 1, 1);
-                }
+                Some(leaf) => self.set_leaf(index, leaf, keys, 1, 1),
                 None if !node.kv => self.registers[index].set_one((node.constant, node.constant)),
                 None => self.compute(index),
             }
@@ -506,13 +571,16 @@ impl<'a> Evaluator<'a> {
 
     /// The predicate over one q-range and all kv-ranges: its smallest and largest truth. What does not change from one
     /// row to the next is not computed again.
-    fn row(&mut self, range: &Range<u32>) -> (&[f64], &[f64]) {
+    fn row(&mut self, query: &Part<'_>) -> (&[f64], &[f64]) {
         for index in 0..self.formula.nodes.len() {
             let node = &self.formula.nodes[index];
             self.changed[index] = match node.leaf {
                 _ if !node.q => self.fresh,
                 Some(leaf) => {
-                    let interval = self.formula.leaf_interval(leaf, range);
+                    let interval = match query {
+                        Part::Tokens(tokens) => extremes(&self.formula.leaves[leaf].1[tokens.start as usize..][..1]),
+                        Part::Spans(of, spans) => of[leaf][spans.start],
+                    };
                     let changed = self.fresh || !self.registers[index].is_one(interval);
                     if changed {
                         self.registers[index].set_one(interval);
@@ -533,19 +601,13 @@ impl<'a> Evaluator<'a> {
     }
 
     /// The predicate over all pairs of q-ranges and kv-ranges, row-major.
-    fn grid(&mut self, q: &[Range<u32>], kv: &[Range<u32>]) -> (&[f64], &[f64]) {
+    fn grid(&mut self, q: &Part<'_>, kv: &Part<'_>) -> (&[f64], &[f64]) {
         self.width = q.len() * kv.len();
         for index in 0..self.formula.nodes.len() {
             let node = &self.formula.nodes[index];
             match node.leaf {
-                Some(leaf) if self.formula.leaves[leaf].0 == Side::Query => {
-                    let intervals = self.intervals(leaf, q);
-                    self.registers[index].set_all(&intervals, kv.len(), 1);
-                }
-                Some(leaf) => {
-                    let intervals = self.intervals(leaf, kv);
-                    self.registers[index].set_all(&intervals, 1, q.len());
-                }
+                Some(leaf) if self.formula.leaves[leaf].0 == Side::Query => self.set_leaf(index, leaf, q, kv.len(), 1),
+                Some(leaf) => self.set_leaf(index, leaf, kv, 1, q.len()),
                 None if !node.q && !node.kv => self.registers[index].set_one((node.constant, node.constant)),
                 None => self.compute(index),
             }

@@ -104,7 +104,7 @@ const MAX_VISITS: u32 = 1000;
 /// keeps them away.
 ///
 /// A value is found from its operands, and only those that decide. Where many values share operands this would take
-/// exponential time, so that after [`MAX_VISITS`] of them all values below are computed once, in order.
+/// exponential time, so that after `MAX_VISITS` of them all values below are computed once, in order.
 #[must_use]
 pub fn evaluate(graph: &Graph, id: ValueId, at: At, tokens: &impl Tokens) -> Scalar {
     let mut left = MAX_VISITS;

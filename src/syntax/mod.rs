@@ -1,6 +1,6 @@
 //! Text to syntax tree and back.
 //!
-//! [`parse`] reads a text and always gives a tree, with every syntax error beside it; [`format`] writes a
+//! [`parse`] reads a text and always gives a tree, with every syntax error beside it; [`format()`] writes a
 //! text again in the one canonical form, comments included; [`decode`] turns the bytes of a file into text.
 //! `lexer` is a linear scan that both share: it bounds the nesting before the grammar recurses, and it
 //! finds the comments, which the tree does not hold.
