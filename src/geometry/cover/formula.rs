@@ -1,0 +1,171 @@
+//! A predicate prepared for evaluation over ranges of tokens.
+//!
+//! What speaks of one side alone (the tile of a query, its clamped centre, ...) is computed once for every token and is a
+//! leaf from then on: exact in every range, and computed neither per block nor per pair.
+
+use std::collections::HashMap;
+
+use super::evaluator::{Evaluator, Part};
+use super::interval::Interval;
+use crate::geometry::tokens::TokenTable;
+use crate::ir::scalar::{self, Scalar};
+use crate::ir::{Extent, Graph, Kind, Op, Side, Table, ValueId};
+
+/// Values of all tokens that are kept for the leaves above the coordinates, at most; with more, none are.
+const MAX_VALUES: usize = 1 << 24;
+
+/// A predicate prepared for evaluation: its operations in order, and the leaves' values of every token.
+#[derive(Clone, Debug)]
+pub struct Formula {
+    pub(super) nodes: Vec<Node>,
+    pub(super) leaves: Vec<Leaf>,
+}
+
+/// A value that is known of every token of one side.
+#[derive(Clone, Debug)]
+pub(super) struct Leaf {
+    pub(super) side: Side,
+    pub(super) values: Vec<f64>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) op: Op,
+    pub(super) operands: Vec<usize>,
+    /// Index into the leaves; the operation is not looked at.
+    pub(super) leaf: Option<usize>,
+    /// Of a table: its numbers, and the interval of all of them.
+    pub(super) table: Option<(Table, Interval)>,
+    /// Of what speaks of neither side.
+    pub(super) constant: f64,
+    /// Whether its values are integers.
+    pub(super) integer: bool,
+    pub(super) q: bool,
+    pub(super) kv: bool,
+}
+
+impl Formula {
+    /// Prepares `predicate`.
+    #[must_use]
+    pub fn new(table: &TokenTable<'_>, graph: &Graph, predicate: ValueId) -> Self {
+        let of_sides = [Side::Query, Side::Key].map(|side| (side, one_sided(graph, predicate, side)));
+        let mut known = HashMap::new();
+        if of_sides.iter().map(|(_, ids)| ids.len()).sum::<usize>().saturating_mul(table.tokens()) <= MAX_VALUES {
+            for (side, ids) in of_sides {
+                let (inner, nodes) = Formula::of(table, graph, &ids, HashMap::new());
+                let leaves =
+                    inner.of_tokens(side, table.tokens(), &nodes).into_iter().map(|values| Leaf { side, values });
+                known.extend(ids.into_iter().zip(leaves));
+            }
+        }
+        Formula::of(table, graph, &[predicate], known).0
+    }
+
+    /// The operations that some values need, down to what is `known`, and the nodes of these values.
+    fn of(
+        table: &TokenTable<'_>,
+        graph: &Graph,
+        roots: &[ValueId],
+        mut known: HashMap<ValueId, Leaf>,
+    ) -> (Self, Vec<usize>) {
+        let needed = needed(graph, roots, |id| known.contains_key(&id));
+        let mut formula = Formula { nodes: Vec::new(), leaves: Vec::new() };
+        let mut map = vec![usize::MAX; needed.len()];
+        for (id, value) in graph.values().take(needed.len()).filter(|(id, _)| needed[id.0 as usize]) {
+            let leaf = known.remove(&id).or_else(|| match value.op {
+                Op::Coordinate(coordinate, side) => Some(Leaf { side, values: table.coordinate(coordinate, side) }),
+                Op::InSet(set, side) => Some(Leaf { side, values: table.in_set(set) }),
+                _ => None,
+            });
+            let operands = match leaf {
+                Some(_) => Vec::new(),
+                None => value.op.operands().iter().map(|operand| map[operand.0 as usize]).collect(),
+            };
+            let leaf = leaf.map(|leaf| {
+                formula.leaves.push(leaf);
+                formula.leaves.len() - 1
+            });
+            let (q, kv) = speaks_of(value.ty.extent);
+            let constant = if q || kv { 0.0 } else { constant(graph, id) };
+            let table = match &value.op {
+                Op::Table { table, item, .. } if q || kv => {
+                    let table = graph.tables[usize::from(*table)].clone();
+                    let items = table.values.iter().skip(usize::from(*item)).step_by(usize::from(table.width).max(1));
+                    // What an entry that is missing without a substitute gives.
+                    let range = items.fold((0.0_f64, 0.0_f64), |range, &x| (range.0.min(x), range.1.max(x)));
+                    Some((table, range))
+                }
+                _ => None,
+            };
+            let integer = value.ty.kind == Kind::Int;
+            map[id.0 as usize] = formula.nodes.len();
+            formula.nodes.push(Node { op: value.op.clone(), operands, leaf, table, constant, integer, q, kv });
+        }
+        let nodes = roots.iter().map(|root| map[root.0 as usize]).collect();
+        (formula, nodes)
+    }
+
+    /// The values of some nodes of one side, of every token.
+    fn of_tokens(&self, side: Side, tokens: usize, nodes: &[usize]) -> Vec<Vec<f64>> {
+        let mut values = vec![Vec::with_capacity(tokens); nodes.len()];
+        if nodes.is_empty() {
+            return values;
+        }
+        let mut evaluator = Evaluator::new(self);
+        let chunk = (MAX_VALUES / 16 / self.nodes.len()).clamp(16, 4096);
+        for start in (0..tokens).step_by(chunk) {
+            let end = (start + chunk).min(tokens);
+            evaluator.set_side(side, &Part::Tokens(start as u32..end as u32));
+            for (&node, values) in nodes.iter().zip(&mut values) {
+                match evaluator.points(node) {
+                    [one] => values.resize(end, *one),
+                    all => values.extend_from_slice(all),
+                }
+            }
+        }
+        values
+    }
+}
+
+/// Which of the values up to the roots these need; what is below a value where `stop` says so, is not.
+fn needed(graph: &Graph, roots: &[ValueId], stop: impl Fn(ValueId) -> bool) -> Vec<bool> {
+    let mut needed = vec![false; roots.iter().map(|root| root.0 as usize + 1).max().unwrap_or(0)];
+    roots.iter().for_each(|root| needed[root.0 as usize] = true);
+    // Operands stand before their users.
+    for index in (0..needed.len()).rev() {
+        let id = ValueId(index as u32);
+        if needed[index] && !stop(id) {
+            graph.op(id).operands().iter().for_each(|operand| needed[operand.0 as usize] = true);
+        }
+    }
+    needed
+}
+
+/// The largest values in a predicate that speak of one side alone.
+fn one_sided(graph: &Graph, predicate: ValueId, side: Side) -> Vec<ValueId> {
+    let is_of_side = |id: ValueId| speaks_of(graph.ty(id).extent) == (side == Side::Query, side == Side::Key);
+    let reached = needed(graph, &[predicate], is_of_side);
+    (0..=predicate.0).map(ValueId).filter(|&id| reached[id.0 as usize] && is_of_side(id)).collect()
+}
+
+/// Whether values of an extent differ between queries, and between keys.
+fn speaks_of(extent: Extent) -> (bool, bool) {
+    match extent {
+        Extent::Token { q, kv } => (q, kv),
+        _ => (false, false),
+    }
+}
+
+fn constant(graph: &Graph, id: ValueId) -> f64 {
+    match scalar::evaluate(graph, id, scalar::At::default(), &scalar::NoTokens) {
+        Scalar::Bool(value) => f64::from(u8::from(value)),
+        other => other.real(),
+    }
+}
+
+/// Number of values that a predicate needs, and how many of them are known of each token.
+pub(super) fn sizes(graph: &Graph, predicate: ValueId) -> (usize, usize) {
+    let needed = needed(graph, &[predicate], |_| false);
+    let values = || graph.values().zip(&needed).filter(|(_, needed)| **needed).map(|((_, value), _)| &value.op);
+    (values().count(), values().filter(|op| matches!(op, Op::Coordinate(..) | Op::InSet(..))).count())
+}
