@@ -4,8 +4,6 @@
 //! are the indices joined by `_` (`"0_12_3": [5, 6, 10]`). CSV: a header line, then one line an entry: the
 //! indices, then the numbers. Missing entries need an `else`.
 
-use std::collections::BTreeMap;
-
 use super::inputs::MAX_WIDTH;
 use super::{Checker, Term};
 use crate::diagnostics::{Code, Diagnostic};
@@ -110,134 +108,163 @@ impl Checker<'_> {
 /// Reads a table of `dims` dimensions.
 fn parse(path: &str, bytes: &[u8], dims: usize) -> Result<Table, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| format!("is not UTF-8 (byte {})", error.valid_up_to()))?;
-    let entries = if path.to_ascii_lowercase().ends_with(".csv") { csv(text, dims)? } else { json(text, dims)? };
-    assemble(path, entries, dims)
+    let mut entries = Entries::new(dims);
+    if path.to_ascii_lowercase().ends_with(".csv") {
+        csv(text, &mut entries)?;
+    } else {
+        json(text, &mut entries)?;
+    }
+    entries.table(path)
 }
 
+/// What a file says, in its order.
 struct Entries {
-    /// In order, so that the same entry is found wrong each time.
-    map: BTreeMap<Vec<u32>, Vec<f64>>,
+    dims: usize,
+    /// Numbers of one entry, once there is one.
+    width: Option<usize>,
+    /// `dims` of each entry.
+    keys: Vec<u32>,
+    /// `width` of each entry.
+    numbers: Vec<f64>,
     kind: Kind,
     /// Whether some entry is a truth value, and whether some is a number.
     seen: [bool; 2],
 }
 
 impl Entries {
-    fn new() -> Self {
-        Entries { map: BTreeMap::new(), kind: Kind::Int, seen: [false; 2] }
+    fn new(dims: usize) -> Self {
+        Entries { dims, width: None, keys: Vec::new(), numbers: Vec::new(), kind: Kind::Int, seen: [false; 2] }
     }
 
-    fn insert(&mut self, keys: Vec<u32>, numbers: Vec<f64>, place: &str) -> Result<(), String> {
+    /// `place` names the entry as its file does.
+    fn insert(&mut self, keys: &[u32], numbers: &[f64], place: impl Fn() -> String) -> Result<(), String> {
         if numbers.is_empty() || numbers.len() > MAX_WIDTH {
-            return Err(format!("the entry at {place} has {} numbers, at most {MAX_WIDTH}", numbers.len()));
+            return Err(format!("the entry at {} has {} numbers, at most {MAX_WIDTH}", place(), numbers.len()));
+        }
+        let width = *self.width.get_or_insert(numbers.len());
+        if numbers.len() != width {
+            return Err(format!("the entry at {} has {} numbers, the first has {width}", place(), numbers.len()));
         }
         if numbers.iter().any(|number| !number.is_finite()) {
-            return Err(format!("the entry at {place} is not finite"));
+            return Err(format!("the entry at {} is not finite", place()));
         }
         if numbers.iter().any(|number| number.fract() != 0.0) && self.kind == Kind::Int {
             self.kind = Kind::Real;
         }
-        if self.map.len() >= MAX_NUMBERS {
-            return Err(format!("has more than {MAX_NUMBERS} entries"));
+        if self.numbers.len() >= MAX_NUMBERS {
+            return Err(format!("has more than {MAX_NUMBERS} numbers"));
         }
-        match self.map.insert(keys, numbers) {
-            None => Ok(()),
-            Some(_) => Err(format!("the entry at {place} is given twice")),
-        }
+        self.keys.extend_from_slice(keys);
+        self.numbers.extend_from_slice(numbers);
+        Ok(())
     }
-}
 
-fn assemble(path: &str, entries: Entries, dims: usize) -> Result<Table, String> {
-    let Some(width) = entries.map.values().map(Vec::len).next() else { return Err("is empty".to_owned()) };
-    if let Some((keys, numbers)) = entries.map.iter().find(|(_, numbers)| numbers.len() != width) {
-        return Err(format!("the entry at {keys:?} has {} numbers, the first has {width}", numbers.len()));
-    }
-    if entries.seen == [true; 2] {
-        return Err("mixes truth values and numbers".to_owned());
-    }
-    let mut sizes = vec![0_u32; dims];
-    for keys in entries.map.keys() {
-        for (size, key) in sizes.iter_mut().zip(keys) {
-            *size = (*size).max(key.saturating_add(1));
+    fn table(self, path: &str) -> Result<Table, String> {
+        let Entries { dims, width, keys, numbers, kind, seen } = self;
+        let width = width.ok_or("is empty")?;
+        if seen == [true; 2] {
+            return Err("mixes truth values and numbers".to_owned());
         }
-    }
-    let total = sizes.iter().try_fold(width, |product, &size| product.checked_mul(size as usize));
-    let total = total.filter(|&total| total <= MAX_NUMBERS).ok_or("its indices are too large")?;
-    let mut values = vec![f64::NAN; total];
-    for (keys, numbers) in &entries.map {
-        let index = keys.iter().zip(&sizes).fold(0, |index, (&key, &size)| index * size as usize + key as usize);
-        values[index * width..(index + 1) * width].copy_from_slice(numbers);
-    }
-    Ok(Table { name: path.to_owned(), dims: sizes, width: width as u8, kind: entries.kind, values: values.into() })
-}
-
-fn json(text: &str, dims: usize) -> Result<Entries, String> {
-    let value: serde_json::Value = serde_json::from_str(text).map_err(|error| format!("is not JSON: {error}"))?;
-    let mut entries = Entries::new();
-    match &value {
-        serde_json::Value::Object(map) => {
-            for (key, value) in map {
-                let keys: Option<Vec<u32>> = key.split('_').map(|part| part.parse().ok()).collect();
-                let keys = keys
-                    .filter(|keys| keys.len() == dims)
-                    .ok_or_else(|| format!("the key {key:?} is not {dims} indices joined by `_`"))?;
-                let numbers = numbers(value, &mut entries).ok_or_else(|| format!("the entry {key:?} is no number"))?;
-                entries.insert(keys, numbers, &format!("{key:?}"))?;
+        let keys_of = |entry: usize| &keys[entry * dims..(entry + 1) * dims];
+        let mut sizes = vec![0_u32; dims];
+        for entry in 0..numbers.len() / width {
+            for (size, &key) in sizes.iter_mut().zip(keys_of(entry)) {
+                *size = (*size).max(key.saturating_add(1));
             }
         }
-        array => nested(array, dims, &mut Vec::new(), &mut entries)?,
+        let total = sizes.iter().try_fold(width, |product, &size| product.checked_mul(size as usize));
+        let total = total.filter(|&total| total <= MAX_NUMBERS).ok_or("its indices are too large")?;
+        let mut values = vec![f64::NAN; total];
+        for (entry, numbers) in numbers.chunks_exact(width).enumerate() {
+            let keys = keys_of(entry);
+            let index = keys.iter().zip(&sizes).fold(0, |index, (&key, &size)| index * size as usize + key as usize);
+            let place = &mut values[index * width..(index + 1) * width];
+            if !place[0].is_nan() {
+                return Err(format!("the entry at {keys:?} is given twice"));
+            }
+            place.copy_from_slice(numbers);
+        }
+        Ok(Table { name: path.to_owned(), dims: sizes, width: width as u8, kind, values: values.into() })
     }
-    Ok(entries)
 }
 
-fn nested(value: &serde_json::Value, dims: usize, keys: &mut Vec<u32>, entries: &mut Entries) -> Result<(), String> {
-    if keys.len() == dims {
-        if value.is_null() {
-            return Ok(());
-        }
-        let numbers = numbers(value, entries).ok_or_else(|| format!("the entry at {keys:?} is no number"))?;
-        return entries.insert(keys.clone(), numbers, &format!("{keys:?}"));
+fn json(text: &str, entries: &mut Entries) -> Result<(), String> {
+    let value: serde_json::Value = serde_json::from_str(text).map_err(|error| format!("is not JSON: {error}"))?;
+    let serde_json::Value::Object(map) = &value else { return nested(&value, &mut Vec::new(), entries) };
+    let dims = entries.dims;
+    for (key, value) in map {
+        let keys: Option<Vec<u32>> = key.split('_').map(|part| part.parse().ok()).collect();
+        let keys = keys
+            .filter(|keys| keys.len() == dims)
+            .ok_or_else(|| format!("the key {key:?} is not {dims} indices joined by `_`"))?;
+        entry(value, &keys, entries, || format!("{key:?}"))?;
     }
-    let items =
-        value.as_array().ok_or_else(|| format!("has {} dimensions where {dims} indices are given", keys.len()))?;
+    Ok(())
+}
+
+fn nested(value: &serde_json::Value, keys: &mut Vec<u32>, entries: &mut Entries) -> Result<(), String> {
+    if keys.len() == entries.dims {
+        return if value.is_null() { Ok(()) } else { entry(value, keys, entries, || format!("{keys:?}")) };
+    }
+    let items = value
+        .as_array()
+        .ok_or_else(|| format!("has {} dimensions where {} indices are given", keys.len(), entries.dims))?;
     for (index, item) in items.iter().enumerate() {
         keys.push(u32::try_from(index).map_err(|_| "is too long".to_owned())?);
-        nested(item, dims, keys, entries)?;
+        nested(item, keys, entries)?;
         keys.pop();
     }
     Ok(())
 }
 
-fn numbers(value: &serde_json::Value, entries: &mut Entries) -> Option<Vec<f64>> {
+fn entry(
+    value: &serde_json::Value,
+    keys: &[u32],
+    entries: &mut Entries,
+    place: impl Fn() -> String,
+) -> Result<(), String> {
     entries.seen[usize::from(!value.is_boolean())] = true;
+    let no_number = || format!("the entry at {} is no number", place());
     match value {
-        serde_json::Value::Number(number) => Some(vec![number.as_f64()?]),
         serde_json::Value::Bool(value) => {
             entries.kind = Kind::Bool;
-            Some(vec![f64::from(u8::from(*value))])
+            entries.insert(keys, &[f64::from(u8::from(*value))], place)
         }
-        serde_json::Value::Array(items) => items.iter().map(serde_json::Value::as_f64).collect(),
-        _ => None,
+        serde_json::Value::Number(number) => {
+            let number = number.as_f64().ok_or_else(no_number)?;
+            entries.insert(keys, &[number], place)
+        }
+        serde_json::Value::Array(items) => {
+            let mut numbers = [0.0; MAX_WIDTH];
+            for (number, item) in numbers.iter_mut().zip(items) {
+                *number = item.as_f64().ok_or_else(no_number)?;
+            }
+            match numbers.get(..items.len()) {
+                Some(numbers) => entries.insert(keys, numbers, place),
+                None => Err(format!("the entry at {} has {} numbers, at most {MAX_WIDTH}", place(), items.len())),
+            }
+        }
+        _ => Err(no_number()),
     }
 }
 
-fn csv(text: &str, dims: usize) -> Result<Entries, String> {
-    let mut entries = Entries::new();
+fn csv(text: &str, entries: &mut Entries) -> Result<(), String> {
+    let dims = entries.dims;
     for (number, line) in text.lines().enumerate().skip(1) {
         if line.trim().is_empty() {
             continue;
         }
         let fields: Vec<&str> = line.split(',').map(str::trim).collect();
-        let place = format!("line {}", number + 1);
+        let place = || format!("line {}", number + 1);
         if fields.len() <= dims {
-            return Err(format!("{place} has {} fields, {dims} indices and a number are wanted", fields.len()));
+            return Err(format!("{} has {} fields, {dims} indices and a number are wanted", place(), fields.len()));
         }
         let keys: Option<Vec<u32>> = fields[..dims].iter().map(|field| field.parse().ok()).collect();
         let numbers: Option<Vec<f64>> = fields[dims..].iter().map(|field| field.parse().ok()).collect();
         let (Some(keys), Some(numbers)) = (keys, numbers) else {
-            return Err(format!("{place} does not hold {dims} indices and numbers"));
+            return Err(format!("{} does not hold {dims} indices and numbers", place()));
         };
-        entries.insert(keys, numbers, &place)?;
+        entries.insert(&keys, &numbers, place)?;
     }
-    Ok(entries)
+    Ok(())
 }

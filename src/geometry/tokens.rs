@@ -84,8 +84,9 @@ impl<'a> TokenTable<'a> {
         let mut model_order = vec![0.0; self.tokens()];
         for segment in &self.model.segments {
             let Some((stride, size, divisor)) = of(segment) else { continue };
-            for index in 0..segment.tokens {
-                model_order[(segment.start + index) as usize] = f64::from(index / stride % size / divisor);
+            let tokens = &mut model_order[segment.start as usize..][..segment.tokens as usize];
+            for (index, run) in (0_u32..).zip(tokens.chunks_mut(stride.max(1) as usize)) {
+                run.fill(f64::from(index % size / divisor));
             }
         }
         self.arranged(&model_order)

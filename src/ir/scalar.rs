@@ -108,7 +108,11 @@ const MAX_VISITS: u32 = 1000;
 #[must_use]
 pub fn evaluate(graph: &Graph, id: ValueId, at: At, tokens: &impl Tokens) -> Scalar {
     let mut left = MAX_VISITS;
-    visit(graph, id, at, tokens, &mut left).unwrap_or_else(|| in_order(graph, id, at, tokens))
+    visit(graph, id, at, tokens, &mut left).unwrap_or_else(|| {
+        let mut scalars = Scalars::new(graph, &[id]);
+        scalars.evaluate(at, tokens);
+        scalars.get(id)
+    })
 }
 
 fn visit(graph: &Graph, id: ValueId, at: At, tokens: &impl Tokens, left: &mut u32) -> Option<Scalar> {
@@ -116,21 +120,44 @@ fn visit(graph: &Graph, id: ValueId, at: At, tokens: &impl Tokens, left: &mut u3
     apply(graph, id, at, tokens, |operand| visit(graph, operand, at, tokens, left))
 }
 
-fn in_order(graph: &Graph, id: ValueId, at: At, tokens: &impl Tokens) -> Scalar {
-    let last = id.0 as usize;
-    let mut needed = vec![false; last + 1];
-    needed[last] = true;
-    for index in (0..=last).rev() {
-        if needed[index] {
-            graph.op(ValueId(index as u32)).operands().iter().for_each(|operand| needed[operand.0 as usize] = true);
+/// Some values and what they need, to be computed at many places.
+pub struct Scalars<'a> {
+    graph: &'a Graph,
+    /// Operands before their users.
+    needed: Vec<ValueId>,
+    /// By number of the value.
+    values: Vec<Scalar>,
+}
+
+impl<'a> Scalars<'a> {
+    /// For `roots`.
+    #[must_use]
+    pub fn new(graph: &'a Graph, roots: &[ValueId]) -> Self {
+        let count = roots.iter().map(|root| root.0 as usize + 1).max().unwrap_or(0);
+        let mut needed = vec![false; count];
+        roots.iter().for_each(|root| needed[root.0 as usize] = true);
+        for index in (0..count).rev() {
+            if needed[index] {
+                graph.op(ValueId(index as u32)).operands().iter().for_each(|operand| needed[operand.0 as usize] = true);
+            }
+        }
+        let ids = (0..count).filter(|&index| needed[index]).map(|index| ValueId(index as u32));
+        Scalars { graph, needed: ids.collect(), values: vec![Scalar::Bool(false); count] }
+    }
+
+    /// Computes all of them at a place.
+    pub fn evaluate(&mut self, at: At, tokens: &impl Tokens) {
+        for &id in &self.needed {
+            let value = apply(self.graph, id, at, tokens, |operand| Some(self.values[operand.0 as usize]));
+            self.values[id.0 as usize] = value.unwrap_or(Scalar::Bool(false));
         }
     }
-    let mut values = vec![Scalar::Bool(false); last + 1];
-    for index in (0..=last).filter(|&index| needed[index]) {
-        let value = apply(graph, ValueId(index as u32), at, tokens, |operand| Some(values[operand.0 as usize]));
-        values[index] = value.unwrap_or(Scalar::Bool(false));
+
+    /// One of them, at the place of the last evaluation.
+    #[must_use]
+    pub fn get(&self, id: ValueId) -> Scalar {
+        self.values[id.0 as usize]
     }
-    values[last]
 }
 
 /// The value of an operation over the values of its operands; `None` where one of them has none.
@@ -150,8 +177,17 @@ fn apply(
         Op::Place(Place::Head) => Scalar::Int(at.head.into()),
         Op::LastComputed => Scalar::Int(at.last_computed.map_or(-1, i64::from)),
         Op::Table { table, item, keys, otherwise } => {
-            let keys: Option<Vec<i64>> = keys.iter().map(|&key| value(key).map(Scalar::int)).collect();
-            match (graph.tables[usize::from(*table)].get(&keys?, *item), otherwise) {
+            let mut all_known = true;
+            let keys = keys.iter().map(|&key| match value(key) {
+                Some(key) => key.int(),
+                None => {
+                    all_known = false;
+                    -1
+                }
+            });
+            let entry = graph.tables[usize::from(*table)].get(keys, *item);
+            match (entry, otherwise) {
+                _ if !all_known => return None,
                 (Some(entry), _) => entry,
                 (None, Some(otherwise)) => value(*otherwise)?,
                 (None, None) => Scalar::Int(0),
@@ -179,9 +215,9 @@ fn apply(
 impl super::Table {
     /// An item of the entry at `keys`; `None` where a key is out of range or the entry is missing.
     #[must_use]
-    pub fn get(&self, keys: &[i64], item: u8) -> Option<Scalar> {
+    pub fn get(&self, keys: impl IntoIterator<Item = i64>, item: u8) -> Option<Scalar> {
         let mut index = 0_usize;
-        for (&key, &size) in keys.iter().zip(&self.dims) {
+        for (key, &size) in keys.into_iter().zip(&self.dims) {
             let key = usize::try_from(key).ok().filter(|&key| key < size as usize)?;
             index = index * size as usize + key;
         }

@@ -607,14 +607,16 @@ impl Binder<'_> {
                 return;
             }
         }
+        let is_place = |key: &ValueId| matches!(graph.op(*key), Op::Place(_));
+        let is_complete = || keys.iter().all(is_place) && !table.values.iter().any(|value| value.is_nan());
         // Tokens may ask for more than there is where another condition keeps them out.
-        if has_default || keys.iter().any(|&key| graph.ty(key).extent != Extent::Scalar) {
+        if has_default || keys.iter().any(|&key| graph.ty(key).extent != Extent::Scalar) || is_complete() {
             return;
         }
         let dependence = keys.iter().fold(Dependence::default(), |all, &key| all.or(Dependence::of(graph, key)));
         for at in dependence.places(self.model) {
             let at_keys: Vec<i64> = keys.iter().map(|&key| evaluate(graph, key, at, &NoTokens).int()).collect();
-            if table.get(&at_keys, 0).is_none() {
+            if table.get(at_keys.iter().copied(), 0).is_none() {
                 let message = format!("table `{}` has no entry {at_keys:?}", table.name);
                 self.report(
                     Diagnostic::new(Code::E0305, span, message)

@@ -13,7 +13,7 @@ use crate::diagnostics::{Code, Diagnostic};
 use crate::geometry::cover::{Budget, cover};
 use crate::geometry::order::{tile_blocks, tiling, token_order};
 use crate::geometry::tokens::TokenTable;
-use crate::ir::scalar::{At, NoTokens, evaluate};
+use crate::ir::scalar::{At, NoTokens, Scalars, evaluate};
 use crate::ir::typing::type_of;
 use crate::ir::{
     Action, Binary, Blocking, Extent, Graph, Kind, Lower, Model, Op, Rule, Strategy, Type, Unary, Value, ValueId,
@@ -136,10 +136,12 @@ impl<'a> Builder<'a> {
         for rule in &self.strategy.orders {
             dependence = rule.guard.iter().fold(dependence, |all, &id| all.or(Dependence::of(graph, id)));
         }
+        let mut scalars = self.scalars();
         let mut by_key: HashMap<Key, u32> = HashMap::new();
         let mut small: Vec<u32> = Vec::new();
         for at in dependence.places(model) {
-            let key = self.key(at);
+            scalars.evaluate(at, &NoTokens);
+            let key = self.key(&scalars);
             let class = match by_key.get(&key) {
                 Some(&class) => class,
                 None => {
@@ -168,22 +170,25 @@ impl<'a> Builder<'a> {
         class_of
     }
 
-    fn key(&self, at: At) -> Key {
-        let graph = &self.strategy.graph;
-        let truth = |guard: Option<ValueId>| guard.is_none_or(|id| evaluate(graph, id, at, &NoTokens).truth());
+    /// What keys are made of.
+    fn scalars(&self) -> Scalars<'a> {
+        let of_rules = self.strategy.rules.iter().flat_map(|rule| rule.guard.into_iter().chain(rule.order));
+        let of_orders = self.strategy.orders.iter().filter_map(|rule| rule.guard);
+        let ids: Vec<ValueId> = of_rules.chain(of_orders).chain(self.roots.iter().flatten().copied()).collect();
+        Scalars::new(&self.strategy.graph, &ids)
+    }
+
+    fn key(&self, scalars: &Scalars<'_>) -> Key {
+        let truth = |guard: Option<ValueId>| guard.is_none_or(|id| scalars.get(id).truth());
         let rules: Vec<bool> = self.strategy.rules.iter().map(|rule| truth(rule.guard)).collect();
         let active = || self.strategy.rules.iter().zip(&self.roots).zip(&rules).filter(|(_, active)| **active);
-        let scalars = active()
-            .flat_map(|((_, roots), _)| roots)
-            .map(|&id| evaluate(graph, id, at, &NoTokens).real().to_bits())
-            .collect();
-        let mut orders =
-            active().filter_map(|((rule, _), _)| rule.order).map(|id| evaluate(graph, id, at, &NoTokens).int());
+        let values = active().flat_map(|((_, roots), _)| roots).map(|&id| scalars.get(id).real().to_bits()).collect();
+        let mut orders = active().filter_map(|((rule, _), _)| rule.order).map(|id| scalars.get(id).int());
         let forecast = orders.next().unwrap_or(0);
         // -1 says that the rules disagree; reported when the class is built.
         let forecast = if orders.all(|order| order == forecast) { forecast } else { -1 };
         let order = self.strategy.orders.iter().rposition(|rule| truth(rule.guard));
-        Key { rules, order, scalars, forecast }
+        Key { rules, order, scalars: values, forecast }
     }
 
     fn intern(&mut self, class: Class) -> u32 {

@@ -71,12 +71,11 @@ pub(super) fn look_up(
     let width = keys.iter().copied().chain(otherwise).map(|register| register.low.len()).max().unwrap_or(1);
     let entry = |i: usize| -> Interval {
         let otherwise = otherwise.map_or((0.0, 0.0), |register| at(register, i));
-        let keys: Vec<Interval> = keys.iter().map(|register| at(register, i)).collect();
-        if !keys.iter().all(|&key| is_point(key)) {
+        let keys = || keys.iter().map(|register| at(register, i));
+        if !keys().all(is_point) {
             return (range.0.min(otherwise.0), range.1.max(otherwise.1));
         }
-        let keys: Vec<i64> = keys.iter().map(|key| key.0 as i64).collect();
-        match table.get(&keys, item) {
+        match table.get(keys().map(|key| key.0 as i64), item) {
             Some(Scalar::Bool(value)) => (f64::from(u8::from(value)), f64::from(u8::from(value))),
             Some(number) => (number.real(), number.real()),
             None => otherwise,
