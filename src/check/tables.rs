@@ -4,6 +4,10 @@
 //! are the indices joined by `_` (`"0_12_3": [5, 6, 10]`). CSV: a header line, then one line an entry: the
 //! indices, then the numbers. Missing entries need an `else`.
 
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
+
 use super::inputs::MAX_WIDTH;
 use super::{Checker, Term};
 use crate::diagnostics::{Code, Diagnostic};
@@ -189,62 +193,109 @@ impl Entries {
 }
 
 fn json(text: &str, entries: &mut Entries) -> Result<(), String> {
-    let value: serde_json::Value = serde_json::from_str(text).map_err(|error| format!("is not JSON: {error}"))?;
-    let serde_json::Value::Object(map) = &value else { return nested(&value, &mut Vec::new(), entries) };
-    let dims = entries.dims;
-    for (key, value) in map {
-        let keys: Option<Vec<u32>> = key.split('_').map(|part| part.parse().ok()).collect();
-        let keys = keys
-            .filter(|keys| keys.len() == dims)
-            .ok_or_else(|| format!("the key {key:?} is not {dims} indices joined by `_`"))?;
-        entry(value, &keys, entries, || format!("{key:?}"))?;
-    }
-    Ok(())
+    let mut source = serde_json::Deserializer::from_str(text);
+    let read = Nested { entries, keys: &mut Vec::new() }.deserialize(&mut source).and_then(|()| source.end());
+    read.map_err(|error| match error.classify() {
+        serde_json::error::Category::Data => error.to_string(),
+        _ => format!("is not JSON: {error}"),
+    })
 }
 
-fn nested(value: &serde_json::Value, keys: &mut Vec<u32>, entries: &mut Entries) -> Result<(), String> {
-    if keys.len() == entries.dims {
-        return if value.is_null() { Ok(()) } else { entry(value, keys, entries, || format!("{keys:?}")) };
-    }
-    let items = value
-        .as_array()
-        .ok_or_else(|| format!("has {} dimensions where {} indices are given", keys.len(), entries.dims))?;
-    for (index, item) in items.iter().enumerate() {
-        keys.push(u32::try_from(index).map_err(|_| "is too long".to_owned())?);
-        nested(item, keys, entries)?;
-        keys.pop();
-    }
-    Ok(())
+/// Reads what lies below some keys: arrays down to the entries, or, at the top, an object.
+struct Nested<'a> {
+    entries: &'a mut Entries,
+    keys: &'a mut Vec<u32>,
 }
 
-fn entry(
-    value: &serde_json::Value,
-    keys: &[u32],
-    entries: &mut Entries,
-    place: impl Fn() -> String,
-) -> Result<(), String> {
-    entries.seen[usize::from(!value.is_boolean())] = true;
-    let no_number = || format!("the entry at {} is no number", place());
-    match value {
-        serde_json::Value::Bool(value) => {
-            entries.kind = Kind::Bool;
-            entries.insert(keys, &[f64::from(u8::from(*value))], place)
+impl Nested<'_> {
+    fn is_entry(&self) -> bool {
+        self.keys.len() == self.entries.dims
+    }
+
+    fn number<E: serde::de::Error>(self, number: f64, is_truth: bool) -> Result<(), E> {
+        if !self.is_entry() {
+            let (found, wanted) = (self.keys.len(), self.entries.dims);
+            return Err(E::custom(format_args!("has {found} dimensions where {wanted} indices are given")));
         }
-        serde_json::Value::Number(number) => {
-            let number = number.as_f64().ok_or_else(no_number)?;
-            entries.insert(keys, &[number], place)
+        self.entries.seen[usize::from(!is_truth)] = true;
+        if is_truth {
+            self.entries.kind = Kind::Bool;
         }
-        serde_json::Value::Array(items) => {
-            let mut numbers = [0.0; MAX_WIDTH];
-            for (number, item) in numbers.iter_mut().zip(items) {
-                *number = item.as_f64().ok_or_else(no_number)?;
+        self.entries.insert(self.keys, &[number], || format!("{:?}", self.keys)).map_err(E::custom)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Nested<'_> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, source: D) -> Result<(), D::Error> {
+        source.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Nested<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(if self.is_entry() { "a number, a truth value or an array of numbers" } else { "an array" })
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<(), E> {
+        self.number(f64::from(u8::from(value)), true)
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<(), E> {
+        self.number(value as f64, false)
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<(), E> {
+        self.number(value as f64, false)
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
+        self.number(value, false)
+    }
+
+    /// An entry that is missing.
+    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
+        if self.is_entry() { Ok(()) } else { Err(E::invalid_type(serde::de::Unexpected::Unit, &self)) }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        if self.is_entry() {
+            let mut numbers: Vec<f64> = Vec::with_capacity(4);
+            while let Some(number) = items.next_element()? {
+                if numbers.len() == MAX_WIDTH {
+                    let message = format_args!("the entry at {:?} has more than {MAX_WIDTH} numbers", self.keys);
+                    return Err(A::Error::custom(message));
+                }
+                numbers.push(number);
             }
-            match numbers.get(..items.len()) {
-                Some(numbers) => entries.insert(keys, numbers, place),
-                None => Err(format!("the entry at {} has {} numbers, at most {MAX_WIDTH}", place(), items.len())),
-            }
+            self.entries.seen[1] = true;
+            return self.entries.insert(self.keys, &numbers, || format!("{:?}", self.keys)).map_err(A::Error::custom);
         }
-        _ => Err(no_number()),
+        self.keys.push(0);
+        while items.next_element_seed(Nested { entries: self.entries, keys: self.keys })?.is_some() {
+            let Some(next) = self.keys.last_mut() else { break };
+            *next = next.checked_add(1).ok_or_else(|| A::Error::custom("is too long"))?;
+        }
+        self.keys.pop();
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        if !self.keys.is_empty() {
+            return Err(A::Error::invalid_type(serde::de::Unexpected::Map, &self));
+        }
+        let dims = self.entries.dims;
+        while let Some(key) = map.next_key::<String>()? {
+            let keys: Option<Vec<u32>> = key.split('_').map(|part| part.parse().ok()).collect();
+            let mut keys = keys
+                .filter(|keys| keys.len() == dims)
+                .ok_or_else(|| A::Error::custom(format_args!("the key {key:?} is not {dims} indices joined by `_`")))?;
+            map.next_value_seed(Nested { entries: self.entries, keys: &mut keys })?;
+        }
+        Ok(())
     }
 }
 

@@ -123,8 +123,8 @@ fn visit(graph: &Graph, id: ValueId, at: At, tokens: &impl Tokens, left: &mut u3
 /// Some values and what they need, to be computed at many places.
 pub struct Scalars<'a> {
     graph: &'a Graph,
-    /// Operands before their users.
-    needed: Vec<ValueId>,
+    /// What places and tokens decide; operands before their users.
+    varying: Vec<ValueId>,
     /// By number of the value.
     values: Vec<Scalar>,
 }
@@ -142,12 +142,21 @@ impl<'a> Scalars<'a> {
             }
         }
         let ids = (0..count).filter(|&index| needed[index]).map(|index| ValueId(index as u32));
-        Scalars { graph, needed: ids.collect(), values: vec![Scalar::Bool(false); count] }
+        let mut scalars = Scalars { graph, varying: ids.collect(), values: vec![Scalar::Bool(false); count] };
+        scalars.evaluate(At::default(), &NoTokens);
+        let mut varies = vec![false; count];
+        scalars.varying.retain(|&id| {
+            let op = graph.op(id);
+            let itself = matches!(op, Op::Place(_) | Op::LastComputed | Op::Coordinate(..) | Op::InSet(..));
+            varies[id.0 as usize] = itself || op.operands().iter().any(|operand| varies[operand.0 as usize]);
+            varies[id.0 as usize]
+        });
+        scalars
     }
 
     /// Computes all of them at a place.
     pub fn evaluate(&mut self, at: At, tokens: &impl Tokens) {
-        for &id in &self.needed {
+        for &id in &self.varying {
             let value = apply(self.graph, id, at, tokens, |operand| Some(self.values[operand.0 as usize]));
             self.values[id.0 as usize] = value.unwrap_or(Scalar::Bool(false));
         }

@@ -82,12 +82,13 @@ struct Builder<'a> {
     /// Predicates with all scalars folded.
     folded: Graph,
     budget: Budget,
-    covered: HashMap<(ValueId, Lower, usize), MaskId>,
+    /// What predicates cover; a plan holds only what its classes use.
+    covered: HashMap<(ValueId, Lower, usize), BitMatrix>,
     programs: Vec<Program>,
     predicates: Vec<Predicate>,
     classes: Vec<Class>,
     class_ids: HashMap<Class, u32>,
-    /// Bytes of all masks.
+    /// Bytes of all masks, and of what predicates cover.
     mask_bytes: usize,
     /// Nothing more is built.
     too_large: bool,
@@ -488,8 +489,8 @@ impl<'a> Builder<'a> {
 
     fn cover(&mut self, inner: ValueId, how: Lower, arrangement: usize) -> BitMatrix {
         let key = (inner, how, arrangement);
-        if let Some(&mask) = self.covered.get(&key) {
-            return self.masks[mask as usize].clone();
+        if let Some(bits) = self.covered.get(&key) {
+            return bits.clone();
         }
         let (_, arranged) = &self.arrangements[arrangement];
         let table = TokenTable::new(&self.strategy.graph, self.model, arranged);
@@ -509,8 +510,8 @@ impl<'a> Builder<'a> {
             };
             BitMatrix::zeros(rows, columns)
         });
-        let mask = self.mask(bits.clone());
-        self.covered.insert(key, mask);
+        self.mask_bytes += bits.words().len() * 8;
+        self.covered.insert(key, bits.clone());
         bits
     }
 }

@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use rayon::prelude::*;
+
 use super::evaluator::{Evaluator, Part};
 use super::interval::Interval;
 use crate::geometry::tokens::TokenTable;
@@ -51,12 +53,12 @@ impl Formula {
         let of_sides = [Side::Query, Side::Key].map(|side| (side, one_sided(graph, predicate, side)));
         let mut known = HashMap::new();
         if of_sides.iter().map(|(_, ids)| ids.len()).sum::<usize>().saturating_mul(table.tokens()) <= MAX_VALUES {
-            for (side, ids) in of_sides {
+            let leaves = of_sides.into_par_iter().map(|(side, ids)| {
                 let (inner, nodes) = Formula::of(table, graph, &ids, HashMap::new());
-                let leaves =
-                    inner.of_tokens(side, table.tokens(), &nodes).into_iter().map(|values| Leaf { side, values });
-                known.extend(ids.into_iter().zip(leaves));
-            }
+                let values = inner.of_tokens(side, table.tokens(), &nodes);
+                ids.into_iter().zip(values).map(|(id, values)| (id, Leaf { side, values })).collect::<Vec<_>>()
+            });
+            known.extend(leaves.collect::<Vec<_>>().into_iter().flatten());
         }
         Formula::of(table, graph, &[predicate], known).0
     }

@@ -22,6 +22,11 @@ impl Register {
         self.high.push(high);
     }
 
+    fn extend(&mut self, intervals: impl Iterator<Item = Interval> + Clone) {
+        self.low.extend(intervals.clone().map(|(low, _)| low));
+        self.high.extend(intervals.map(|(_, high)| high));
+    }
+
     pub(super) fn is_one(&self, interval: Interval) -> bool {
         self.low.len() == 1 && (self.low[0], self.high[0]) == interval
     }
@@ -35,9 +40,9 @@ impl Register {
         self.low.clear();
         self.high.clear();
         for _ in 0..times {
-            for (low, high) in intervals.clone() {
-                self.low.resize(self.low.len() + each, low);
-                self.high.resize(self.high.len() + each, high);
+            match each {
+                1 => self.extend(intervals.clone()),
+                _ => self.extend(intervals.clone().flat_map(|interval| std::iter::repeat_n(interval, each))),
             }
         }
     }

@@ -395,7 +395,7 @@ impl Decision<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::{Binary, Comparison, Kind, Model, Op, Segment, Type};
+    use crate::ir::{Binary, Comparison, Kind, Model, Op, Segment, Type, Unary};
     use crate::plan::Arrangement;
     use crate::source::Span;
     use crate::symbols::Blocks;
@@ -444,5 +444,37 @@ mod tests {
         let small = Budget(AtomicU64::new(1 << 20));
         let error = cover(&table, &graph, predicate, Lower::Any, &small).expect_err("1024^2 pairs of 8 operations");
         assert!(error.contains("operations on tokens"), "{error}");
+    }
+
+    /// `sqrt(key - 100) >= 0`: NaN, and so false, for the first hundred keys. Blocks of both kinds, and one of only NaN.
+    #[test]
+    fn nan_among_the_tokens_of_a_block_hides_neither_answer() {
+        let mut graph = Graph::default();
+        let key = Extent::Token { q: false, kv: true };
+        let mut push = |op: Op, kind: Kind, extent: Extent| graph.push(op, Type::new(kind, extent), Span::default());
+        let position = push(Op::Coordinate(Coordinate::Position, Side::Key), Kind::Int, key);
+        let hundred = push(Op::Int(100), Kind::Int, Extent::Scalar);
+        let zero = push(Op::Real(crate::ir::Real(0.0)), Kind::Real, Extent::Scalar);
+        let above = push(Op::Binary(Binary::Subtract, position, hundred), Kind::Int, key);
+        let real = push(Op::Unary(Unary::ToReal, above), Kind::Real, key);
+        let root = push(Op::Unary(Unary::Sqrt, real), Kind::Real, key);
+        let holds = push(Op::Compare(Comparison::LessEqual, zero, root), Kind::Bool, key);
+        let queries =
+            push(Op::Coordinate(Coordinate::Position, Side::Query), Kind::Int, Extent::Token { q: true, kv: false });
+        let both = Extent::Token { q: true, kv: true };
+        let any_query = push(Op::Compare(Comparison::LessEqual, queries, position), Kind::Bool, both);
+        let joint = push(Op::Binary(Binary::And, holds, any_query), Kind::Bool, both);
+
+        let model = model(256);
+        // Of 64 tokens, so that the second holds 36 NaN and 28 numbers.
+        let arrangement = Arrangement { order: None, tiling: None, blocks: Blocks::regular(256, 256, 256, 64) };
+        let table = TokenTable::new(&graph, &model, &arrangement);
+        for (how, expected) in [(Lower::Any, 0b1110), (Lower::All, 0b1100)] {
+            let bits = cover(&table, &graph, holds, how, &Budget::default()).expect("small");
+            assert_eq!(bits.words(), [expected], "{how:?}");
+        }
+        // Positions of queries and keys are too different for classes: ranges decide.
+        let bits = cover(&table, &graph, joint, Lower::Any, &Budget::default()).expect("small");
+        assert_eq!(bits.words(), [0b1110]);
     }
 }
