@@ -22,6 +22,8 @@ struct Classes {
     of_leaves: Vec<Vec<Interval>>,
     /// `[ranges][classes]`
     of_ranges: BitMatrix,
+    /// The words of each row of it that are not zero, and what lies between: few, because neighbours are alike.
+    words: Vec<Range<usize>>,
 }
 
 impl Classes {
@@ -61,7 +63,13 @@ impl Classes {
             true => of_leaf(&leaf.values),
             false => Vec::new(),
         });
-        Some(Classes { of_leaves: of_leaves.collect(), of_ranges })
+        let words = |range: usize| {
+            let row = of_ranges.row(range);
+            let is_set = |word: &u64| *word != 0;
+            row.iter().position(is_set).unwrap_or(0)..row.iter().rposition(is_set).map_or(0, |last| last + 1)
+        };
+        let words = (0..ranges.len()).map(words).collect();
+        Some(Classes { of_leaves: of_leaves.collect(), of_ranges, words })
     }
 
     fn len(&self) -> usize {
@@ -92,7 +100,7 @@ pub(super) fn cover(
     let words = rows.par_chunks(8).map(|rows| {
         let mut words: Vec<u64> = Vec::new();
         for &row in rows {
-            words.extend(row_of(&truth, &q.of_ranges, row, &kv.of_ranges, all));
+            words.extend(row_of(&truth, &q, row, &kv, all));
         }
         words
     });
@@ -119,24 +127,24 @@ fn pairs(formula: &Formula, q: &Classes, kv: &Classes) -> BitMatrix {
 }
 
 /// The words of the kv-blocks with a pair of classes that satisfies the predicate, or with no other pair, for `all`.
-fn row_of(truth: &BitMatrix, q: &BitMatrix, row: usize, kv: &BitMatrix, all: bool) -> Vec<u64> {
+fn row_of(truth: &BitMatrix, q: &Classes, row: usize, kv: &Classes, all: bool) -> Vec<u64> {
     // Which classes of keys every class, or some class, of the queries satisfies it with.
     let mut seen = vec![if all { u64::MAX } else { 0 }; truth.words_per_row()];
-    for class in q.ones_of_row(row) {
+    for class in q.of_ranges.ones_of_row(row) {
         for (seen, &truth) in seen.iter_mut().zip(truth.row(class)) {
             *seen = if all { *seen & truth } else { *seen | truth };
         }
     }
     let holds = |block: usize| {
-        let mut classes = kv.row(block).iter().zip(&seen);
-        if all {
-            classes.all(|(&block, &seen)| block & !seen == 0)
-        } else {
-            classes.any(|(&block, &seen)| block & seen != 0)
+        let words = kv.words[block].clone();
+        let mut classes = kv.of_ranges.row(block)[words.clone()].iter().zip(&seen[words]);
+        match all {
+            true => classes.all(|(&block, &seen)| block & !seen == 0),
+            false => classes.any(|(&block, &seen)| block & seen != 0),
         }
     };
-    let mut words = vec![0; kv.rows().div_ceil(64)];
-    for block in (0..kv.rows()).filter(|&block| holds(block)) {
+    let mut words = vec![0; kv.words.len().div_ceil(64)];
+    for block in (0..kv.words.len()).filter(|&block| holds(block)) {
         words[block / 64] |= 1 << (block % 64);
     }
     words
