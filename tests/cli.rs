@@ -229,6 +229,9 @@ fn run_compares_with_dense_attention() {
     let bench = omni(folder.path(), &["bench", "band.omni", "--synthetic", "--steps", "0", "--rounds", "2", "--json"]);
     let results: serde_json::Value = serde_json::from_str(&bench.out).unwrap();
     assert_eq!(results["kinds"][0]["kind"], "dispatch");
+    let bench = omni(folder.path(), &["bench", "choosing.omni", "--synthetic", "--steps", "..2", "--rounds", "1"]);
+    let kinds: Vec<&str> = bench.out.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(kinds.contains(&"update") && kinds.contains(&"dispatch"), "{}{}", bench.out, bench.err);
     let scaled = omni(folder.path(), &["run", "band.omni", "--synthetic", "--scale", "0.5", "--steps", "0", "--json"]);
     assert_eq!(scaled.code, 0, "{}", scaled.err);
 }
@@ -282,6 +285,101 @@ fn files_that_are_not_what_they_should_be() {
     }
     let args = ["run", "band.omni", "--qkv", "rec.safetensors", "--layers", "0"];
     refused(folder.path(), &args, "layer 0");
+}
+
+/// A file of some tensors.
+fn tensors_to(path: &Path, tensors: &[(&str, Vec<usize>, FileValues<'_>)]) {
+    let entries: Vec<Entry<'_>> = tensors
+        .iter()
+        .map(|(name, shape, values)| Entry { name: (*name).to_owned(), shape: shape.clone(), values: *values })
+        .collect();
+    write(path, &entries, &[("layer".to_owned(), "0".to_owned())].into()).unwrap();
+}
+
+#[test]
+fn recordings_of_other_shapes_and_types() {
+    let folder = folder();
+    let path = folder.path().join("odd.safetensors");
+    let (reals, integers) = (vec![0.5_f32; 2 * 128 * 16], vec![1_i32; 2 * 128 * 16]);
+    let full = vec![2, 128, 16];
+    let args = ["run", "band.omni", "--qkv", "odd.safetensors"];
+    let (f32s, i32s) = (FileValues::F32(&reals), FileValues::I32(&integers));
+    tensors_to(
+        &path,
+        &[("q.step0", full.clone(), f32s), ("k.step0", full.clone(), f32s), ("v.step0", full.clone(), i32s)],
+    );
+    refused(folder.path(), &args, "`v.step0`");
+    let short = FileValues::F32(&reals[..2 * 64 * 16]);
+    tensors_to(
+        &path,
+        &[("q.step0", full.clone(), f32s), ("k.step0", vec![2, 64, 16], short), ("v.step0", full.clone(), f32s)],
+    );
+    refused(folder.path(), &args, "[2, 64, 16]");
+    tensors_to(&path, &[("q.step0", full.clone(), f32s), ("k.step0", full, f32s)]);
+    refused(folder.path(), &args, "`v.step0`");
+}
+
+#[test]
+fn outputs_that_cannot_be_written() {
+    let folder = folder();
+    refused(folder.path(), &["show", "band.omni", "-o", "none/mask.png"], "cannot write `none/mask.png`");
+    recording(&folder.path().join("rec.safetensors"), None);
+    let called = omni(folder.path(), &["run", "band.omni", "--qkv", "rec.safetensors", "-o", "none/out.safetensors"]);
+    assert!(called.code == 2 && called.err.contains("cannot write `none/out.safetensors`"), "{}", called.err);
+    refused(
+        folder.path(),
+        &["symbols", "band.omni", "--out", "none/out.safetensors"],
+        "cannot write `none/out.safetensors`",
+    );
+    assert!(!folder.path().join("none").exists());
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let folder = folder();
+    let mut child = command(folder.path(), &["models", "--json"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "", "nothing is said, and nothing panics");
+}
+
+#[test]
+fn inputs_come_from_a_file() {
+    let folder = folder();
+    let drawn = "model tiny { layers 1 heads 2 head_dim 16 steps 4 tokens image(h = 8, w = 12) }
+strategy drawn {
+    layout image(h, w)
+    block 16
+    let draws = input(\"draws\", heads, q_blocks, 1)
+    keep all -> all where block(k) == draws(head, block(q))
+}
+";
+    fs::write(folder.path().join("drawn.omni"), drawn).unwrap();
+    let draws = |name: &str, rows: usize| {
+        let values: Vec<i32> = (0..2 * rows as i32).map(|i| i % 5).collect();
+        tensors_to(&folder.path().join(name), &[("draws", vec![2, rows, 1], FileValues::I32(&values))]);
+    };
+    draws("six.safetensors", 6);
+    draws("seven.safetensors", 7);
+    let missing = omni(folder.path(), &["build", "drawn.omni", "-o", "plan.safetensors"]);
+    assert!(missing.code == 1 && missing.err.contains("the input `draws` was not given"), "{}", missing.err);
+    let wrong = omni(folder.path(), &["show", "drawn.omni", "--inputs", "seven.safetensors"]);
+    assert_eq!(wrong.code, 1);
+    assert!(wrong.err.contains("input `draws` has the shape [2, 7, 1]"), "{}", wrong.err);
+    assert!(wrong.err.contains("[2, 6, 1] with model `tiny`"), "{}", wrong.err);
+    let built = omni(folder.path(), &["build", "drawn.omni", "--inputs", "six.safetensors", "-o", "plan.safetensors"]);
+    assert_eq!(built.code, 0, "{}", built.err);
+    let args = ["symbols", "drawn.omni", "--inputs", "six.safetensors", "--out", "bytes.safetensors", "--unpacked"];
+    assert_eq!(omni(folder.path(), &args).code, 0);
+    let skip = TensorFile::open(folder.path().join("bytes.safetensors")).unwrap().values::<u8>("skip").unwrap();
+    let kept: Vec<usize> = skip.chunks(6).map(|row| row.iter().position(|&live| live == 1).unwrap()).collect();
+    assert_eq!(kept, [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]);
+    refused(folder.path(), &["show", "plan.safetensors", "--inputs", "six.safetensors"], "--inputs comes too late");
 }
 
 #[test]

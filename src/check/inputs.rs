@@ -6,7 +6,7 @@
 use super::functions::Args;
 use super::{Checker, Term};
 use crate::diagnostics::{Code, Diagnostic};
-use crate::ir::{Extent, Kind, Op, Table, ValueId};
+use crate::ir::{Extent, InputShape, Kind, Op, Table, ValueId};
 use crate::source::Span;
 use crate::syntax::ast::{self, ExprKind};
 
@@ -42,13 +42,18 @@ impl Checker<'_> {
             return self.hole(diagnostic.help("write `input(\"draws\", heads, q_blocks, 3)`"));
         };
         let Some(kind) = self.word(args, "kind", &["int", "real", "bool"]) else { return Term::Hole };
-        let mut sizes = Vec::new();
+        let (mut sizes, mut declared) = (Vec::new(), Vec::new());
         for size in &args.positional[1..] {
             let Some(id) = self.integer(size, "the size of an input") else { return Term::Hole };
+            declared.push(id);
             sizes.push(match self.strategy.graph.op(id) {
                 Op::Int(size) => u32::try_from(*size).ok(),
                 _ => None,
             });
+        }
+        if let Some(data) = self.files.input(name).filter(|data| data.shape.len() == declared.len()) {
+            let given = data.shape.clone();
+            self.strategy.inputs.push(InputShape { name: name.clone(), given, declared, span: args.span });
         }
         let kind = [Kind::Int, Kind::Real, Kind::Bool][kind];
         Term::Input(Declared { name: name.clone(), sizes, kind, span: args.span })

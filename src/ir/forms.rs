@@ -19,9 +19,9 @@
 use super::print::Printer;
 use super::read::{ReadError, Reader};
 use super::{
-    Action, Binary, Blocking, Bound, Clause, Comparison, Coordinate, Extent, Kind, LayoutSegment, Lower, Model, Op,
-    Order, OrderRule, Over, Place, Real, Reduction, Rounding, Rule, ScheduleRule, Segment, Selector, Side, Size,
-    Statistic, StepKind, Strategy, Type, Unary,
+    Action, Binary, Blocking, Bound, Clause, Comparison, Coordinate, Extent, InputShape, Kind, LayoutSegment, Lower,
+    Model, Op, Order, OrderRule, Over, Place, Real, Reduction, Rounding, Rule, ScheduleRule, Segment, Selector, Side,
+    Size, Statistic, StepKind, Strategy, Type, Unary,
 };
 use crate::plan::{Predicate, Program, Role};
 use crate::source::Span;
@@ -303,9 +303,9 @@ forms! {
         [Type { kind, extent }] = {<kind: Kind> (extent)}
     }
     Strategy "a strategy" {
-        [Strategy { name, params, graph, layout, model, orders, block, block_span, rules, schedule, bounds, quirks }] = {
+        [Strategy { name, params, graph, layout, model, orders, block, block_span, rules, schedule, bounds, inputs, quirks }] = {
             "strategy" (name) *"param" params (graph) *"layout" layout ^["model" model] *"order" orders
-            ^["blocks" block] *"rule" rules *"schedule" schedule *"bound" bounds *"quirk" quirks @span block_span
+            ^["blocks" block] *"rule" rules *"schedule" schedule *"bound" bounds *"input" inputs *"quirk" quirks @span block_span
         }
     }
     LayoutSegment "a segment" {
@@ -366,6 +366,9 @@ forms! {
     }
     Bound "a bound" {
         [Bound { place, value, exclusive, span }] = {<place: Place> (value) ?"exclusive" exclusive @span span}
+    }
+    InputShape "the shape of an input" {
+        [InputShape { name, given, declared, span }] = {(name) (given) "declared" (declared) @span span}
     }
     Program "a program" {
         [Program { graph, terms }] = {"program" (graph) *"term" terms}

@@ -1027,6 +1027,19 @@ pub struct Bound {
     pub span: Span,
 }
 
+/// The shape of an input that was given, and the shape that the strategy asks for.
+#[derive(Clone, PartialEq, Debug)]
+pub struct InputShape {
+    /// The name of the input.
+    pub name: String,
+    /// Its sizes, outermost first.
+    pub given: Vec<u32>,
+    /// The sizes asked for, integer scalars.
+    pub declared: Vec<ValueId>,
+    /// Where they were written.
+    pub span: Span,
+}
+
 /// A strategy.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Strategy {
@@ -1053,6 +1066,8 @@ pub struct Strategy {
     pub schedule: Vec<ScheduleRule>,
     /// Bounds of guards.
     pub bounds: Vec<Bound>,
+    /// Shapes of inputs, to be compared with what the model makes of them.
+    pub inputs: Vec<InputShape>,
     /// Deviations of published code that the rules reproduce.
     pub quirks: Vec<String>,
 }

@@ -7,7 +7,7 @@
 //!    have at most [`MAX_TREE`] operations in them.
 //!
 //! # A strategy
-//! 4. Guards are truth scalars; bounds, block sizes, tile sizes and orders of forecasts integer scalars.
+//! 4. Guards are truth scalars; bounds, sizes of inputs, blocks and tiles, and orders of forecasts integer scalars.
 //! 5. Nothing of a schedule depends on the head; nothing of block sizes on any place.
 //! 6. The predicate of a rule is a truth value; of blocks only over the whole sequence. That of a `cache` rule does
 //!    not vary over keys, and only such rules have a forecast. Only `reuse` lines of a schedule have one.
@@ -281,6 +281,9 @@ impl Problems {
             }
         }
         strategy.bounds.iter().for_each(|bound| self.scalar(graph, bound.value, Kind::Int, "the bound of a guard"));
+        for id in strategy.inputs.iter().flat_map(|input| &input.declared) {
+            self.scalar(graph, *id, Kind::Int, "the size of an input");
+        }
         self.schedule(strategy, &facts);
     }
 

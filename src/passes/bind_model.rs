@@ -50,6 +50,7 @@ pub fn bind_model(strategy: &mut Strategy, model: &Model) -> Result<Vec<Diagnost
     binder.evaluations(strategy);
     binder.stop_at_errors()?;
     binder.bounds(strategy);
+    binder.inputs(strategy);
     binder.orders(strategy, block);
     binder.schedule(strategy);
     binder.rules(strategy, &blocks);
@@ -304,6 +305,23 @@ impl Binder<'_> {
                     diagnostic = diagnostic.fix("leave the end out to reach the last", bound.span, "");
                 }
                 self.report(diagnostic);
+            }
+        }
+    }
+
+    /// Inputs have the shapes that the strategy asks for.
+    fn inputs(&mut self, strategy: &Strategy) {
+        for input in &strategy.inputs {
+            let size = |id: &ValueId| evaluate(&strategy.graph, *id, At::default(), &NoTokens).int();
+            let wanted: Vec<i64> = input.declared.iter().map(size).collect();
+            if !input.given.iter().map(|&size| i64::from(size)).eq(wanted.iter().copied()) {
+                let message = format!("input `{}` has the shape {:?}", input.name, input.given);
+                self.report(
+                    Diagnostic::new(Code::E0305, input.span, message)
+                        .label(format!("{wanted:?} with model `{}`", self.model.name))
+                        .also(self.model.span, "this model")
+                        .help("make the input for this model, or change the sizes here"),
+                );
             }
         }
     }

@@ -35,6 +35,7 @@ impl Strategy {
         for bound in &mut self.bounds {
             visit(&mut bound.value);
         }
+        self.inputs.iter_mut().flat_map(|input| &mut input.declared).for_each(visit);
     }
 
     /// Rebuilds the graph: `make` adds the replacement of each operation (operands replaced already) to the new

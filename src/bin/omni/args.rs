@@ -82,6 +82,9 @@ pub struct Choice {
     /// Size of the model to change: layers, heads, head_dim, steps, dtype, text, image.h, ...; may be repeated
     #[arg(long, value_name = "NAME=SIZE", value_parser = pair)]
     pub shape: Vec<(String, String)>,
+    /// Numbers that the strategy reads by `input("name", ...)`: a safetensors file with a tensor for each name
+    #[arg(long, value_name = "FILE")]
+    pub inputs: Option<PathBuf>,
 }
 
 /// Find out what is wrong with strategies

@@ -67,7 +67,7 @@ pub fn build(args: &Build, console: &Console) -> Result<Exit, Failure> {
         );
     }
     let bytes = input::read(&args.file)?;
-    let compiler = input::compiler(&args.file, None, bytes, &args.choice);
+    let compiler = input::compiler(&args.file, None, bytes, &args.choice)?;
     let Some(stage) = &args.emit else { return plan_file(args, &compiler, console) };
     let text = match stage {
         Stage::Ast => format!("{:#?}\n", compiler.syntax()?),

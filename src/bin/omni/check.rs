@@ -47,7 +47,7 @@ fn one(args: &Check, path: &Path, console: &Console) -> Result<(Diagnostics, usi
     for _ in 0..MAX_ROUNDS {
         let start = std::time::Instant::now();
         let bytes = input::read(path)?;
-        let diagnostics = input::compiler(path, args.stdin_filename.as_deref(), bytes, &args.choice).check();
+        let diagnostics = input::compiler(path, args.stdin_filename.as_deref(), bytes, &args.choice)?.check();
         console.detail(format_args!("checked `{name}` in {}", table::duration(start.elapsed())));
         if !args.fix {
             return Ok((diagnostics, edits));
@@ -64,7 +64,7 @@ fn one(args: &Check, path: &Path, console: &Console) -> Result<(Diagnostics, usi
         edits += applied;
     }
     let bytes = input::read(path)?;
-    Ok((input::compiler(path, None, bytes, &args.choice).check(), edits))
+    Ok((input::compiler(path, None, bytes, &args.choice)?.check(), edits))
 }
 
 fn report(all: &[Diagnostics], format: FindingFormat) -> String {

@@ -4,10 +4,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use flashomni::check::InputTensor;
 use flashomni::diagnostics::{Diagnostic, Diagnostics, Severity};
-use flashomni::ir::Model;
+use flashomni::ir::{Kind, Model};
 use flashomni::plan::Plan;
 use flashomni::source::Sources;
+use flashomni::tensor_file::TensorFile;
 use flashomni::{Compiler, Error};
 
 use crate::args::Choice;
@@ -51,7 +53,12 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 }
 
 /// A compilation of bytes that were read from `path`.
-pub fn compiler(path: &Path, stdin_filename: Option<&Path>, bytes: Vec<u8>, choice: &Choice) -> Compiler {
+pub fn compiler(
+    path: &Path,
+    stdin_filename: Option<&Path>,
+    bytes: Vec<u8>,
+    choice: &Choice,
+) -> Result<Compiler, Failure> {
     let place = if is_stdin(path) { stdin_filename } else { Some(path) };
     let directory = place.and_then(Path::parent).map_or_else(|| PathBuf::from("."), Path::to_owned);
     let mut compiler = Compiler::from_source(name(path, stdin_filename), bytes).directory(directory);
@@ -67,7 +74,34 @@ pub fn compiler(path: &Path, stdin_filename: Option<&Path>, bytes: Vec<u8>, choi
     for (name, value) in &choice.shape {
         compiler = compiler.shape(name, value);
     }
-    compiler
+    match &choice.inputs {
+        Some(path) => with_inputs(compiler, &TensorFile::open(path)?),
+        None => Ok(compiler),
+    }
+}
+
+/// Every tensor but q and k is an input of the strategy.
+fn with_inputs(mut compiler: Compiler, file: &TensorFile) -> Result<Compiler, Failure> {
+    for name in file.names().into_iter().filter(|name| name != "q" && name != "k") {
+        let dtype = file.dtype(&name)?;
+        let reals = |values: Vec<f32>| values.into_iter().map(f64::from).collect::<Vec<f64>>();
+        let (kind, values) = match dtype.as_str() {
+            "F32" | "F16" | "BF16" => (Kind::Real, reals(file.get(&name)?.as_ref().to_f32())),
+            "U8" => (Kind::Int, file.values::<u8>(&name)?.into_iter().map(f64::from).collect()),
+            "I8" => (Kind::Int, file.values::<i8>(&name)?.into_iter().map(f64::from).collect()),
+            "U32" => (Kind::Int, file.values::<u32>(&name)?.into_iter().map(f64::from).collect()),
+            "I32" => (Kind::Int, file.values::<i32>(&name)?.into_iter().map(f64::from).collect()),
+            "I64" => (Kind::Int, file.values::<i64>(&name)?.into_iter().map(|value| value as f64).collect()),
+            other => {
+                let path = file.path().display();
+                return Err(Failure::new(format!("tensor `{name}` of `{path}` is {other}, which no input can be"))
+                    .help("store it as F32, F16, BF16, U8, I8, U32, I32 or I64"));
+            }
+        };
+        let shape = file.shape(&name)?.iter().map(|&size| u32::try_from(size).unwrap_or(u32::MAX)).collect();
+        compiler = compiler.input(name, InputTensor { shape, kind, values });
+    }
+    Ok(compiler)
 }
 
 /// A strategy to compile, or a plan.
@@ -84,7 +118,7 @@ impl Subject {
         let bytes = read(path)?;
         let named = path.extension().is_some_and(|extension| extension == "safetensors");
         if !named && !is_safetensors(&bytes) {
-            return Ok(Subject::Strategy(Box::new(compiler(path, None, bytes, choice))));
+            return Ok(Subject::Strategy(Box::new(compiler(path, None, bytes, choice)?)));
         }
         let plan = Plan::from_bytes(&bytes, path)?;
         let options = [
@@ -92,6 +126,7 @@ impl Subject {
             ("--model", choice.model.is_some()),
             ("--param", !choice.param.is_empty()),
             ("--shape", !choice.shape.is_empty()),
+            ("--inputs", choice.inputs.is_some()),
         ];
         match options.into_iter().find(|(_, given)| *given) {
             Some((option, _)) => {

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use flashomni::Compiler;
-use flashomni::check::InputTensor;
-use flashomni::ir::{Kind, StepKind};
+use flashomni::ir::StepKind;
 use flashomni::plan::Plan;
 use flashomni::runtime::{LayerSymbols, Selection};
 use flashomni::symbols::interchange::pack;
@@ -23,19 +21,16 @@ const MOST_PREDICATE_BYTES: usize = 64 << 20;
 
 /// Writes the file.
 pub fn symbols(args: &args::Symbols, console: &Console) -> Result<Exit, Failure> {
-    let given = args.inputs.as_ref().map(TensorFile::open).transpose()?;
     let choice = Choice {
         strategy: args.strategy.clone(),
         model: args.model.clone(),
         param: args.param.clone(),
         shape: args.shape.clone(),
+        inputs: args.inputs.clone(),
     };
     let bytes = input::read(&args.file)?;
-    let mut compiler = input::compiler(&args.file, None, bytes, &choice);
-    if let Some(file) = &given {
-        compiler = with_inputs(compiler, file)?;
-    }
-    let plan = input::compile(&compiler, console)?;
+    let plan = input::compile(&input::compiler(&args.file, None, bytes, &choice)?, console)?;
+    let given = args.inputs.as_ref().map(TensorFile::open).transpose()?;
     let layer = args.layer.unwrap_or(0);
     let step = args.step.unwrap_or_else(|| first_sparse(&plan, layer));
     let qk = match &given {
@@ -60,30 +55,6 @@ pub fn symbols(args: &args::Symbols, console: &Console) -> Result<Exit, Failure>
 fn first_sparse(plan: &Plan, layer: u32) -> u32 {
     let sparse = |step: &u32| matches!(plan.schedule.kind(*step, layer), StepKind::Dispatch | StepKind::Refresh);
     if layer < plan.model.layers { (0..plan.model.steps).find(sparse).unwrap_or(0) } else { 0 }
-}
-
-/// Every tensor but q and k is an input of the strategy.
-fn with_inputs(mut compiler: Compiler, file: &TensorFile) -> Result<Compiler, Failure> {
-    for name in file.names().into_iter().filter(|name| name != "q" && name != "k") {
-        let dtype = file.dtype(&name)?;
-        let reals = |values: Vec<f32>| values.into_iter().map(f64::from).collect::<Vec<f64>>();
-        let (kind, values) = match dtype.as_str() {
-            "F32" | "F16" | "BF16" => (Kind::Real, reals(file.get(&name)?.as_ref().to_f32())),
-            "U8" => (Kind::Int, file.values::<u8>(&name)?.into_iter().map(f64::from).collect()),
-            "I8" => (Kind::Int, file.values::<i8>(&name)?.into_iter().map(f64::from).collect()),
-            "U32" => (Kind::Int, file.values::<u32>(&name)?.into_iter().map(f64::from).collect()),
-            "I32" => (Kind::Int, file.values::<i32>(&name)?.into_iter().map(f64::from).collect()),
-            "I64" => (Kind::Int, file.values::<i64>(&name)?.into_iter().map(|value| value as f64).collect()),
-            other => {
-                let path = file.path().display();
-                return Err(Failure::new(format!("tensor `{name}` of `{path}` is {other}, which no input can be"))
-                    .help("store it as F32, F16, BF16, U8, I8, U32, I32 or I64"));
-            }
-        };
-        let shape = file.shape(&name)?.iter().map(|&size| u32::try_from(size).unwrap_or(u32::MAX)).collect();
-        compiler = compiler.input(name, InputTensor { shape, kind, values });
-    }
-    Ok(compiler)
 }
 
 /// Queries or keys in the model's order. A file may hold the first segments only, where the others play no part.
