@@ -175,6 +175,10 @@ pub(super) fn binary(op: Binary, a: &Register, b: &Register, out: &mut Register)
 }
 
 fn corners(a: Interval, b: Interval, f: impl Fn(f64, f64) -> f64) -> Interval {
+    if a.0 == a.1 && b.0 == b.1 {
+        let value = f(a.0, b.0);
+        return (value, value);
+    }
     let corners = [f(a.0, b.0), f(a.0, b.1), f(a.1, b.0), f(a.1, b.1)];
     if corners.iter().any(|corner| corner.is_nan()) {
         return if is_nan(a) || is_nan(b) { (f64::NAN, f64::NAN) } else { UNKNOWN };

@@ -1,7 +1,7 @@
 //! Which blocks a token predicate covers.
 //!
 //! A block pair holds up to 65,536 token pairs and a video model a million block pairs, so the predicate is not
-//! tried pair by pair. Where it can tell few tokens apart, pairs of their [`classes`] decide. Otherwise it is evaluated over
+//! tried pair by pair. Where it can tell few tokens apart, pairs of their classes decide. Otherwise it is evaluated over
 //! *ranges* of tokens in interval arithmetic: every leaf gives its smallest and largest value in the range, and truth values
 //! are false, true or unknown. One evaluation decides most block pairs; where it does not, the block is cut into runs of
 //! 16 tokens, and what is still unknown into tokens, where intervals are points and the answer is exact. A whole row of
