@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use super::bind_model::Dependence;
 use super::fold_constants::push_folded;
 use crate::diagnostics::{Code, Diagnostic};
-use crate::geometry::cover::{Budget, cover};
+use crate::geometry::cover::{Budget, Known, cover};
 use crate::geometry::order::{tile_blocks, tiling, token_order};
 use crate::geometry::tokens::TokenTable;
 use crate::ir::scalar::{At, NoTokens, Scalars, evaluate};
@@ -77,6 +77,8 @@ struct Builder<'a> {
     roots: Vec<Vec<ValueId>>,
     /// Arrangements in use, by order rule.
     arrangements: Vec<(Option<usize>, Arrangement)>,
+    /// What is known of the tokens of each.
+    known: Vec<Known>,
     masks: Vec<BitMatrix>,
     mask_ids: HashMap<BitMatrix, MaskId>,
     /// Predicates with all scalars folded.
@@ -111,6 +113,7 @@ impl<'a> Builder<'a> {
             blocks,
             roots: strategy.rules.iter().map(|rule| scalar_roots(graph, rule.predicate)).collect(),
             arrangements: Vec::new(),
+            known: Vec::new(),
             masks: Vec::new(),
             mask_ids: HashMap::new(),
             folded: graph.emptied(),
@@ -242,6 +245,7 @@ impl<'a> Builder<'a> {
             blocks: self.blocks.clone(),
         };
         self.arrangements.push((order, arranged));
+        self.known.push(Known::default());
         self.arrangements.len() - 1
     }
 
@@ -494,22 +498,23 @@ impl<'a> Builder<'a> {
         }
         let (_, arranged) = &self.arrangements[arrangement];
         let table = TokenTable::new(&self.strategy.graph, self.model, arranged);
-        let bits = cover(&table, &self.folded, inner, how, &self.budget).unwrap_or_else(|reason| {
-            let span = self.folded.value(inner).span;
-            self.errors.push(
-                Diagnostic::new(Code::E0309, span, format!("this predicate is too large: {reason}")).help(
+        let bits = cover(&table, &self.folded, inner, how, &mut self.known[arrangement], &self.budget).unwrap_or_else(
+            |reason| {
+                let span = self.folded.value(inner).span;
+                self.errors
+                    .push(Diagnostic::new(Code::E0309, span, format!("this predicate is too large: {reason}")).help(
                     "write it so that whole ranges of tokens decide it, or try one pair a block with `lower centre`",
-                ),
-            );
-            self.too_large = true;
-            let (rows, columns) = match self.folded.ty(inner).extent {
-                _ if matches!(how, Lower::Density { .. }) => (self.blocks.q_blocks(), self.blocks.kv_blocks()),
-                Extent::Token { q: true, kv: true } => (self.blocks.q_blocks(), self.blocks.kv_blocks()),
-                Extent::Token { q: true, .. } => (1, self.blocks.q_blocks()),
-                _ => (1, self.blocks.kv_blocks()),
-            };
-            BitMatrix::zeros(rows, columns)
-        });
+                ));
+                self.too_large = true;
+                let (rows, columns) = match self.folded.ty(inner).extent {
+                    _ if matches!(how, Lower::Density { .. }) => (self.blocks.q_blocks(), self.blocks.kv_blocks()),
+                    Extent::Token { q: true, kv: true } => (self.blocks.q_blocks(), self.blocks.kv_blocks()),
+                    Extent::Token { q: true, .. } => (1, self.blocks.q_blocks()),
+                    _ => (1, self.blocks.kv_blocks()),
+                };
+                BitMatrix::zeros(rows, columns)
+            },
+        );
         self.mask_bytes += bits.words().len() * 8;
         self.covered.insert(key, bits.clone());
         bits

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::error::Result;
-use crate::geometry::cover::{Formula, tile};
+use crate::geometry::cover::{Formula, Known, tile};
 use crate::geometry::tokens::TokenTable;
 use crate::ir::Model;
 use crate::plan::{Arrangement, Predicate};
@@ -84,7 +84,7 @@ impl Maker {
             let (q, kv) = (values(code.q_leaves(), Side::Query), values(code.kv_leaves(), Side::Key));
             return Maker::MachineCode { code: Box::new(code), q, kv };
         }
-        Maker::Intervals(Formula::new(&table, &predicate.graph, predicate.value))
+        Maker::Intervals(Formula::new(&table, &predicate.graph, predicate.value, &mut Known::default()))
     }
 
     fn mask(&self, q: Range<u32>, kv: Range<u32>) -> Result<BitMatrix> {

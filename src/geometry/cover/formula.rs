@@ -4,6 +4,7 @@
 //! leaf from then on: exact in every range, and computed neither per block nor per pair.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -27,11 +28,28 @@ pub struct Formula {
 #[derive(Clone, Debug)]
 pub(super) struct Leaf {
     pub(super) side: Side,
-    pub(super) values: Vec<f64>,
+    pub(super) values: Arc<Vec<f64>>,
+}
+
+/// One-sided values of a graph, of every token of one arrangement, which its predicates share.
+#[derive(Default)]
+pub struct Known(HashMap<ValueId, Leaf>);
+
+impl Known {
+    /// What is missing of some values of one side, and the coordinates they are made of.
+    fn missing(&self, table: &TokenTable<'_>, graph: &Graph, side: Side, ids: &[ValueId]) -> Vec<(ValueId, Leaf)> {
+        let missing: Vec<ValueId> = ids.iter().copied().filter(|id| !self.0.contains_key(id)).collect();
+        let (inner, nodes) = Formula::of(table, graph, &missing, self);
+        let values = inner.of_tokens(side, table.tokens(), &nodes).into_iter();
+        let computed = values.map(|values| Leaf { side, values: Arc::new(values) });
+        let coordinates = inner.nodes.iter().filter_map(|node| Some((node.id, inner.leaves[node.leaf?].clone())));
+        missing.iter().copied().zip(computed).chain(coordinates).collect()
+    }
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Node {
+    id: ValueId,
     pub(super) op: Op,
     pub(super) operands: Vec<usize>,
     /// Index into the leaves; the operation is not looked at.
@@ -47,36 +65,32 @@ pub(super) struct Node {
 }
 
 impl Formula {
-    /// Prepares `predicate`.
+    /// Prepares `predicate`; what is `known` of its graph is not computed again.
     #[must_use]
-    pub fn new(table: &TokenTable<'_>, graph: &Graph, predicate: ValueId) -> Self {
+    pub fn new(table: &TokenTable<'_>, graph: &Graph, predicate: ValueId, known: &mut Known) -> Self {
         let of_sides = [Side::Query, Side::Key].map(|side| (side, one_sided(graph, predicate, side)));
-        let mut known = HashMap::new();
-        if of_sides.iter().map(|(_, ids)| ids.len()).sum::<usize>().saturating_mul(table.tokens()) <= MAX_VALUES {
-            let leaves = of_sides.into_par_iter().map(|(side, ids)| {
-                let (inner, nodes) = Formula::of(table, graph, &ids, HashMap::new());
-                let values = inner.of_tokens(side, table.tokens(), &nodes);
-                ids.into_iter().zip(values).map(|(id, values)| (id, Leaf { side, values })).collect::<Vec<_>>()
-            });
-            known.extend(leaves.collect::<Vec<_>>().into_iter().flatten());
+        let count: usize = of_sides.iter().map(|(_, ids)| ids.len()).sum();
+        if known.0.len().saturating_add(count).saturating_mul(table.tokens()) > MAX_VALUES {
+            known.0.clear();
+        }
+        if count.saturating_mul(table.tokens()) <= MAX_VALUES {
+            let missing = of_sides.into_par_iter().map(|(side, ids)| known.missing(table, graph, side, &ids));
+            let missing: Vec<_> = missing.collect();
+            known.0.extend(missing.into_iter().flatten());
         }
         Formula::of(table, graph, &[predicate], known).0
     }
 
-    /// The operations that some values need, down to what is `known`, and the nodes of these values.
-    fn of(
-        table: &TokenTable<'_>,
-        graph: &Graph,
-        roots: &[ValueId],
-        mut known: HashMap<ValueId, Leaf>,
-    ) -> (Self, Vec<usize>) {
-        let needed = needed(graph, roots, |id| known.contains_key(&id));
+    /// The operations that some values need, down to what is known, and the nodes of these values.
+    fn of(table: &TokenTable<'_>, graph: &Graph, roots: &[ValueId], known: &Known) -> (Self, Vec<usize>) {
+        let needed = needed(graph, roots, |id| known.0.contains_key(&id));
         let mut formula = Formula { nodes: Vec::new(), leaves: Vec::new() };
         let mut map = vec![usize::MAX; needed.len()];
         for (id, value) in graph.values().take(needed.len()).filter(|(id, _)| needed[id.0 as usize]) {
-            let leaf = known.remove(&id).or_else(|| match value.op {
-                Op::Coordinate(coordinate, side) => Some(Leaf { side, values: table.coordinate(coordinate, side) }),
-                Op::InSet(set, side) => Some(Leaf { side, values: table.in_set(set) }),
+            let leaf = |side, values| Leaf { side, values: Arc::new(values) };
+            let leaf = known.0.get(&id).cloned().or_else(|| match value.op {
+                Op::Coordinate(coordinate, side) => Some(leaf(side, table.coordinate(coordinate, side))),
+                Op::InSet(set, side) => Some(leaf(side, table.in_set(set))),
                 _ => None,
             });
             let operands = match leaf {
@@ -101,7 +115,7 @@ impl Formula {
             };
             let integer = value.ty.kind == Kind::Int;
             map[id.0 as usize] = formula.nodes.len();
-            formula.nodes.push(Node { op: value.op.clone(), operands, leaf, table, constant, integer, q, kv });
+            formula.nodes.push(Node { id, op: value.op.clone(), operands, leaf, table, constant, integer, q, kv });
         }
         let nodes = roots.iter().map(|root| map[root.0 as usize]).collect();
         (formula, nodes)

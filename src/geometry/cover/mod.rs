@@ -22,8 +22,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use self::evaluator::{Evaluator, Part};
-pub use self::formula::Formula;
 use self::formula::sizes;
+pub use self::formula::{Formula, Known};
 use super::tokens::TokenTable;
 use crate::ir::{Extent, Graph, Lower, ValueId};
 use crate::symbols::BitMatrix;
@@ -64,6 +64,7 @@ pub fn cover(
     graph: &Graph,
     predicate: ValueId,
     how: Lower,
+    known: &mut Known,
     budget: &Budget,
 ) -> Result<BitMatrix, String> {
     let (nodes, leaves) = sizes(graph, predicate);
@@ -79,7 +80,7 @@ pub fn cover(
         ));
     }
     budget.take(nodes * table.tokens());
-    let formula = Formula::new(table, graph, predicate);
+    let formula = Formula::new(table, graph, predicate, known);
     let blocks_of = |offsets: &[u32]| -> Vec<Range<u32>> { offsets.windows(2).map(|pair| pair[0]..pair[1]).collect() };
     let any_token = || -> Vec<Range<u32>> { std::iter::once(0..1).collect() };
     let (q, kv) = match graph.ty(predicate).extent {
@@ -187,10 +188,11 @@ mod tests {
         let blocks = Blocks::regular(1024, 1024, 128, 128);
         let arrangement = Arrangement { order: None, tiling: None, blocks };
         let table = TokenTable::new(&graph, &model, &arrangement);
-        let bits = cover(&table, &graph, predicate, Lower::Any, &Budget::default());
+        let bits = cover(&table, &graph, predicate, Lower::Any, &mut Known::default(), &Budget::default());
         assert_eq!(bits.map(|bits| bits.count()), Ok(0));
         let small = Budget(AtomicU64::new(1 << 20));
-        let error = cover(&table, &graph, predicate, Lower::Any, &small).expect_err("1024^2 pairs of 8 operations");
+        let error = cover(&table, &graph, predicate, Lower::Any, &mut Known::default(), &small)
+            .expect_err("1024^2 pairs of 8 operations");
         assert!(error.contains("operations on tokens"), "{error}");
     }
 
@@ -218,11 +220,11 @@ mod tests {
         let arrangement = Arrangement { order: None, tiling: None, blocks: Blocks::regular(256, 256, 256, 64) };
         let table = TokenTable::new(&graph, &model, &arrangement);
         for (how, expected) in [(Lower::Any, 0b1110), (Lower::All, 0b1100)] {
-            let bits = cover(&table, &graph, holds, how, &Budget::default()).expect("small");
+            let bits = cover(&table, &graph, holds, how, &mut Known::default(), &Budget::default()).expect("small");
             assert_eq!(bits.words(), [expected], "{how:?}");
         }
         // Positions of queries and keys are too different for classes: ranges decide.
-        let bits = cover(&table, &graph, joint, Lower::Any, &Budget::default()).expect("small");
+        let bits = cover(&table, &graph, joint, Lower::Any, &mut Known::default(), &Budget::default()).expect("small");
         assert_eq!(bits.words(), [0b1110]);
     }
 }
