@@ -1,0 +1,394 @@
+//! The gallery: what `docs/strategies.md` says of each file in `examples/strategies`, its pictures, and the symbols.
+//!
+//! Every strategy is compiled for a small model with the segments it asks for, and its symbols at one step are kept as a
+//! snapshot in `tests/gallery`. `UPDATE_PICTURES=1` writes the table and the pictures anew. Queries and keys are small
+//! multiples of 1/8, whose sums and products are exact, so that the symbols are the same on every machine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use flashomni::check::InputTensor;
+use flashomni::ir::{Kind, StepKind};
+use flashomni::plan::{Body, Plan};
+use flashomni::runtime::Selection;
+use flashomni::symbols::draw::png::png;
+use flashomni::symbols::draw::terminal::{Style, terminal};
+use flashomni::symbols::draw::{Picture, Segment};
+use flashomni::syntax::{self, ast};
+use flashomni::tensor::Tensor;
+use flashomni::tensor_file::TensorFile;
+use flashomni::{Compiler, Error};
+
+/// Layer that is looked at: behind those that strategies leave dense.
+const LAYER: u32 = 3;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A strategy of the gallery.
+struct Entry {
+    /// File without its ending.
+    file: String,
+    name: String,
+    /// What stands above it, and above the file, without marks.
+    summary: String,
+    header: String,
+    /// Lines of code: neither blank nor only a comment.
+    lines: usize,
+    plan: Plan,
+}
+
+fn entries() -> Vec<Entry> {
+    let folder = root().join("examples/strategies");
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|ending| ending == "omni"));
+    paths.sort();
+    let mut entries = Vec::new();
+    for path in paths {
+        let text = fs::read_to_string(&path).unwrap();
+        let (tree, _) = syntax::parse(0, &text);
+        let header = comments(&text, "//!", 0);
+        for item in &tree.items {
+            let ast::Item::Strategy(strategy) = item else { continue };
+            let name = strategy.name.node.clone();
+            let start = text[..strategy.name.span.start as usize].rfind("strategy").unwrap();
+            let end = start + text[start..].find("\n}").unwrap();
+            let is_code = |line: &&str| !line.trim().is_empty() && !line.trim().starts_with("//");
+            entries.push(Entry {
+                file: path.file_stem().unwrap().to_string_lossy().into_owned(),
+                plan: compiled(&path, &name),
+                summary: comments(&text[..start], "///", 1),
+                header: header.clone(),
+                lines: text[start..end].lines().filter(is_code).count() + 1,
+                name,
+            });
+        }
+    }
+    entries
+}
+
+/// The comment lines with `mark` at the start of a text, or at its end.
+fn comments(text: &str, mark: &str, from_end: usize) -> String {
+    let marked = |line: &&str| line.starts_with(mark);
+    let mut lines: Vec<&str> = if from_end == 0 {
+        text.lines().take_while(marked).collect()
+    } else {
+        text.lines().rev().take_while(marked).collect()
+    };
+    if from_end > 0 {
+        lines.reverse();
+    }
+    lines.iter().map(|line| line.trim_start_matches(mark).trim()).collect::<Vec<_>>().join(" ")
+}
+
+/// The plan of a strategy for the first of some small models that has what it asks for.
+fn compiled(path: &Path, name: &str) -> Plan {
+    let heads = if name == "mixed" { "16" } else { "4" };
+    let mut own = Compiler::from_file(path).unwrap().strategy(name);
+    if name.starts_with("sta") {
+        // Of the few tiles of a small model the published windows see all.
+        own = own.param("window", "(1, 1, 3)");
+    }
+    let mut small: Vec<Compiler> = Vec::new();
+    if !own.own_models().is_empty() {
+        small.push(own.clone());
+    }
+    for (model, sizes) in [
+        ("wan21_1b_480p", &[("video.t", "12"), ("video.h", "16"), ("video.w", "32")][..]),
+        ("hunyuan_video_480p", &[("video.t", "12"), ("video.h", "16"), ("video.w", "32"), ("text", "256")]),
+        ("minidit_128", &[("image.h", "64"), ("image.w", "96"), ("text", "256")]),
+    ] {
+        let common = [("heads", heads), ("layers", "20"), ("head_dim", "32"), ("steps", "50")];
+        let sized = sizes
+            .iter()
+            .chain(&common)
+            .fold(own.clone().model(model), |compiler, (size, value)| compiler.shape(*size, *value));
+        small.push(inputs(name).into_iter().fold(sized, |compiler, (input, tensor)| compiler.input(input, tensor)));
+    }
+    let mut last = None;
+    for compiler in small {
+        match compiler.compile() {
+            Ok(compiled) => return compiled.plan,
+            Err(error) => last = Some(error),
+        }
+    }
+    let Some(Error::Compile(found)) = last else { panic!("{name}") };
+    panic!("{name} fits none of the small models:\n{found}")
+}
+
+/// What the host gives: drawn blocks, distances between features, and the timesteps of the sampler.
+fn inputs(strategy: &str) -> Vec<(&'static str, InputTensor)> {
+    let tensor = |shape: &[u32], kind, value: fn(u32) -> f64| {
+        let count: u32 = shape.iter().product();
+        InputTensor { shape: shape.to_vec(), kind, values: (0..count).map(value).collect() }
+    };
+    let drawn = |i: u32| f64::from(i * 37 % 101 % 96);
+    match strategy {
+        "bigbird" => vec![("random_blocks", tensor(&[4, 94, 3], Kind::Int, drawn))],
+        "bigbird_deepspeed" => vec![("random_blocks", tensor(&[4, 96, 2], Kind::Int, drawn))],
+        "adacache" => vec![("distances", tensor(&[50, 1], Kind::Real, |i| f64::from(i * 7 % 13) / 100.0))],
+        "pab" | "pab_mlp" => vec![("timesteps", tensor(&[50], Kind::Int, |i| f64::from(1000 - 20 * i)))],
+        _ => Vec::new(),
+    }
+}
+
+/// Queries or keys: blocks of 64 tokens that resemble each other in a pattern of their own, in steps of 1/8.
+fn dyadic(plan: &Plan, seed: usize) -> Tensor {
+    let [heads, tokens, dim] = [plan.model.heads, plan.model.tokens(), plan.model.head_dim].map(|size| size as usize);
+    let mix = |x: usize| (x.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 29) % 64;
+    let value = |head: usize, token: usize, channel: usize| {
+        let coarse = mix((head * 31 + token / 512) * 64 + channel + seed) as i32 % 9 - 4;
+        let middle = mix((head * 17 + token / 64) * 64 + channel + 7 * seed) as i32 % 7 - 3;
+        let fine = mix(token * 64 + channel + 13 * seed) as i32 % 3 - 1;
+        (2 * coarse + middle + fine) as f32 / 8.0
+    };
+    let values = (0..heads * tokens * dim).map(|i| value(i / (tokens * dim), i / dim % tokens, i % dim)).collect();
+    Tensor::from_f32(&[heads, tokens, dim], values).unwrap()
+}
+
+/// The last step at which symbols decide, where there are symbols other than "everything".
+fn step_to_draw(plan: &Plan) -> Option<u32> {
+    let is_sparse = plan.classes.iter().any(|class| match &class.body {
+        Body::Dynamic { .. } => true,
+        Body::Static { skip, partial, cache } => {
+            let all = |mask: u32| {
+                let mask = &plan.masks[mask as usize];
+                mask.count() == mask.rows() * mask.columns()
+            };
+            partial.is_some() || !all(*skip) || !all(*cache)
+        }
+    });
+    let obeys = |step: &u32| {
+        matches!(plan.schedule.kind(*step, LAYER.min(plan.model.layers - 1)), StepKind::Dispatch | StepKind::Refresh)
+    };
+    (0..plan.model.steps).rev().find(obeys).filter(|_| is_sparse)
+}
+
+fn schedule(plan: &Plan, layer: u32) -> String {
+    let letter = |step| match plan.schedule.kind(step, layer) {
+        StepKind::Dense => 'D',
+        StepKind::Update => 'U',
+        StepKind::Refresh => 'R',
+        StepKind::Dispatch => '.',
+        StepKind::Reuse => {
+            char::from(b'0' + plan.schedule.reuse_orders[(step * plan.schedule.layers + layer) as usize])
+        }
+    };
+    (0..plan.model.steps).map(letter).collect()
+}
+
+/// The symbols as text, and as a picture of up to four different heads that share the first head's order of tokens.
+fn drawn(entry: &Entry) -> (String, Option<Vec<u8>>) {
+    let plan = &entry.plan;
+    let layer = LAYER.min(plan.model.layers - 1);
+    let mut text = format!("schedule {}\n", schedule(plan, layer));
+    let Some(step) = step_to_draw(plan) else { return (text, None) };
+    let (q, k) = (dyadic(plan, 1), dyadic(plan, 2));
+    let mut selection = Selection::new(plan.clone()).unwrap();
+    let symbols = selection.symbols(step, layer, Some((q.as_ref(), k.as_ref()))).unwrap();
+    let mut hash = blake3::Hasher::new();
+    for group in &symbols.groups {
+        let parts =
+            [Some(&group.symbols.cache), Some(&group.symbols.skip), group.symbols.partial.as_ref().map(|p| &p.bits)];
+        for word in parts.into_iter().flatten().flat_map(|bits| bits.words()) {
+            hash.update(&word.to_le_bytes());
+        }
+    }
+    let segment = |segment: &flashomni::ir::Segment| Segment {
+        name: segment.name.clone(),
+        start_token: segment.start,
+        end_token: segment.start + segment.tokens,
+    };
+    let segments: Vec<Segment> = plan.model.segments.iter().map(segment).collect();
+    let live = 100.0 * symbols.live_share(plan).unwrap();
+    writeln!(text, "step {step}, layer {layer}: {live:.2}% computed, bits {}", &hash.finalize().to_hex()[..16])
+        .unwrap();
+    let mut picture = None;
+    for group in &symbols.groups {
+        let q_blocks = group.symbols.q_blocks();
+        let rows = |head: usize| (head * q_blocks..(head + 1) * q_blocks).map(|row| group.symbols.skip.row(row));
+        let mut heads: Vec<usize> = Vec::new();
+        for head in 0..group.heads.len() {
+            if heads.len() < 4 && !heads.iter().any(|&known| rows(known).eq(rows(head))) {
+                heads.push(head);
+            }
+        }
+        let title = format!("{} on {}, step {step}", entry.name, plan.model.name);
+        let drawing = Picture {
+            symbols: &group.symbols,
+            blocks: group.blocks(plan),
+            segments: &segments,
+            heads: &heads,
+            numbers: &group.heads,
+            title: &title,
+        };
+        writeln!(text, "\n{}", terminal(&drawing, 120, Style::Plain).unwrap().trim_end()).unwrap();
+        picture = picture.or_else(|| Some(png(&drawing).unwrap()));
+    }
+    (text, picture)
+}
+
+/// The published masks that a strategy is compared with: names of the cases, what is compared, and what made them.
+#[derive(Default)]
+struct Compared {
+    cases: Vec<String>,
+    what: BTreeSet<&'static str>,
+    code: BTreeSet<String>,
+}
+
+#[derive(serde::Deserialize)]
+struct Case {
+    golden: Option<String>,
+    strategy: String,
+    name: Option<String>,
+    compare: BTreeMap<String, String>,
+}
+
+#[derive(serde::Deserialize)]
+struct Provenance {
+    repository: String,
+    function: String,
+}
+
+/// By file and strategy.
+fn compared(entries: &[Entry]) -> BTreeMap<(String, String), Compared> {
+    let folder = root().join("tests/goldens");
+    let mut paths: Vec<PathBuf> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|ending| ending == "json"));
+    paths.sort();
+    let mut all: BTreeMap<(String, String), Compared> = BTreeMap::new();
+    for path in paths {
+        let case: Case = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        let last = || entries.iter().rfind(|entry| entry.file == case.strategy).unwrap().name.clone();
+        let compared = all.entry((case.strategy.clone(), case.name.clone().unwrap_or_else(last))).or_default();
+        let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let golden = TensorFile::open(folder.join(case.golden.as_ref().unwrap_or(&stem)).with_extension("safetensors"));
+        let made: Vec<Provenance> = serde_json::from_str(golden.unwrap().metadata("provenance").unwrap()).unwrap();
+        for one in made {
+            let repository = one.repository.trim_start_matches("https://github.com/").to_owned();
+            compared.code.insert(format!("{repository} `{}`", one.function));
+        }
+        compared.what.extend(case.compare.keys().map(|what| match what.as_str() {
+            "schedule" => "schedule",
+            "skip" => "blocks",
+            "cache" => "cached blocks",
+            _ => "tokens",
+        }));
+        compared.cases.push(stem);
+    }
+    all
+}
+
+/// What follows a word such as `Outside:` in comments, to the end of that thought.
+fn after<'a>(text: &'a str, word: &str) -> Option<&'a str> {
+    let start = text.find(word)? + word.len();
+    let rest = &text[start..];
+    let ends = ["Paper:", "Code:", "Defaults:", "Outside:"].iter().filter_map(|next| rest.find(next));
+    Some(rest[..ends.min().unwrap_or(rest.len())].trim())
+}
+
+fn paper(entry: &Entry) -> Option<&str> {
+    let number = |text: &'_ str| -> Option<(usize, usize)> {
+        let start = text.find("arXiv ")? + "arXiv ".len();
+        Some((start, start + 10))
+    };
+    [&entry.summary, &entry.header].into_iter().find_map(|text| number(text).and_then(|(from, to)| text.get(from..to)))
+}
+
+fn table(entries: &[Entry]) -> String {
+    let compared = compared(entries);
+    let mut text = String::from(
+        "| strategy | paper | lines | exact, against the published code | cases | outside |\n|---|---|---|---|---|---|\n",
+    );
+    for entry in entries {
+        let (file, name) = (&entry.file, &entry.name);
+        let paper =
+            paper(entry).map_or_else(String::new, |number| format!("[{number}](https://arxiv.org/abs/{number})"));
+        let (what, cases) = match compared.get(&(file.clone(), name.clone())) {
+            Some(compared) => {
+                let words = |set: &mut dyn Iterator<Item = String>| set.collect::<Vec<_>>().join(", ");
+                let what = words(&mut compared.what.iter().map(|&what| what.to_owned()));
+                (format!("{what}: {}", words(&mut compared.code.iter().cloned())), compared.cases.join(", "))
+            }
+            None => (String::new(), String::new()),
+        };
+        let outside = after(&entry.summary, "Outside:").or(after(&entry.header, "Outside:")).unwrap_or_default();
+        writeln!(
+            text,
+            "| [`{name}`](../examples/strategies/{file}.omni) | {paper} | {} | {what} | {cases} | {outside} |",
+            entry.lines
+        )
+        .unwrap();
+    }
+    text
+}
+
+/// The sections with pictures.
+fn sections(entries: &[Entry], pictures: &BTreeSet<String>) -> String {
+    let mut text = String::new();
+    for entry in entries {
+        let (file, name) = (&entry.file, &entry.name);
+        let summary = ["Paper:", "Outside:"].iter().filter_map(|word| entry.summary.find(word)).min();
+        let summary = entry.summary[..summary.unwrap_or(entry.summary.len())].trim();
+        writeln!(text, "### `{name}`\n\n{summary}\n").unwrap();
+        if pictures.contains(name) {
+            let words = "query blocks downwards, key blocks to the right, blue where computed";
+            writeln!(text, "![Masks of `{name}`: {words}](images/strategies/{name}.png)\n").unwrap();
+        }
+        let layer = LAYER.min(entry.plan.model.layers - 1);
+        let schedule = schedule(&entry.plan, layer);
+        if schedule.chars().any(|kind| kind != '.') {
+            writeln!(text, "```text\n{schedule}\n```\n").unwrap();
+        }
+        writeln!(text, "[{file}.omni](../examples/strategies/{file}.omni)\n").unwrap();
+    }
+    text
+}
+
+/// Replaces what stands between two marks of a page.
+fn replaced(page: &str, mark: &str, content: &str) -> String {
+    let (start, end) = (format!("<!-- {mark} -->\n"), format!("<!-- end of {mark} -->"));
+    let from = page.find(&start).unwrap_or_else(|| panic!("`{start}` is missing")) + start.len();
+    let to = from + page[from..].find(&end).unwrap_or_else(|| panic!("`{end}` is missing"));
+    format!("{}{content}{}", &page[..from], &page[to..])
+}
+
+#[test]
+fn symbols_pictures_and_the_page_are_those_of_the_files() {
+    let update = std::env::var_os("UPDATE_PICTURES").is_some();
+    let entries = entries();
+    let folder = root().join("docs/images/strategies");
+    let mut pictures = BTreeSet::new();
+    for entry in &entries {
+        assert!(entry.lines < 40, "`{}` takes {} lines", entry.name, entry.lines);
+        let (text, picture) = drawn(entry);
+        insta::with_settings!({ snapshot_path => "gallery", prepend_module_to_snapshot => false, omit_expression => true }, {
+            insta::assert_snapshot!(entry.name.as_str(), text);
+        });
+        let Some(picture) = picture else { continue };
+        let path = folder.join(format!("{}.png", entry.name));
+        if update {
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(&path, &picture).unwrap();
+        }
+        assert!(fs::read(&path).is_ok_and(|known| known == picture), "{} is not its picture", path.display());
+        pictures.insert(entry.name.clone());
+    }
+    let known = |entry: fs::DirEntry| entry.path().file_stem().unwrap().to_string_lossy().into_owned();
+    let there: BTreeSet<String> = fs::read_dir(&folder).unwrap().map(|entry| known(entry.unwrap())).collect();
+    assert_eq!(there, pictures, "pictures of strategies that are not there");
+    let path = root().join("docs/strategies.md");
+    let page = fs::read_to_string(&path).unwrap();
+    let made = replaced(&page, "table", &table(&entries));
+    let made = replaced(&made, "pictures", &sections(&entries, &pictures));
+    if update {
+        fs::write(&path, &made).unwrap();
+    }
+    assert!(
+        page == made || update,
+        "docs/strategies.md is not up to date: UPDATE_PICTURES=1 cargo test --test gallery"
+    );
+}
