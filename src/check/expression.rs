@@ -68,7 +68,8 @@ impl Checker<'_> {
         }
         let message = if functions::is_function(name) || self.axis(name).is_some() {
             let diagnostic = Diagnostic::new(Code::E0201, span, format!("`{name}` is a function"));
-            return self.hole(diagnostic.help(format!("call it, as in `{name}(q)`")));
+            let signature = functions::signature(name).map_or_else(|| format!("{name}(q)"), str::to_owned);
+            return self.hole(diagnostic.help(format!("call it, as in `{signature}`")));
         } else if self.strategy.layout.iter().any(|segment| segment.name == name) {
             let diagnostic = Diagnostic::new(Code::E0201, span, format!("`{name}` is a segment and has no value"));
             return self.hole(

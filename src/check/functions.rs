@@ -169,7 +169,12 @@ pub const FUNCTIONS: &[Function] = &[
 ];
 
 pub(super) fn is_function(name: &str) -> bool {
-    FUNCTIONS.iter().any(|function| function.name == name)
+    signature(name).is_some()
+}
+
+/// How a function is called.
+pub(super) fn signature(name: &str) -> Option<&'static str> {
+    FUNCTIONS.iter().find(|function| function.name == name).map(|function| function.signature)
 }
 
 /// The arguments of a call, counted and named.

@@ -53,6 +53,12 @@ pub fn open(
         }
         if let Some(scale) = source.scale {
             let model = compiler.bound_model()?;
+            // Sizes of a whole layout would be a model of their own; here they change this one.
+            let declared =
+                compiler.own_models().into_iter().chain(shipped_models().into_iter().map(|(model, _)| model));
+            if declared.into_iter().any(|known| known.name == model.name) {
+                **compiler = compiler.as_ref().clone().model(&model.name);
+            }
             for (name, size) in scaled(&model, scale) {
                 **compiler = compiler.as_ref().clone().shape(name, size.to_string());
             }

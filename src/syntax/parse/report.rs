@@ -163,6 +163,14 @@ impl Reader<'_> {
             .copied()
     }
 
+    /// Whether it is a name with `=` behind it.
+    fn is_assigned(&self, token: Token) -> bool {
+        let next = self.tokens.get(self.tokens.partition_point(|known| known.start <= token.start));
+        token.kind == Kind::Word
+            && !is_reserved(token.of(self.text))
+            && next.is_some_and(|next| next.of(self.text) == "=")
+    }
+
     fn starts_line(&self, token: Token) -> bool {
         let before = self.text[..token.start].trim_end_matches([' ', '\t', '\r']);
         before.is_empty() || before.ends_with('\n')
@@ -189,6 +197,10 @@ impl Reader<'_> {
         let new_statement = failure.expects(Rule::EOI) && token.kind == Kind::Word && self.starts_line(token);
         let wanted = if new_statement { starter_name(only).to_owned() } else { expected(&failure.expected, only) };
         let message = format!("found {}, expected {wanted}", self.name_of(token, failure));
+        if only == Rule::only_stmt && wanted == starter_name(only) && self.is_assigned(token) {
+            let place = self.at(token.start, token.start);
+            return Diagnostic::new(Code::E0101, span, message).fix("a value gets a name by `let`", place, "let ");
+        }
         if let Some(near) = self.near(token, failure, only) {
             return self.misspelt(token, message, near);
         }
