@@ -38,9 +38,9 @@ pub fn name(path: &Path, stdin_filename: Option<&Path>) -> String {
 pub fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let result = if is_stdin(path) {
-        io::stdin().lock().take(MOST).read_to_end(&mut bytes)
+        io::stdin().lock().take(MOST + 1).read_to_end(&mut bytes)
     } else {
-        File::open(path).and_then(|file| file.take(MOST).read_to_end(&mut bytes))
+        File::open(path).and_then(|file| file.take(MOST + 1).read_to_end(&mut bytes))
     };
     let failure = |error: &io::Error| match error.kind() {
         io::ErrorKind::IsADirectory => {
@@ -49,6 +49,9 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Failure> {
         _ => Failure::reading(path, error),
     };
     result.map_err(|error| failure(&error))?;
+    if bytes.len() as u64 > MOST {
+        return Err(Failure::new(format!("`{}` is larger than {} MiB", path.display(), MOST >> 20)));
+    }
     Ok(bytes)
 }
 

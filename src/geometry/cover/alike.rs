@@ -21,8 +21,10 @@ pub(super) struct Alike {
 impl Alike {
     /// `also` tells further what is known of the tokens of a block, by side and block.
     pub(super) fn new(formula: &Formula, ranges: [&[Range<u32>]; 2], also: impl Fn(Side, usize) -> Vec<u16>) -> Self {
-        let differences = differences(formula);
+        let mut differences = differences(formula);
         let is_relative = relative(formula, &differences);
+        // What is not relative is in the patterns.
+        differences.retain(|leaves| leaves.iter().all(|&leaf| is_relative[leaf]));
         let patterns = [Side::Query, Side::Key].map(|side| {
             let leaves = || formula.leaves.iter().zip(&is_relative).filter(move |(leaf, _)| leaf.side == side);
             let mut known: HashMap<Vec<u64>, u32> = HashMap::new();
@@ -81,7 +83,9 @@ fn joins(op: &Op) -> bool {
 
 /// Which leaves nothing sees but differences.
 fn relative(formula: &Formula, differences: &[[usize; 2]]) -> Vec<bool> {
-    let mut is_relative = vec![true; formula.leaves.len()];
+    // Differences of larger numbers are rounded.
+    let is_exact = |value: &f64| value.abs() <= (1_u64 << 53) as f64;
+    let mut is_relative: Vec<bool> = formula.leaves.iter().map(|leaf| leaf.values.iter().all(is_exact)).collect();
     for (index, node) in formula.nodes.iter().enumerate() {
         // The predicate itself may be a leaf.
         let is_last = index + 1 == formula.nodes.len();
@@ -94,6 +98,10 @@ fn relative(formula: &Formula, differences: &[[usize; 2]]) -> Vec<bool> {
         if let (true, Some(leaf)) = (is_last, node.leaf) {
             is_relative[leaf] = false;
         }
+    }
+    // A leaf is as relative as what it is compared with.
+    while let Some(&[a, b]) = differences.iter().find(|&&[a, b]| is_relative[a] != is_relative[b]) {
+        (is_relative[a], is_relative[b]) = (false, false);
     }
     is_relative
 }

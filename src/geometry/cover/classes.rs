@@ -92,7 +92,8 @@ pub(super) fn cover(
         Lower::Exact | Lower::Density { .. } => return None,
     };
     let (q, kv) = (Classes::new(formula, Side::Query, q)?, Classes::new(formula, Side::Key, kv)?);
-    if !budget.take(q.len() * kv.len() * formula.nodes.len()) {
+    // Too much of it: ranges may do with less.
+    if !budget.try_take(q.len() * kv.len() * formula.nodes.len()) {
         return None;
     }
     let truth = pairs(formula, &q, &kv);

@@ -6,6 +6,9 @@ use super::formula::Formula;
 use super::interval::{Interval, Register, binary, choose, compare, extremes, integer_power, look_up, map2, unary};
 use crate::ir::{Binary, Op, Side};
 
+/// Where integers stop, as reals.
+const INTEGER_END: f64 = (1_u64 << 63) as f64;
+
 /// Ranges, runs or tokens of one side that are evaluated together.
 pub(super) enum Part<'a> {
     Tokens(Range<u32>),
@@ -155,6 +158,10 @@ impl<'a> Evaluator<'a> {
                 }
             }
             _ => {}
+        }
+        if node.integer {
+            // Integers stop at their ends.
+            out.low.iter_mut().chain(&mut out.high).for_each(|value| *value = value.clamp(-INTEGER_END, INTEGER_END));
         }
         self.registers[index] = out;
     }

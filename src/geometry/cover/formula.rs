@@ -109,6 +109,8 @@ impl Formula {
                     let items = table.values.iter().skip(usize::from(*item)).step_by(usize::from(table.width).max(1));
                     // What an entry that is missing without a substitute gives.
                     let range = items.fold((0.0_f64, 0.0_f64), |range, &x| (range.0.min(x), range.1.max(x)));
+                    // Any number but 0 is true.
+                    let range = if table.kind == Kind::Bool { (0.0, 1.0) } else { range };
                     Some((table, range))
                 }
                 _ => None,

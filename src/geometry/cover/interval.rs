@@ -28,13 +28,13 @@ impl Register {
     }
 
     pub(super) fn is_one(&self, interval: Interval) -> bool {
-        self.low.len() == 1 && (self.low[0], self.high[0]) == interval
+        self.low.len() == 1 && is_same((self.low[0], self.high[0]), interval)
     }
 
     /// The intervals, each `each` times, and all of that `times` times; one where all are the same.
     pub(super) fn set_all(&mut self, intervals: impl Iterator<Item = Interval> + Clone, each: usize, times: usize) {
         let first = intervals.clone().next().unwrap_or((0.0, 0.0));
-        if intervals.clone().all(|interval| interval == first) {
+        if intervals.clone().all(|interval| is_same(interval, first)) {
             return self.set_one(first);
         }
         self.low.clear();
@@ -50,9 +50,17 @@ impl Register {
 
 /// The interval of some values; [`UNKNOWN`] where some but not all are NaN, which `min` and `max` ignore.
 pub(super) fn extremes(values: &[f64]) -> Interval {
-    let (low, high, nans) = values.iter().fold((EMPTY.0, EMPTY.1, 0), |(low, high, nans), &value| {
-        (value.min(low), value.max(high), nans + usize::from(value.is_nan()))
-    });
+    let (mut low, mut high, mut nans) = (EMPTY.0, EMPTY.1, 0);
+    for &value in values {
+        nans += usize::from(value.is_nan());
+        // The sign of zero counts: a division tells.
+        if value < low || (value == low && value.is_sign_negative()) {
+            low = value;
+        }
+        if value > high || (value == high && value.is_sign_positive()) {
+            high = value;
+        }
+    }
     match nans {
         0 => (low, high),
         nans if nans == values.len() => (f64::NAN, f64::NAN),
@@ -78,7 +86,7 @@ pub(super) fn look_up(
         let otherwise = otherwise.map_or((0.0, 0.0), |register| at(register, i));
         let keys = || keys.iter().map(|register| at(register, i));
         if !keys().all(is_point) {
-            return (range.0.min(otherwise.0), range.1.max(otherwise.1));
+            return union(range, otherwise);
         }
         match table.get(keys().map(|key| key.0 as i64), item) {
             Some(Scalar::Bool(value)) => (f64::from(u8::from(value)), f64::from(u8::from(value))),
@@ -125,7 +133,9 @@ pub(super) fn map2(a: &Register, b: &Register, out: &mut Register, f: impl Fn(In
 }
 
 pub(super) fn unary(op: Unary, a: &Register, out: &mut Register) {
-    let monotone = |f: fn(f64) -> f64| move |(low, high): Interval| (f(low), f(high));
+    let monotone = |f: fn(f64) -> f64| {
+        move |(low, high): Interval| if is_unknown((low, high)) { UNKNOWN } else { (f(low), f(high)) }
+    };
     // Without a value below zero: a range that reaches there may hold NaN.
     let from_zero = |f: fn(f64) -> f64| {
         move |(low, high): Interval| if low >= 0.0 || is_point((low, high)) { (f(low), f(high)) } else { UNKNOWN }
@@ -134,6 +144,9 @@ pub(super) fn unary(op: Unary, a: &Register, out: &mut Register) {
         Unary::Negate => map1(a, out, |(low, high)| (-high, -low)),
         Unary::Not => map1(a, out, |(low, high)| (1.0 - high, 1.0 - low)),
         Unary::Abs => map1(a, out, |(low, high)| {
+            if is_unknown((low, high)) {
+                return UNKNOWN;
+            }
             let least = if low <= 0.0 && high >= 0.0 { 0.0 } else { low.abs().min(high.abs()) };
             (least, high.abs().max(low.abs()))
         }),
@@ -159,23 +172,28 @@ fn bit_length(value: f64) -> f64 {
 
 pub(super) fn binary(op: Binary, a: &Register, b: &Register, out: &mut Register) {
     match op {
-        Binary::Add => map2(a, b, out, |a, b| sum(a.0 + b.0, a.1 + b.1)),
-        Binary::Subtract => map2(a, b, out, |a, b| sum(a.0 - b.1, a.1 - b.0)),
-        Binary::Multiply => map2(a, b, out, multiply),
-        Binary::Divide => map2(a, b, out, |a, b| divide(a, b, |a, b| a / b)),
-        Binary::FloorDivide => map2(a, b, out, |a, b| divide(a, b, floor_divide)),
-        Binary::Modulo => map2(a, b, out, modulo),
-        Binary::Power => map2(a, b, out, power),
-        Binary::Min => map2(a, b, out, |a, b| (smaller(a.0, b.0), smaller(a.1, b.1))),
-        Binary::Max => map2(a, b, out, |a, b| (larger(a.0, b.0), larger(a.1, b.1))),
+        Binary::Add => map2(a, b, out, |a, b| known(a, b, |a, b| sum(a.0 + b.0, a.1 + b.1))),
+        Binary::Subtract => map2(a, b, out, |a, b| known(a, b, |a, b| sum(a.0 - b.1, a.1 - b.0))),
+        Binary::Multiply => map2(a, b, out, |a, b| known(a, b, multiply)),
+        Binary::Divide => map2(a, b, out, |a, b| known(a, b, |a, b| divide(a, b, |a, b| a / b))),
+        Binary::FloorDivide => map2(a, b, out, |a, b| known(a, b, |a, b| divide(a, b, floor_divide))),
+        Binary::Modulo => map2(a, b, out, |a, b| known(a, b, modulo)),
+        Binary::Power => map2(a, b, out, |a, b| known(a, b, power)),
+        Binary::Min => map2(a, b, out, |a, b| known(a, b, |a, b| (smaller(a.0, b.0), smaller(a.1, b.1)))),
+        Binary::Max => map2(a, b, out, |a, b| known(a, b, |a, b| (larger(a.0, b.0), larger(a.1, b.1)))),
         Binary::And => map2(a, b, out, |a, b| (a.0.min(b.0), a.1.min(b.1))),
         Binary::Or => map2(a, b, out, |a, b| (a.0.max(b.0), a.1.max(b.1))),
-        Binary::Xor => map2(a, b, out, xor),
+        Binary::Xor => map2(a, b, out, |a, b| known(a, b, xor)),
     }
 }
 
+/// An operation on intervals that hold no NaN, or nothing else: what may hold NaN stays so.
+fn known(a: Interval, b: Interval, f: impl Fn(Interval, Interval) -> Interval) -> Interval {
+    if is_unknown(a) || is_unknown(b) { UNKNOWN } else { f(a, b) }
+}
+
 fn corners(a: Interval, b: Interval, f: impl Fn(f64, f64) -> f64) -> Interval {
-    if a.0 == a.1 && b.0 == b.1 {
+    if is_point(a) && is_point(b) {
         let value = f(a.0, b.0);
         return (value, value);
     }
@@ -229,11 +247,30 @@ const EMPTY: Interval = (f64::INFINITY, f64::NEG_INFINITY);
 
 /// Whether it is one value; NaN is one, and ranges that may hold it are [`UNKNOWN`].
 fn is_point(a: Interval) -> bool {
-    a.0 == a.1 || is_nan(a)
+    a.0.to_bits() == a.1.to_bits() || is_nan(a)
 }
 
 fn is_nan(a: Interval) -> bool {
     a.0.is_nan() && a.1.is_nan()
+}
+
+/// Whether they are equal to the bit.
+fn is_same(a: Interval, b: Interval) -> bool {
+    (a.0.to_bits(), a.1.to_bits()) == (b.0.to_bits(), b.1.to_bits())
+}
+
+/// Whether it may hold NaN beside other values.
+fn is_unknown(a: Interval) -> bool {
+    a == UNKNOWN
+}
+
+/// What is in one or the other.
+fn union(a: Interval, b: Interval) -> Interval {
+    match (is_nan(a), is_nan(b)) {
+        (true, true) => a,
+        (false, false) => (a.0.min(b.0), a.1.max(b.1)),
+        _ => UNKNOWN,
+    }
 }
 
 /// A sum of intervals, of which one bound may be infinity less infinity.
@@ -281,19 +318,22 @@ fn xor(a: Interval, b: Interval) -> Interval {
 
 pub(super) fn compare(op: Comparison, a: &Register, b: &Register, out: &mut Register) {
     let truth = |value: bool| f64::from(u8::from(value));
+    let either = |a: Interval, b: Interval, f: &dyn Fn(Interval, Interval) -> Interval| {
+        if is_unknown(a) || is_unknown(b) { (0.0, 1.0) } else { f(a, b) }
+    };
     match op {
-        Comparison::Less => map2(a, b, out, |a, b| (truth(a.1 < b.0), truth(a.0 < b.1))),
-        Comparison::LessEqual => map2(a, b, out, |a, b| (truth(a.1 <= b.0), truth(a.0 <= b.1))),
-        Comparison::Equal => map2(a, b, out, |a, b| equal(a, b, truth)),
+        Comparison::Less => map2(a, b, out, |a, b| either(a, b, &|a, b| (truth(a.1 < b.0), truth(a.0 < b.1)))),
+        Comparison::LessEqual => map2(a, b, out, |a, b| either(a, b, &|a, b| (truth(a.1 <= b.0), truth(a.0 <= b.1)))),
+        Comparison::Equal => map2(a, b, out, |a, b| either(a, b, &|a, b| equal(a, b, truth))),
         Comparison::NotEqual => map2(a, b, out, |a, b| {
-            let (low, high) = equal(a, b, truth);
+            let (low, high) = either(a, b, &|a, b| equal(a, b, truth));
             (1.0 - high, 1.0 - low)
         }),
     }
 }
 
 fn equal(a: Interval, b: Interval, truth: impl Fn(bool) -> f64) -> Interval {
-    (truth(is_point(a) && is_point(b) && a.0 == b.0), truth(a.0 <= b.1 && b.0 <= a.1))
+    (truth(a.0 == a.1 && b.0 == b.1 && a.0 == b.0), truth(a.0 <= b.1 && b.0 <= a.1))
 }
 
 pub(super) fn choose(condition: &Register, a: &Register, b: &Register, out: &mut Register) {
@@ -306,7 +346,7 @@ pub(super) fn choose(condition: &Register, a: &Register, b: &Register, out: &mut
         .map(|i| match at(condition, i) {
             (low, _) if low >= 1.0 => at(a, i),
             (_, high) if high < 1.0 => at(b, i),
-            _ => (at(a, i).0.min(at(b, i).0), at(a, i).1.max(at(b, i).1)),
+            _ => union(at(a, i), at(b, i)),
         })
         .unzip();
     *out = Register { low, high };

@@ -49,6 +49,12 @@ impl Budget {
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).is_ok_and(|left| left > operations as u64)
     }
 
+    /// Takes some of it if there is enough, else nothing.
+    fn try_take(&self, operations: usize) -> bool {
+        let left = |left: u64| left.checked_sub(operations as u64).filter(|&left| left > 0);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).is_ok()
+    }
+
     fn is_spent(&self) -> bool {
         self.0.load(Ordering::Relaxed) == 0
     }

@@ -15,6 +15,8 @@ use crate::ir::{Coordinate, Lower, Side};
 
 /// Tokens of a run of the middle level.
 const RUN: u32 = 16;
+/// Block pairs that are looked at together, and answers that are remembered, at most.
+const BAND: usize = 1 << 20;
 
 /// The words of the covered blocks, row by row.
 pub(super) fn cover(
@@ -37,12 +39,18 @@ pub(super) fn cover(
     let groups = [groups(&q, Side::Query), groups(&kv, Side::Key)];
     let (q, kv) = (Cuts::new(formula, Side::Query, q), Cuts::new(formula, Side::Key, kv));
     let decide = Decision { formula, how, q: &q, kv: &kv, groups, nominal_rows, budget };
+    let alike = decide.alike();
+    let mut known = HashMap::new();
+    let row_words = kv.ranges.len().div_ceil(64);
+    let mut words: Vec<u64> = Vec::with_capacity(q.ranges.len() * row_words);
     let rows: Vec<usize> = (0..q.ranges.len()).collect();
-    let chunks: Vec<(Vec<u64>, Vec<Pair>)> = rows.par_chunks(8).map(|rows| decide.rows(rows)).collect();
-    let (words, open): (Vec<_>, Vec<_>) = chunks.into_iter().unzip();
-    let mut words = words.concat();
-    for pair in decide.look_closely(&open.concat()) {
-        words[pair.q * kv.ranges.len().div_ceil(64) + pair.kv / 64] |= 1 << (pair.kv % 64);
+    for band in rows.chunks((BAND / kv.ranges.len()).max(1)) {
+        let chunks: Vec<(Vec<u64>, Vec<Pair>)> = band.par_chunks(8).map(|rows| decide.rows(rows)).collect();
+        let (decided, open): (Vec<_>, Vec<_>) = chunks.into_iter().unzip();
+        words.extend(decided.into_iter().flatten());
+        for pair in decide.look_closely(&open.concat(), &alike, &mut known) {
+            words[pair.q * row_words + pair.kv / 64] |= 1 << (pair.kv % 64);
+        }
     }
     words
 }
@@ -150,25 +158,31 @@ impl Decision<'_> {
         (words, open)
     }
 
-    /// The pairs that are covered, of those that whole blocks do not decide.
-    fn look_closely(&self, open: &[Pair]) -> Vec<Pair> {
+    fn alike(&self) -> Alike {
         let also = |side: Side, block: usize| {
             let groups = self.groups[usize::from(side == Side::Key)].get(block);
             groups.map(|groups| groups.of.clone()).unwrap_or_default()
         };
-        let alike = Alike::new(self.formula, [&self.q.ranges, &self.kv.ranges], also);
-        let mut known: HashMap<Vec<i64>, usize> = HashMap::new();
-        let mut first: Vec<Pair> = Vec::new();
-        let mut question_of: Vec<usize> = Vec::with_capacity(open.len());
-        for &pair in open {
-            question_of.push(*known.entry(alike.key(pair.q, pair.kv)).or_insert_with(|| {
-                first.push(pair);
-                first.len() - 1
-            }));
+        Alike::new(self.formula, [&self.q.ranges, &self.kv.ranges], also)
+    }
+
+    /// The pairs that are covered, of those that whole blocks do not decide; `known` answers for pairs that look alike.
+    fn look_closely(&self, open: &[Pair], alike: &Alike, known: &mut HashMap<Vec<i64>, bool>) -> Vec<Pair> {
+        if known.len() > BAND {
+            known.clear();
         }
+        let mut new: HashMap<Vec<i64>, Pair> = HashMap::new();
+        for &pair in open {
+            let key = alike.key(pair.q, pair.kv);
+            if !known.contains_key(&key) {
+                new.entry(key).or_insert(pair);
+            }
+        }
+        let new: Vec<(Vec<i64>, Pair)> = new.into_iter().collect();
         let fine = || Evaluator::new(self.formula);
-        let answers: Vec<bool> = first.par_iter().map_init(fine, |fine, &pair| self.holds(fine, pair)).collect();
-        open.iter().zip(question_of).filter(|(_, question)| answers[*question]).map(|(pair, _)| *pair).collect()
+        let answers = new.into_par_iter().map_init(fine, |fine, (key, pair)| (key, self.holds(fine, pair)));
+        known.extend(answers.collect::<Vec<_>>());
+        open.iter().filter(|pair| known[&alike.key(pair.q, pair.kv)]).copied().collect()
     }
 
     /// Whether a block pair is covered, where that follows from the predicate being in `truth` for its token pairs.
@@ -177,7 +191,7 @@ impl Decision<'_> {
             _ if truth.1 < 1.0 => Some(false),
             Lower::Density { column, block, per: None } if truth.0 >= 1.0 => {
                 let rows = self.q.ranges[pair.q].len() as f32;
-                Some(rows / self.nominal_rows as f32 > column.0 as f32 && 1.0 > block.0)
+                Some(rows / self.nominal_rows as f32 > column.0 as f32 && 1.0 > block.0 as f32)
             }
             Lower::Density { .. } => None,
             _ => (truth.0 >= 1.0).then_some(true),
