@@ -135,6 +135,16 @@ fn check_says_everything_at_once() {
 }
 
 #[test]
+fn a_fix_that_mends_nothing_is_not_made() {
+    let folder = folder();
+    let wrong = SMALL.replace("<= reach", "<= reach.0");
+    fs::write(folder.path().join("wrong.omni"), &wrong).unwrap();
+    assert_eq!(omni(folder.path(), &["check", "--fix", "wrong.omni"]).code, 1);
+    assert_eq!(fs::read_to_string(folder.path().join("wrong.omni")).unwrap(), wrong);
+    assert_eq!(omni(folder.path(), &["check", "--fix", "band.omni", "--param", "reach=1"]).code, 2);
+}
+
+#[test]
 fn standard_input_has_a_name() {
     let folder = folder();
     let wrong = SMALL.replace("abs(h(q)", "abz(h(q)");

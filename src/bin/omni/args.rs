@@ -109,7 +109,8 @@ pub struct Check {
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub output_format: FindingFormat,
     /// Mend what has one sure way to be mended, in place
-    #[arg(long)]
+    // What is wrong with a parameter of the call is no mistake of the file.
+    #[arg(long, conflicts_with = "param")]
     pub fix: bool,
     #[command(flatten)]
     pub choice: Choice,

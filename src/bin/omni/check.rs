@@ -60,6 +60,11 @@ fn one(args: &Check, path: &Path, console: &Console) -> Result<(Diagnostics, usi
         if applied == 0 {
             return Ok((diagnostics, edits));
         }
+        // A guess that leaves as many problems as before was wrong; the file stays as it is.
+        let after = input::compiler(path, None, text.clone().into_bytes(), &args.choice)?.check();
+        if after.list.len() >= diagnostics.list.len() {
+            return Ok((diagnostics, edits));
+        }
         write_atomic(path, |out| out.write_all(text.as_bytes()))?;
         edits += applied;
     }
