@@ -19,12 +19,11 @@ use std::path::{Path, PathBuf};
 use flashomni::check::{FUNCTIONS, NAMES};
 use flashomni::compile::shipped_models;
 use flashomni::diagnostics::{Code, Diagnostics, render};
-use flashomni::ir::StepKind;
 use flashomni::plan::{Body, Plan};
 use flashomni::symbols::Symbols;
+use flashomni::symbols::draw::Picture;
 use flashomni::symbols::draw::svg::svg;
 use flashomni::symbols::draw::terminal::{Style, terminal};
-use flashomni::symbols::draw::{Picture, Segment};
 use flashomni::syntax::{self, ast};
 use flashomni::{Compiler, Error};
 
@@ -138,12 +137,7 @@ fn draw<T>(plan: &Plan, how: impl Fn(&Picture<'_>) -> T) -> T {
     assert!(partial.is_none(), "partial blocks are not drawn here");
     symbols.skip = plan.masks[*skip as usize].clone();
     symbols.cache = plan.masks[*cache as usize].clone();
-    let segment = |segment: &flashomni::ir::Segment| Segment {
-        name: segment.name.clone(),
-        start_token: segment.start,
-        end_token: segment.start + segment.tokens,
-    };
-    let segments: Vec<Segment> = plan.model.segments.iter().map(segment).collect();
+    let segments = plan.drawn_segments();
     how(&Picture { numbers: &[], symbols: &symbols, blocks, segments: &segments, heads: &[0], title: &plan.strategy })
 }
 
@@ -169,14 +163,7 @@ fn the_picture_of_the_readme_is_its_mask() {
 fn schedule(plan: &Plan) -> String {
     let steps = plan.model.steps;
     let numbers: String = (0..steps).step_by(5).map(|step| format!("{step:<5}")).collect();
-    let letter = |step| match plan.schedule.kind(step, 0) {
-        StepKind::Dense => 'D',
-        StepKind::Update => 'U',
-        StepKind::Refresh => 'R',
-        StepKind::Dispatch => '.',
-        StepKind::Reuse => char::from(b'0' + plan.schedule.reuse_orders[(step * plan.schedule.layers) as usize]),
-    };
-    format!("step {}\n     {}\n", numbers.trim_end(), (0..steps).map(letter).collect::<String>())
+    format!("step {}\n     {}\n", numbers.trim_end(), plan.schedule.letters(0))
 }
 
 #[test]

@@ -13,9 +13,9 @@ use flashomni::check::InputTensor;
 use flashomni::ir::{Kind, StepKind};
 use flashomni::plan::{Body, Plan};
 use flashomni::runtime::Selection;
+use flashomni::symbols::draw::Picture;
 use flashomni::symbols::draw::png::png;
 use flashomni::symbols::draw::terminal::{Style, terminal};
-use flashomni::symbols::draw::{Picture, Segment};
 use flashomni::syntax::{self, ast};
 use flashomni::tensor::Tensor;
 use flashomni::tensor_file::TensorFile;
@@ -50,7 +50,7 @@ fn entries() -> Vec<Entry> {
     for path in paths {
         let text = fs::read_to_string(&path).unwrap();
         let (tree, _) = syntax::parse(0, &text);
-        let header = comments(&text, "//!", 0);
+        let header = header(&text);
         for item in &tree.items {
             let ast::Item::Strategy(strategy) = item else { continue };
             let name = strategy.name.node.clone();
@@ -60,7 +60,7 @@ fn entries() -> Vec<Entry> {
             entries.push(Entry {
                 file: path.file_stem().unwrap().to_string_lossy().into_owned(),
                 plan: compiled(&path, &name),
-                summary: comments(&text[..start], "///", 1),
+                summary: strategy.docs.join(" "),
                 header: header.clone(),
                 lines: text[start..end].lines().filter(is_code).count() + 1,
                 name,
@@ -70,18 +70,10 @@ fn entries() -> Vec<Entry> {
     entries
 }
 
-/// The comment lines with `mark` at the start of a text, or at its end.
-fn comments(text: &str, mark: &str, from_end: usize) -> String {
-    let marked = |line: &&str| line.starts_with(mark);
-    let mut lines: Vec<&str> = if from_end == 0 {
-        text.lines().take_while(marked).collect()
-    } else {
-        text.lines().rev().take_while(marked).collect()
-    };
-    if from_end > 0 {
-        lines.reverse();
-    }
-    lines.iter().map(|line| line.trim_start_matches(mark).trim()).collect::<Vec<_>>().join(" ")
+/// The comment at the top of a file.
+fn header(text: &str) -> String {
+    let lines = text.lines().map_while(|line| line.strip_prefix("//!"));
+    lines.map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 /// The plan of a strategy for the first of some small models that has what it asks for.
@@ -167,24 +159,11 @@ fn step_to_draw(plan: &Plan) -> Option<u32> {
     (0..plan.model.steps).rev().find(obeys).filter(|_| is_sparse)
 }
 
-fn schedule(plan: &Plan, layer: u32) -> String {
-    let letter = |step| match plan.schedule.kind(step, layer) {
-        StepKind::Dense => 'D',
-        StepKind::Update => 'U',
-        StepKind::Refresh => 'R',
-        StepKind::Dispatch => '.',
-        StepKind::Reuse => {
-            char::from(b'0' + plan.schedule.reuse_orders[(step * plan.schedule.layers + layer) as usize])
-        }
-    };
-    (0..plan.model.steps).map(letter).collect()
-}
-
 /// The symbols as text, and as a picture of up to four different heads that share the first head's order of tokens.
 fn drawn(entry: &Entry) -> (String, Option<Vec<u8>>) {
     let plan = &entry.plan;
     let layer = LAYER.min(plan.model.layers - 1);
-    let mut text = format!("schedule {}\n", schedule(plan, layer));
+    let mut text = format!("schedule {}\n", plan.schedule.letters(layer));
     let Some(step) = step_to_draw(plan) else { return (text, None) };
     let (q, k) = (dyadic(plan, 1), dyadic(plan, 2));
     let mut selection = Selection::new(plan.clone()).unwrap();
@@ -197,12 +176,6 @@ fn drawn(entry: &Entry) -> (String, Option<Vec<u8>>) {
             hash.update(&word.to_le_bytes());
         }
     }
-    let segment = |segment: &flashomni::ir::Segment| Segment {
-        name: segment.name.clone(),
-        start_token: segment.start,
-        end_token: segment.start + segment.tokens,
-    };
-    let segments: Vec<Segment> = plan.model.segments.iter().map(segment).collect();
     let live = 100.0 * symbols.live_share(plan).unwrap();
     writeln!(text, "step {step}, layer {layer}: {live:.2}% computed, bits {}", &hash.finalize().to_hex()[..16])
         .unwrap();
@@ -220,7 +193,7 @@ fn drawn(entry: &Entry) -> (String, Option<Vec<u8>>) {
         let drawing = Picture {
             symbols: &group.symbols,
             blocks: group.blocks(plan),
-            segments: &segments,
+            segments: &plan.drawn_segments(),
             heads: &heads,
             numbers: &group.heads,
             title: &title,
@@ -339,7 +312,7 @@ fn sections(entries: &[Entry], pictures: &BTreeSet<String>) -> String {
             writeln!(text, "![Masks of `{name}`: {words}](images/strategies/{name}.png)\n").unwrap();
         }
         let layer = LAYER.min(entry.plan.model.layers - 1);
-        let schedule = schedule(&entry.plan, layer);
+        let schedule = entry.plan.schedule.letters(layer);
         if schedule.chars().any(|kind| kind != '.') {
             writeln!(text, "```text\n{schedule}\n```\n").unwrap();
         }

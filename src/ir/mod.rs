@@ -663,6 +663,22 @@ impl Graph {
         self.values.iter().enumerate().map(|(index, value)| (ValueId(index as u32), value))
     }
 
+    /// Which values the roots need, themselves among them, by number up to the last root; what is below a value where `stop`
+    /// says so, is not.
+    #[must_use]
+    pub fn needed(&self, roots: &[ValueId], stop: impl Fn(ValueId) -> bool) -> Vec<bool> {
+        let mut needed = vec![false; roots.iter().map(|root| root.0 as usize + 1).max().unwrap_or(0)];
+        roots.iter().for_each(|root| needed[root.0 as usize] = true);
+        // Operands stand before their users.
+        for index in (0..needed.len()).rev() {
+            let id = ValueId(index as u32);
+            if needed[index] && !stop(id) {
+                self.op(id).operands().iter().for_each(|operand| needed[operand.0 as usize] = true);
+            }
+        }
+        needed
+    }
+
     /// Number of values.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -133,14 +133,8 @@ impl<'a> Scalars<'a> {
     /// For `roots`.
     #[must_use]
     pub fn new(graph: &'a Graph, roots: &[ValueId]) -> Self {
-        let count = roots.iter().map(|root| root.0 as usize + 1).max().unwrap_or(0);
-        let mut needed = vec![false; count];
-        roots.iter().for_each(|root| needed[root.0 as usize] = true);
-        for index in (0..count).rev() {
-            if needed[index] {
-                graph.op(ValueId(index as u32)).operands().iter().for_each(|operand| needed[operand.0 as usize] = true);
-            }
-        }
+        let needed = graph.needed(roots, |_| false);
+        let count = needed.len();
         let ids = (0..count).filter(|&index| needed[index]).map(|index| ValueId(index as u32));
         let mut scalars = Scalars { graph, varying: ids.collect(), values: vec![Scalar::Bool(false); count] };
         scalars.evaluate(At::default(), &NoTokens);

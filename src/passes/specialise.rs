@@ -498,26 +498,27 @@ impl<'a> Builder<'a> {
         }
         let (_, arranged) = &self.arrangements[arrangement];
         let table = TokenTable::new(&self.strategy.graph, self.model, arranged);
-        let bits = cover(&table, &self.folded, inner, how, &mut self.known[arrangement], &self.budget).unwrap_or_else(
-            |reason| {
-                let span = self.folded.value(inner).span;
-                self.errors
-                    .push(Diagnostic::new(Code::E0309, span, format!("this predicate is too large: {reason}")).help(
-                    "write it so that whole ranges of tokens decide it, or try one pair a block with `lower centre`",
-                ));
-                self.too_large = true;
-                let (rows, columns) = match self.folded.ty(inner).extent {
-                    _ if matches!(how, Lower::Density { .. }) => (self.blocks.q_blocks(), self.blocks.kv_blocks()),
-                    Extent::Token { q: true, kv: true } => (self.blocks.q_blocks(), self.blocks.kv_blocks()),
-                    Extent::Token { q: true, .. } => (1, self.blocks.q_blocks()),
-                    _ => (1, self.blocks.kv_blocks()),
-                };
-                BitMatrix::zeros(rows, columns)
-            },
-        );
+        let bits = cover(&table, &self.folded, inner, how, &mut self.known[arrangement], &self.budget)
+            .unwrap_or_else(|reason| self.not_covered(inner, how, &reason));
         self.mask_bytes += bits.words().len() * 8;
         self.covered.insert(key, bits.clone());
         bits
+    }
+
+    /// Reports a predicate that takes too much, and stands in for its blocks.
+    fn not_covered(&mut self, predicate: ValueId, how: Lower, reason: &str) -> BitMatrix {
+        let span = self.folded.value(predicate).span;
+        let help = "write it so that whole ranges of tokens decide it, or try one pair a block with `lower centre`";
+        let message = format!("this predicate is too large: {reason}");
+        self.errors.push(Diagnostic::new(Code::E0309, span, message).help(help));
+        self.too_large = true;
+        let (rows, columns) = match self.folded.ty(predicate).extent {
+            _ if matches!(how, Lower::Density { .. }) => (self.blocks.q_blocks(), self.blocks.kv_blocks()),
+            Extent::Token { q: true, kv: true } => (self.blocks.q_blocks(), self.blocks.kv_blocks()),
+            Extent::Token { q: true, .. } => (1, self.blocks.q_blocks()),
+            _ => (1, self.blocks.kv_blocks()),
+        };
+        BitMatrix::zeros(rows, columns)
     }
 }
 

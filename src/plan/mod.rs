@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 pub use head_symbols::HeadSymbols;
 
-use crate::ir::{Graph, Model, Part, Side, StepKind, ValueId};
-use crate::symbols::{BitMatrix, Blocks};
+use crate::ir::{Graph, Model, Part, Segment, Side, StepKind, ValueId};
+use crate::symbols::{BitMatrix, Blocks, draw};
 
 /// Index into [`Plan::masks`].
 pub type MaskId = u32;
@@ -86,6 +86,21 @@ impl Schedule {
     #[must_use]
     pub fn kind(&self, step: u32, layer: u32) -> StepKind {
         self.kinds[(step * self.layers + layer) as usize]
+    }
+
+    /// What `layer` does at each step, a letter each: `D` dense, `U` update, `R` refresh, `.` dispatch, and reuse as the order
+    /// of its forecast.
+    #[must_use]
+    pub fn letters(&self, layer: u32) -> String {
+        let steps = self.kinds.chunks(self.layers as usize).zip(self.reuse_orders.chunks(self.layers as usize));
+        let letter = |(kinds, orders): (&[StepKind], &[u8])| match kinds[layer as usize] {
+            StepKind::Dense => 'D',
+            StepKind::Update => 'U',
+            StepKind::Refresh => 'R',
+            StepKind::Dispatch => '.',
+            StepKind::Reuse => char::from(b'0' + orders[layer as usize]),
+        };
+        steps.map(letter).collect()
     }
 }
 
@@ -157,6 +172,17 @@ pub enum Body {
 }
 
 impl Plan {
+    /// The model's segments, to be drawn beside a mask.
+    #[must_use]
+    pub fn drawn_segments(&self) -> Vec<draw::Segment> {
+        let of = |segment: &Segment| draw::Segment {
+            name: segment.name.clone(),
+            start_token: segment.start,
+            end_token: segment.start + segment.tokens,
+        };
+        self.model.segments.iter().map(of).collect()
+    }
+
     /// The class of a head at a step.
     #[must_use]
     pub fn class(&self, step: u32, layer: u32, head: u32) -> &Class {

@@ -43,33 +43,31 @@ pub fn check(args: &Check, console: &Console) -> Result<Exit, Failure> {
 /// The findings of a file, and the number of edits that were made in it.
 fn one(args: &Check, path: &Path, console: &Console) -> Result<(Diagnostics, usize), Failure> {
     let name = input::name(path, args.stdin_filename.as_deref());
-    let mut edits = 0;
-    for _ in 0..MAX_ROUNDS {
+    let check = |bytes: Vec<u8>| -> Result<Diagnostics, Failure> {
         let start = std::time::Instant::now();
-        let bytes = input::read(path)?;
-        let diagnostics = input::compiler(path, args.stdin_filename.as_deref(), bytes, &args.choice)?.check();
+        let found = input::compiler(path, args.stdin_filename.as_deref(), bytes, &args.choice)?.check();
         console.detail(format_args!("checked `{name}` in {}", table::duration(start.elapsed())));
-        if !args.fix {
-            return Ok((diagnostics, edits));
-        }
+        Ok(found)
+    };
+    let mut diagnostics = check(input::read(path)?)?;
+    let mut edits = 0;
+    for _ in 0..if args.fix { MAX_ROUNDS } else { 0 } {
         let files = diagnostics.sources.files();
-        let Some((index, file)) = files.iter().enumerate().find(|(_, file)| file.name == name) else {
-            return Ok((diagnostics, edits));
-        };
+        let Some((index, file)) = files.iter().enumerate().find(|(_, file)| file.name == name) else { break };
         let (text, applied) = render::apply_fixes(&diagnostics, index as u16, &file.text);
         if applied == 0 {
-            return Ok((diagnostics, edits));
+            break;
         }
         // A guess that leaves as many problems as before was wrong; the file stays as it is.
-        let after = input::compiler(path, None, text.clone().into_bytes(), &args.choice)?.check();
+        let after = check(text.clone().into_bytes())?;
         if after.list.len() >= diagnostics.list.len() {
-            return Ok((diagnostics, edits));
+            break;
         }
         write_atomic(path, |out| out.write_all(text.as_bytes()))?;
         edits += applied;
+        diagnostics = after;
     }
-    let bytes = input::read(path)?;
-    Ok((input::compiler(path, None, bytes, &args.choice)?.check(), edits))
+    Ok((diagnostics, edits))
 }
 
 fn report(all: &[Diagnostics], format: FindingFormat) -> String {

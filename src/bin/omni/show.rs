@@ -6,7 +6,7 @@ use flashomni::files::write_atomic;
 use flashomni::ir::StepKind;
 use flashomni::plan::Plan;
 use flashomni::runtime::{HeadGroup, Selection};
-use flashomni::symbols::draw::{Picture, Segment, png, svg, terminal};
+use flashomni::symbols::draw::{Picture, png, svg, terminal};
 
 use crate::args::Show;
 use crate::console::{self, Console};
@@ -70,22 +70,12 @@ fn draw(
     positions: &[usize],
     [step, layer]: [u32; 2],
 ) -> Result<(), Failure> {
-    let segments: Vec<Segment> = plan
-        .model
-        .segments
-        .iter()
-        .map(|segment| Segment {
-            name: segment.name.clone(),
-            start_token: segment.start,
-            end_token: segment.start + segment.tokens,
-        })
-        .collect();
     let kind = kinds::name(plan.schedule.kind(step, layer));
     let title = format!("{} on {}, step {step} ({kind}), layer {layer}", plan.strategy, plan.model.name);
     let picture = Picture {
         symbols: &group.symbols,
         blocks: group.blocks(plan),
-        segments: &segments,
+        segments: &plan.drawn_segments(),
         heads: positions,
         numbers: &group.heads,
         title: &title,

@@ -83,7 +83,7 @@ impl Formula {
 
     /// The operations that some values need, down to what is known, and the nodes of these values.
     fn of(table: &TokenTable<'_>, graph: &Graph, roots: &[ValueId], known: &Known) -> (Self, Vec<usize>) {
-        let needed = needed(graph, roots, |id| known.0.contains_key(&id));
+        let needed = graph.needed(roots, |id| known.0.contains_key(&id));
         let mut formula = Formula { nodes: Vec::new(), leaves: Vec::new() };
         let mut map = vec![usize::MAX; needed.len()];
         for (id, value) in graph.values().take(needed.len()).filter(|(id, _)| needed[id.0 as usize]) {
@@ -145,24 +145,10 @@ impl Formula {
     }
 }
 
-/// Which of the values up to the roots these need; what is below a value where `stop` says so, is not.
-fn needed(graph: &Graph, roots: &[ValueId], stop: impl Fn(ValueId) -> bool) -> Vec<bool> {
-    let mut needed = vec![false; roots.iter().map(|root| root.0 as usize + 1).max().unwrap_or(0)];
-    roots.iter().for_each(|root| needed[root.0 as usize] = true);
-    // Operands stand before their users.
-    for index in (0..needed.len()).rev() {
-        let id = ValueId(index as u32);
-        if needed[index] && !stop(id) {
-            graph.op(id).operands().iter().for_each(|operand| needed[operand.0 as usize] = true);
-        }
-    }
-    needed
-}
-
 /// The largest values in a predicate that speak of one side alone.
 fn one_sided(graph: &Graph, predicate: ValueId, side: Side) -> Vec<ValueId> {
     let is_of_side = |id: ValueId| speaks_of(graph.ty(id).extent) == (side == Side::Query, side == Side::Key);
-    let reached = needed(graph, &[predicate], is_of_side);
+    let reached = graph.needed(&[predicate], is_of_side);
     (0..=predicate.0).map(ValueId).filter(|&id| reached[id.0 as usize] && is_of_side(id)).collect()
 }
 
@@ -183,7 +169,7 @@ fn constant(graph: &Graph, id: ValueId) -> f64 {
 
 /// Number of values that a predicate needs, and how many of them are known of each token.
 pub(super) fn sizes(graph: &Graph, predicate: ValueId) -> (usize, usize) {
-    let needed = needed(graph, &[predicate], |_| false);
+    let needed = graph.needed(&[predicate], |_| false);
     let values = || graph.values().zip(&needed).filter(|(_, needed)| **needed).map(|((_, value), _)| &value.op);
     (values().count(), values().filter(|op| matches!(op, Op::Coordinate(..) | Op::InSet(..))).count())
 }

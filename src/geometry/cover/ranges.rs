@@ -215,13 +215,22 @@ impl Decision<'_> {
         let mut counts = vec![0_u32; q.count * width];
         let within =
             |run: &Range<u32>, side: &Range<u32>| (run.start - side.start) as usize..(run.end - side.start) as usize;
-        for (q_run, kv_run) in self.open_runs(evaluator, pair, |q_run, kv_run| {
-            let columns = within(kv_run, kv_range);
-            for &group in &q.of[within(q_run, q_range)] {
-                let row = usize::from(group) * width;
-                counts[row + columns.start..row + columns.end].iter_mut().for_each(|count| *count += 1);
+        let Some(runs) = self.runs_of(evaluator, pair) else { return false };
+        let mut open = Vec::new();
+        for (q_run, kv_run, truth) in runs {
+            match truth {
+                Some(true) => {
+                    let columns = within(kv_run, kv_range);
+                    for &group in &q.of[within(q_run, q_range)] {
+                        let row = usize::from(group) * width;
+                        counts[row + columns.start..row + columns.end].iter_mut().for_each(|count| *count += 1);
+                    }
+                }
+                Some(false) => {}
+                None => open.push((q_run, kv_run)),
             }
-        }) {
+        }
+        for (q_run, kv_run) in open {
             let columns = within(kv_run, kv_range);
             let Some(truth) = self.tokens_of(evaluator, q_run, kv_run) else { return false };
             for (&group, truth) in q.of[within(q_run, q_range)].iter().zip(truth.chunks_exact(columns.len())) {
@@ -247,21 +256,13 @@ impl Decision<'_> {
 
     /// Whether some token pair (or every one, with `all`) of a block pair satisfies the predicate.
     fn decide_within(&self, evaluator: &mut Evaluator<'_>, pair: Pair, all: bool) -> bool {
-        let (q_runs, kv_runs) = (self.q.runs_of(pair.q), self.kv.runs_of(pair.kv));
-        if !self.budget.take(q_runs.len() * kv_runs.len() * self.formula.nodes.len()) {
-            return all;
-        }
+        let Some(runs) = self.runs_of(evaluator, pair) else { return all };
         let mut open = Vec::new();
-        let (low, high) = self.grid_of_runs(evaluator, &q_runs, &kv_runs);
-        for (index, (&low, &high)) in low.iter().zip(high).enumerate() {
-            match (low >= 1.0, high < 1.0) {
-                (true, _) if !all => return true,
-                (_, true) if all => return false,
-                (false, false) => open.push((
-                    &self.q.runs[q_runs.start + index / kv_runs.len()],
-                    &self.kv.runs[kv_runs.start + index % kv_runs.len()],
-                )),
-                _ => {}
+        for (q_run, kv_run, truth) in runs {
+            match truth {
+                Some(holds) if holds != all => return holds,
+                Some(_) => {}
+                None => open.push((q_run, kv_run)),
             }
         }
         for (q_run, kv_run) in open {
@@ -273,38 +274,28 @@ impl Decision<'_> {
         all
     }
 
-    /// The pairs of runs of a block pair that are undecided; `sure` sees those that satisfy the predicate throughout.
-    fn open_runs(
-        &self,
+    /// The pairs of runs of a block pair, and whether their token pairs satisfy the predicate, where all agree; `None` when the
+    /// budget is spent.
+    fn runs_of<'s>(
+        &'s self,
         evaluator: &mut Evaluator<'_>,
         pair: Pair,
-        mut sure: impl FnMut(&Range<u32>, &Range<u32>),
-    ) -> Vec<(&Range<u32>, &Range<u32>)> {
-        let (q_runs, kv_runs) = (self.q.runs_of(pair.q), self.kv.runs_of(pair.kv));
-        if !self.budget.take(q_runs.len() * kv_runs.len() * self.formula.nodes.len()) {
-            return Vec::new();
+    ) -> Option<impl Iterator<Item = (&'s Range<u32>, &'s Range<u32>, Option<bool>)>> {
+        let (q, kv) = (self.q.runs_of(pair.q), self.kv.runs_of(pair.kv));
+        if !self.budget.take(q.len() * kv.len() * self.formula.nodes.len()) {
+            return None;
         }
-        let mut open = Vec::new();
-        let (low, high) = self.grid_of_runs(evaluator, &q_runs, &kv_runs);
-        for (index, (&low, &high)) in low.iter().zip(high).enumerate() {
-            let q_run = &self.q.runs[q_runs.start + index / kv_runs.len()];
-            let kv_run = &self.kv.runs[kv_runs.start + index % kv_runs.len()];
-            match (low >= 1.0, high < 1.0) {
-                (true, _) => sure(q_run, kv_run),
-                (_, true) => {}
-                _ => open.push((q_run, kv_run)),
-            }
-        }
-        open
-    }
-
-    fn grid_of_runs<'e>(
-        &self,
-        evaluator: &'e mut Evaluator<'_>,
-        q: &Range<usize>,
-        kv: &Range<usize>,
-    ) -> (&'e [f64], &'e [f64]) {
-        evaluator.grid(&Part::Spans(&self.q.of_runs, q.clone()), &Part::Spans(&self.kv.of_runs, kv.clone()))
+        let (low, high) =
+            evaluator.grid(&Part::Spans(&self.q.of_runs, q.clone()), &Part::Spans(&self.kv.of_runs, kv.clone()));
+        let runs = self.q.runs[q]
+            .iter()
+            .flat_map(move |q_run| self.kv.runs[kv.clone()].iter().map(move |kv_run| (q_run, kv_run)));
+        let truth = low.iter().zip(high).map(|(&low, &high)| match (low >= 1.0, high < 1.0) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
+        });
+        Some(runs.zip(truth).map(|((q_run, kv_run), truth)| (q_run, kv_run, truth)))
     }
 
     /// The predicate of all token pairs of two runs, row-major.
