@@ -318,18 +318,20 @@ fn xor(a: Interval, b: Interval) -> Interval {
 
 pub(super) fn compare(op: Comparison, a: &Register, b: &Register, out: &mut Register) {
     let truth = |value: bool| f64::from(u8::from(value));
-    let either = |a: Interval, b: Interval, f: &dyn Fn(Interval, Interval) -> Interval| {
-        if is_unknown(a) || is_unknown(b) { (0.0, 1.0) } else { f(a, b) }
-    };
     match op {
-        Comparison::Less => map2(a, b, out, |a, b| either(a, b, &|a, b| (truth(a.1 < b.0), truth(a.0 < b.1)))),
-        Comparison::LessEqual => map2(a, b, out, |a, b| either(a, b, &|a, b| (truth(a.1 <= b.0), truth(a.0 <= b.1)))),
-        Comparison::Equal => map2(a, b, out, |a, b| either(a, b, &|a, b| equal(a, b, truth))),
+        Comparison::Less => map2(a, b, out, |a, b| certain(a, b, |a, b| (truth(a.1 < b.0), truth(a.0 < b.1)))),
+        Comparison::LessEqual => map2(a, b, out, |a, b| certain(a, b, |a, b| (truth(a.1 <= b.0), truth(a.0 <= b.1)))),
+        Comparison::Equal => map2(a, b, out, |a, b| certain(a, b, |a, b| equal(a, b, truth))),
         Comparison::NotEqual => map2(a, b, out, |a, b| {
-            let (low, high) = either(a, b, &|a, b| equal(a, b, truth));
+            let (low, high) = certain(a, b, |a, b| equal(a, b, truth));
             (1.0 - high, 1.0 - low)
         }),
     }
+}
+
+/// A comparison of intervals that hold no NaN, or nothing else; of others nothing is known.
+fn certain(a: Interval, b: Interval, f: impl Fn(Interval, Interval) -> Interval) -> Interval {
+    if is_unknown(a) || is_unknown(b) { (0.0, 1.0) } else { f(a, b) }
 }
 
 fn equal(a: Interval, b: Interval, truth: impl Fn(bool) -> f64) -> Interval {

@@ -40,7 +40,7 @@ pub(super) fn cover(
     let (q, kv) = (Cuts::new(formula, Side::Query, q), Cuts::new(formula, Side::Key, kv));
     let decide = Decision { formula, how, q: &q, kv: &kv, groups, nominal_rows, budget };
     let alike = decide.alike();
-    let mut known = HashMap::new();
+    let mut known = Answers::default();
     let row_words = kv.ranges.len().div_ceil(64);
     let mut words: Vec<u64> = Vec::with_capacity(q.ranges.len() * row_words);
     let rows: Vec<usize> = (0..q.ranges.len()).collect();
@@ -132,6 +132,13 @@ struct Pair {
     kv: usize,
 }
 
+/// Whether block pairs are covered, by what they look like.
+#[derive(Default)]
+struct Answers {
+    questions: HashMap<Vec<i64>, usize>,
+    holds: Vec<bool>,
+}
+
 impl Decision<'_> {
     /// The words of some rows as far as whole blocks decide, and the pairs they do not decide.
     fn rows(&self, rows: &[usize]) -> (Vec<u64>, Vec<Pair>) {
@@ -167,22 +174,23 @@ impl Decision<'_> {
     }
 
     /// The pairs that are covered, of those that whole blocks do not decide; `known` answers for pairs that look alike.
-    fn look_closely(&self, open: &[Pair], alike: &Alike, known: &mut HashMap<Vec<i64>, bool>) -> Vec<Pair> {
-        if known.len() > BAND {
-            known.clear();
+    fn look_closely(&self, open: &[Pair], alike: &Alike, known: &mut Answers) -> Vec<Pair> {
+        if known.holds.len() > BAND {
+            *known = Answers::default();
         }
-        let mut new: HashMap<Vec<i64>, Pair> = HashMap::new();
+        let mut new: Vec<Pair> = Vec::new();
+        let mut question_of: Vec<usize> = Vec::with_capacity(open.len());
         for &pair in open {
-            let key = alike.key(pair.q, pair.kv);
-            if !known.contains_key(&key) {
-                new.entry(key).or_insert(pair);
+            let next = known.holds.len() + new.len();
+            let question = *known.questions.entry(alike.key(pair.q, pair.kv)).or_insert(next);
+            if question == next {
+                new.push(pair);
             }
+            question_of.push(question);
         }
-        let new: Vec<(Vec<i64>, Pair)> = new.into_iter().collect();
         let fine = || Evaluator::new(self.formula);
-        let answers = new.into_par_iter().map_init(fine, |fine, (key, pair)| (key, self.holds(fine, pair)));
-        known.extend(answers.collect::<Vec<_>>());
-        open.iter().filter(|pair| known[&alike.key(pair.q, pair.kv)]).copied().collect()
+        known.holds.par_extend(new.par_iter().map_init(fine, |fine, &pair| self.holds(fine, pair)));
+        open.iter().zip(question_of).filter(|(_, question)| known.holds[*question]).map(|(pair, _)| *pair).collect()
     }
 
     /// Whether a block pair is covered, where that follows from the predicate being in `truth` for its token pairs.
