@@ -28,6 +28,34 @@ strategy choosing {
 }
 ";
 
+const CACHING: &str = "model tiny { layers 1 heads 2 head_dim 16 steps 4 tokens image(h = 8, w = 12) }
+strategy whole {
+    layout image(h, w)
+    schedule { dense every 2  reuse }
+}
+strategy orders {
+    layout image(h, w)
+    block 16
+    schedule { update every 2 }
+    heads [0] { cache image where block(q) < 2 as taylor(1) }
+    heads rest { cache image where block(q) < 2 }
+    keep image -> image
+}
+strategy mixed {
+    layout image(h, w)
+    block 16
+    schedule { update every 2 }
+    heads [0] { keep image -> image where abs(h(q) - h(k)) <= 2 }
+    heads rest { keep image -> image where top_k(dot(mean(q), mean(k)), 50%) }
+}
+strategy late {
+    layout image(h, w)
+    block 16
+    schedule { dense while step < 2 }
+    keep image -> image where abs(h(q) - h(k)) <= 2
+}
+";
+
 /// What a call printed and how it ended.
 struct Called {
     code: i32,
@@ -196,7 +224,11 @@ fn build_writes_a_plan_and_every_stage() {
     let called = omni(folder.path(), &["build", "choosing.omni", "--emit", "ir-after=fold_constnats"]);
     assert!(called.code == 2 && called.err.contains("did you mean `fold_constants`?"), "{}", called.err);
     let show = omni(folder.path(), &["show", "plan.safetensors", "--synthetic"]);
-    assert!(show.code == 0 && show.out.contains("choosing on tiny, step 0 (update), layer 0"), "{}", show.out);
+    assert!(
+        show.code == 0 && show.out.contains("choosing on tiny, step 1 (dispatch, chosen at step 0), layer 0"),
+        "{}",
+        show.out
+    );
 }
 
 #[test]
@@ -212,7 +244,27 @@ fn show_draws_in_the_terminal_and_to_files() {
         assert!(fs::read(folder.path().join(name)).unwrap().starts_with(start), "{name}");
     }
     refused(folder.path(), &["show", "band.omni", "-o", "mask.gif"], "`mask.gif` is neither .png nor .svg");
-    refused(folder.path(), &["show", "choosing.omni"], "q and k are needed\nhelp: give recorded ones with --qkv");
+    // What a step obeys was chosen from the q and k of an earlier one: the picture is the same.
+    recording(&folder.path().join("qkv.safetensors"), None);
+    let at =
+        |step: &str| omni(folder.path(), &["show", "choosing.omni", "--qkv", "qkv.safetensors", "--step", step]).out;
+    let [chosen, obeyed, next] = ["0", "1", "2"].map(at);
+    assert!(chosen.starts_with("choosing on tiny, step 0 (update: what the steps after it obey), layer 1"), "{chosen}");
+    assert_eq!(chosen.split_once('\n').unwrap().1, obeyed.split_once('\n').unwrap().1);
+    assert_ne!(obeyed.split_once('\n').unwrap().1, next.split_once('\n').unwrap().1, "step 2 chooses anew");
+    fs::write(folder.path().join("caching.omni"), CACHING).unwrap();
+    refused(folder.path(), &["show", "caching.omni", "--step", "1"], "there is no mask to draw: no layer obeys");
+    refused(folder.path(), &["show", "caching.omni", "--strategy", "whole"], "a letter for each step of layer 0: D0D0");
+    // Heads whose forecasts differ are one picture, and heads that need no q and k none.
+    let both = omni(folder.path(), &["show", "caching.omni", "--strategy", "orders", "-o", "orders.svg"]);
+    assert_eq!(both.code, 0, "{}", both.err);
+    let one = omni(folder.path(), &["show", "caching.omni", "--strategy", "mixed", "--head", "0"]);
+    assert!(one.code == 0 && one.out.contains("1 head, "), "{}", one.err);
+    refused(
+        folder.path(),
+        &["show", "choosing.omni"],
+        "q and k of step 0 are needed\nhelp: give recorded ones with --qkv",
+    );
     refused(folder.path(), &["show", "band.omni", "--head", "2"], "there is no head 2");
     refused(folder.path(), &["show", "band.omni", "--step", "4"], "there is no step 4: `tiny` has 4 steps, from 0");
 }
@@ -260,7 +312,7 @@ fn symbols_come_packed_or_as_bytes() {
     let file = TensorFile::open(folder.path().join("bytes.safetensors")).unwrap();
     assert_eq!(file.shape("skip").unwrap(), [2, 8, 8]);
     assert_eq!(file.values::<i32>("schedule").unwrap(), [1; 8]);
-    refused(folder.path(), &["symbols", "choosing.omni", "--out", "x.safetensors"], "q and k are needed");
+    refused(folder.path(), &["symbols", "choosing.omni", "--out", "x.safetensors"], "q and k of step 0 are needed");
 }
 
 #[test]

@@ -8,6 +8,8 @@ use flashomni::runtime::{LayerSymbols, Selection, Session};
 use flashomni::tensor::{Dtype, Tensor, TensorRef};
 
 const HEADS: usize = 4;
+/// All of them.
+const ALL: [u32; HEADS] = [0, 1, 2, 3];
 const DIM: usize = 16;
 
 fn plan(tokens: &str, steps: u32, strategy: &str) -> Plan {
@@ -172,9 +174,9 @@ fn simulate(plan: Plan, order: usize) -> Vec<StepKind> {
         let kind = session.attention(step, 0, q, k, v, out.as_mut()).unwrap().kind;
         assert_eq!(kind, plan.schedule.kind(step, 0));
         if matches!(kind, StepKind::Update | StepKind::Refresh) {
-            rows = Some(rows_of(&plan, &selection.symbols(step, 0, Some((q, k))).unwrap()));
+            rows = Some(rows_of(&plan, &selection.symbols(step, 0, &ALL, Some((q, k))).unwrap()));
         } else if !plan.is_dynamic() {
-            rows = Some(rows_of(&plan, &selection.symbols(step, 0, None).unwrap()));
+            rows = Some(rows_of(&plan, &selection.symbols(step, 0, &ALL, None).unwrap()));
         }
         let wanted = match kind {
             StepKind::Dense | StepKind::Update => attend(&qkv, &all_rows(plan.model.tokens() as usize), |_| 0.0),
@@ -393,6 +395,6 @@ fn wrong_calls_are_one_sentence_and_write_nothing() {
     let half = q.cast(Dtype::F16);
     assert_eq!(call(7, 0, &half, &mut out), "`out` holds f32, but `q` holds f16");
     assert!(out.as_ref().to_f32().iter().all(|value| *value == 7.0), "nothing was written");
-    let needs = Selection::new(plan).unwrap().symbols(2, 0, None).unwrap_err().to_string();
+    let needs = Selection::new(plan).unwrap().symbols(2, 0, &ALL, None).unwrap_err().to_string();
     assert!(needs.ends_with("q and k are needed"), "{needs}");
 }

@@ -20,6 +20,6 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(plan) = Plan::from_bytes(&bytes, "fuzz.plan") else { return };
     let small = plan.model.tokens() <= 4096 && plan.model.heads <= 8;
     if small && let Ok(mut selection) = Selection::new(plan) {
-        let _ = selection.symbols(0, 0, None);
+        let _ = selection.symbols(0, 0, &[0], None);
     }
 });

@@ -88,6 +88,19 @@ impl Schedule {
         self.kinds[(step * self.layers + layer) as usize]
     }
 
+    /// The step whose q and k choose the symbols that `layer` obeys at `step`: itself where it chooses or computes in full,
+    /// else the last update or refresh before it. The first step that obeys symbols nobody has chosen is run as an update.
+    #[must_use]
+    pub fn chosen_at(&self, step: u32, layer: u32) -> u32 {
+        let chooses = |step: &u32| matches!(self.kind(*step, layer), StepKind::Update | StepKind::Refresh);
+        let obeys = |kind| matches!(kind, StepKind::Dispatch | StepKind::Reuse);
+        if !obeys(self.kind(step, layer)) {
+            return step;
+        }
+        let first = || (0..step).find(|&step| self.kind(step, layer) == StepKind::Dispatch);
+        (0..step).rev().find(chooses).or_else(first).unwrap_or(step)
+    }
+
     /// What `layer` does at each step, a letter each: `D` dense, `U` update, `R` refresh, `.` dispatch, and reuse as the order
     /// of its forecast.
     #[must_use]

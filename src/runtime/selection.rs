@@ -18,8 +18,8 @@ use crate::tensor::TensorRef;
 /// The symbols of all heads of a layer at a step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerSymbols {
-    /// Heads that share an order of tokens, blocks and the order of their forecast; each head is in one group. Almost
-    /// always there is one.
+    /// Heads that share an order of tokens, blocks and the order of their forecast; each head that was asked for is in
+    /// one group. Almost always there is one.
     pub groups: Vec<HeadGroup>,
 }
 
@@ -90,6 +90,7 @@ pub struct Selection {
 /// The symbols of a head as its class gives them.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Chosen {
+    pub(super) head: u32,
     pub(super) class: u32,
     pub(super) symbols: Arc<HeadSymbols>,
 }
@@ -112,43 +113,59 @@ impl Selection {
         &self.plan
     }
 
-    /// The symbols that the rules of a step give a layer.
+    /// The symbols in force for some heads of a layer at a step; at an update those that it chooses for the steps after
+    /// it.
     ///
     /// # Shapes
-    /// q and k: `[heads, tokens, head_dim]`, f32, f16 or bf16, in the model's order of tokens. They are not looked at
-    /// where every head's symbols are known.
+    /// q and k: `[heads, tokens, head_dim]`, f32, f16 or bf16, in the model's order of tokens, all heads of the model, of the
+    /// step [`Schedule::chosen_at`](crate::plan::Schedule::chosen_at). They are not looked at where the symbols of these
+    /// heads are known.
     ///
     /// # Errors
-    /// [`Error::State`] when q and k are needed and missing, or the plan has no such step or layer; [`Error::Shape`] when
-    /// they do not fit the model; [`Error::Value`] when they are not finite.
+    /// [`Error::State`] when q and k are needed and missing, or the plan has no such step, layer or head; [`Error::Shape`]
+    /// when they do not fit the model; [`Error::Value`] when they are not finite.
     pub fn symbols(
         &mut self,
         step: u32,
         layer: u32,
+        heads: &[u32],
         qk: Option<(TensorRef<'_>, TensorRef<'_>)>,
     ) -> Result<LayerSymbols> {
         check_place(&self.plan, step, layer)?;
-        let chosen = self.choose(step, layer, qk)?;
+        let count = self.plan.model.heads;
+        if let Some(head) = heads.iter().find(|&&head| head >= count) {
+            let name = &self.plan.model.name;
+            return Err(Error::State(format!(
+                "there is no head {head}: model `{name}` has {count} heads, counted from 0"
+            )));
+        }
+        let chosen_at = self.plan.schedule.chosen_at(step, layer);
+        let chosen = self.choose([step, chosen_at], layer, heads, qk)?;
         self.assemble(&chosen)
     }
 
-    /// The symbols of each head.
+    /// The symbols of heads at a step where they are known, and elsewhere those that q and k of `chosen_at` choose.
     pub(super) fn choose(
         &self,
-        step: u32,
+        [step, chosen_at]: [u32; 2],
         layer: u32,
+        heads: &[u32],
         qk: Option<(TensorRef<'_>, TensorRef<'_>)>,
     ) -> Result<Vec<Chosen>> {
-        let model = &self.plan.model;
         if let Some((q, k)) = qk {
             check_heads(&self.plan, "q", q)?;
             check_heads(&self.plan, "k", k)?;
         }
-        let layers = self.layers(step, layer, qk);
-        let heads = 0..model.heads;
+        let layers = self.layers(chosen_at, layer, qk);
         heads
             .into_par_iter()
-            .map(|head| self.choose_one(At { step, layer, head, ..At::default() }, qk, &layers))
+            .map(|&head| {
+                let own = self.plan.class_of[self.plan.place(step, layer, head)];
+                if let Some(symbols) = self.known(own) {
+                    return Ok(Chosen { head, class: own, symbols: Arc::new(symbols) });
+                }
+                self.choose_one(At { step: chosen_at, layer, head, ..At::default() }, qk, &layers)
+            })
             .collect()
     }
 
@@ -178,16 +195,16 @@ impl Selection {
     ) -> Result<Chosen> {
         let class = self.plan.class_of[self.plan.place(at.step, at.layer, at.head)];
         if let Some(symbols) = self.known(class) {
-            return Ok(Chosen { class, symbols: Arc::new(symbols) });
+            return Ok(Chosen { head: at.head, class, symbols: Arc::new(symbols) });
         }
         let Some((q, k)) = qk else {
             let At { step, layer, head, .. } = at;
             return Err(Error::State(format!(
-                "the rules of head {head} (layer {layer}, step {step}) choose blocks by their scores: q and k are needed"
+                "the rules of head {head} (layer {layer}) choose blocks by their scores: q and k of step {step} are needed"
             )));
         };
         let symbols = Arc::new(self.compute(class, at, q, k, layers.get(&class))?);
-        Ok(Chosen { class, symbols })
+        Ok(Chosen { head: at.head, class, symbols })
     }
 
     /// The symbols of a class that needs no q and k.
@@ -228,23 +245,23 @@ impl Selection {
     /// Joins the symbols of heads into groups.
     pub(super) fn assemble(&mut self, chosen: &[Chosen]) -> Result<LayerSymbols> {
         let plan = Arc::clone(&self.plan);
-        let class = |head: u32| &plan.classes[chosen[head as usize].class as usize];
-        let mut groups: Vec<((u32, u8), Vec<u32>)> = Vec::new();
-        for head in 0..chosen.len() as u32 {
-            let key = (class(head).arrangement, class(head).forecast_order);
+        let mut groups: Vec<((u32, u8), Vec<&Chosen>)> = Vec::new();
+        for one in chosen {
+            let class = &plan.classes[one.class as usize];
+            let key = (class.arrangement, class.forecast_order);
             match groups.iter_mut().find(|(known, _)| *known == key) {
-                Some((_, heads)) => heads.push(head),
-                None => groups.push((key, vec![head])),
+                Some((_, of_heads)) => of_heads.push(one),
+                None => groups.push((key, vec![one])),
             }
         }
-        let groups = groups.into_iter().map(|((arrangement, forecast_order), heads)| {
+        let groups = groups.into_iter().map(|((arrangement, forecast_order), of_heads)| {
             let blocks = &plan.arrangements[arrangement as usize].blocks;
-            let of_heads: Vec<&Chosen> = heads.iter().map(|&head| &chosen[head as usize]).collect();
             let symbols = Symbols {
                 cache: stack(of_heads.iter().map(|chosen| &chosen.symbols.cache), blocks.q_blocks()),
                 skip: stack(of_heads.iter().map(|chosen| &chosen.symbols.skip), blocks.kv_blocks()),
                 partial: self.partial(&of_heads, arrangement)?,
             };
+            let heads = of_heads.iter().map(|chosen| chosen.head).collect();
             Ok(HeadGroup { heads, arrangement, forecast_order, symbols })
         });
         Ok(LayerSymbols { groups: groups.collect::<Result<_>>()? })

@@ -195,13 +195,13 @@ impl Session {
             None => {
                 let mut of_class: HashMap<u32, Arc<_>> = HashMap::new();
                 let mut chosen = Vec::with_capacity(classes.len());
-                for (&class, last) in classes.iter().zip(&state.chosen) {
+                for ((head, &class), last) in (0..).zip(classes).zip(&state.chosen) {
                     if let Some(symbols) = of_class.get(&class) {
-                        chosen.push(Chosen { class, symbols: Arc::clone(symbols) });
+                        chosen.push(Chosen { head, class, symbols: Arc::clone(symbols) });
                     } else if let Some(symbols) = self.selection.known(class) {
                         let symbols = Arc::new(symbols);
                         of_class.insert(class, Arc::clone(&symbols));
-                        chosen.push(Chosen { class, symbols });
+                        chosen.push(Chosen { head, class, symbols });
                     } else if let Some(last) = last {
                         chosen.push(last.clone());
                     } else {
@@ -222,7 +222,8 @@ impl Session {
 
     /// Chooses symbols from q and k.
     fn choose(&mut self, step: u32, layer: u32, q: TensorRef<'_>, k: TensorRef<'_>) -> Result<Arc<LayerSymbols>> {
-        let chosen = self.selection.choose(step, layer, Some((q, k)))?;
+        let heads: Vec<u32> = (0..self.plan().model.heads).collect();
+        let chosen = self.selection.choose([step; 2], layer, &heads, Some((q, k)))?;
         let symbols = Arc::new(self.selection.assemble(&chosen)?);
         let classes = chosen.iter().map(|chosen| chosen.class).collect();
         let state = &mut self.layers[layer as usize];

@@ -156,6 +156,13 @@ impl BitMatrix {
         self.combine(other, |a, b| a & !b);
     }
 
+    /// Adds the rows of a matrix of the same width.
+    pub fn append(&mut self, other: &BitMatrix) {
+        assert_eq!(self.columns, other.columns, "bit matrices of one width");
+        self.rows += other.rows;
+        self.words.extend_from_slice(&other.words);
+    }
+
     fn combine(&mut self, other: &BitMatrix, op: impl Fn(u64, u64) -> u64) {
         assert_eq!((self.rows, self.columns), (other.rows, other.columns), "bit matrices of one shape");
         for (a, b) in self.words.iter_mut().zip(&other.words) {
@@ -222,6 +229,28 @@ impl Symbols {
         }
     }
 
+    /// The symbols of several groups of heads over the same blocks, below each other.
+    ///
+    /// `None` without groups.
+    #[must_use]
+    pub fn stacked(groups: &[&Symbols]) -> Option<Symbols> {
+        let first = groups.first()?;
+        let mut partial = Partial {
+            bits: BitMatrix::zeros(0, first.kv_blocks()),
+            row_start: vec![0],
+            tile_of: Vec::new(),
+            tiles: Vec::new(),
+        };
+        let (mut cache, mut skip) = (BitMatrix::zeros(0, first.q_blocks()), BitMatrix::zeros(0, first.kv_blocks()));
+        for group in groups {
+            cache.append(&group.cache);
+            skip.append(&group.skip);
+            partial.append(group);
+        }
+        let partial = groups.iter().any(|group| group.partial.is_some()).then_some(partial);
+        Some(Symbols { cache, skip, partial })
+    }
+
     /// Number of heads.
     #[must_use]
     pub fn heads(&self) -> usize {
@@ -258,6 +287,22 @@ pub struct Partial {
 }
 
 impl Partial {
+    fn append(&mut self, symbols: &Symbols) {
+        let (start, first_tile) = (self.tile_of.len() as u32, self.tiles.len() as u32);
+        match &symbols.partial {
+            Some(other) => {
+                self.bits.append(&other.bits);
+                self.row_start.extend(other.row_start[1..].iter().map(|&number| start + number));
+                self.tile_of.extend(other.tile_of.iter().map(|&tile| first_tile + tile));
+                self.tiles.extend(other.tiles.iter().cloned());
+            }
+            None => {
+                self.bits.append(&BitMatrix::zeros(symbols.skip.rows(), symbols.skip.columns()));
+                self.row_start.extend(std::iter::repeat_n(start, symbols.skip.rows()));
+            }
+        }
+    }
+
     /// The token mask of a block, `None` where the block is whole.
     #[must_use]
     pub fn tile(&self, row: usize, kv_block: usize) -> Option<&BitMatrix> {

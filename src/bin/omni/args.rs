@@ -201,6 +201,9 @@ pub struct Build {
 /// One square per block, query blocks downwards, key blocks to the right; blue is computed, orange partly, grey is taken
 /// from the cache, the rest is skipped. In the terminal, or to a file whose name ends in .png or .svg.
 ///
+/// The mask is the one in force at the step. At an update, which computes everything, it is the one that it chooses for
+/// the steps after it. A dense step and one that reuses an output have none.
+///
 /// A strategy that looks at queries and keys needs some: --qkv or --synthetic, as for `omni run`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -212,10 +215,10 @@ pub struct Show {
     /// Strategy or plan file; `-` is a strategy on standard input
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Denoising step; without, the first whose attention is sparse
+    /// Denoising step; without, the first that obeys a mask
     #[arg(long, value_name = "N")]
     pub step: Option<u32>,
-    /// Layer; without, the first whose attention is sparse at that step
+    /// Layer; without, the first that obeys a mask at that step
     #[arg(long, value_name = "N")]
     pub layer: Option<u32>,
     /// Heads to draw, as in `0..4` or `0,2,7`; without, the first four

@@ -141,7 +141,7 @@ fn summary(plan: &Plan) -> String {
     out
 }
 
-/// `dense 8, update 3, dispatch 9 of 20 steps`: of the first layer when all are the same, else of all.
+/// `dense 8, update 3, dispatch 9 of 20 steps: DDDDDDDDU...`: of the first layer when all are the same, else of all.
 fn kinds_of(plan: &Plan) -> String {
     let mut counts: BTreeMap<StepKind, usize> = BTreeMap::new();
     for &kind in &plan.schedule.kinds {
@@ -155,7 +155,8 @@ fn kinds_of(plan: &Plan) -> String {
         (1, format!("{} x {}", table::plural(steps, "step"), table::plural(layers, "layer")))
     };
     let parts: Vec<String> = counts.iter().map(|(kind, n)| format!("{} {}", n / divisor, kinds::name(*kind))).collect();
-    format!("{} of {of}", parts.join(", "))
+    let letters = if same { format!(": {}", plan.schedule.letters(0)) } else { String::new() };
+    format!("{} of {of}{letters}", parts.join(", "))
 }
 
 fn ir(compiler: &Compiler, pass: &str, console: &Console) -> Result<String, Failure> {
@@ -177,9 +178,9 @@ fn ir(compiler: &Compiler, pass: &str, console: &Console) -> Result<String, Fail
 /// The plan as text: what the file holds, bitmaps by their shape and share.
 fn describe(plan: &Plan) -> String {
     let mut out = summary(plan);
-    out += "\nschedule\n";
-    for (layers, kinds) in grouped(plan) {
-        let _ = writeln!(out, "  layers {}: {kinds}", table::ranges(&layers));
+    out += "\nschedule: D dense, U update, R refresh, . dispatch, 0 to 4 reuse as a forecast of this order\n";
+    for (layers, letters) in grouped(plan) {
+        let _ = writeln!(out, "  layers {}: {letters}", table::ranges(&layers));
     }
     out += "\narrangements\n";
     for (index, arrangement) in plan.arrangements.iter().enumerate() {
@@ -231,23 +232,14 @@ fn indented(text: &str) -> String {
     text.lines().map(|line| format!("  {line}\n")).collect()
 }
 
-/// Layers with one schedule, and that schedule.
+/// Layers with one schedule, and that schedule, a letter for each step.
 fn grouped(plan: &Plan) -> Vec<(Vec<u32>, String)> {
     let mut groups: Vec<(Vec<u32>, String)> = Vec::new();
     for layer in 0..plan.model.layers {
-        let mut runs: Vec<(StepKind, Vec<u32>)> = Vec::new();
-        for step in 0..plan.model.steps {
-            let kind = plan.schedule.kind(step, layer);
-            match runs.last_mut() {
-                Some((last, steps)) if *last == kind => steps.push(step),
-                _ => runs.push((kind, vec![step])),
-            }
-        }
-        let part = |(kind, steps): &(StepKind, Vec<u32>)| format!("{} {}", table::ranges(steps), kinds::name(*kind));
-        let text = runs.iter().map(part).collect::<Vec<_>>().join(", ");
-        match groups.iter_mut().find(|(_, other)| *other == text) {
+        let letters = plan.schedule.letters(layer);
+        match groups.iter_mut().find(|(_, other)| *other == letters) {
             Some((layers, _)) => layers.push(layer),
-            None => groups.push((vec![layer], text)),
+            None => groups.push((vec![layer], letters)),
         }
     }
     groups

@@ -64,8 +64,14 @@ pub fn run(args: &Run, console: &Console) -> Result<Exit, Failure> {
     let mut series = series.ok_or_else(no_source)?;
     series.pick(&args.part)?;
     let mut session = Session::new(plan.clone())?;
+    if series.is_large(&plan.model) {
+        let (name, sizes) = (&plan.model.name, input::describe(&plan.model));
+        console.note(format_args!(
+            "{name} is large: {sizes}; this may take minutes. --scale 0.1 shrinks it, --steps 0..4 picks steps"
+        ));
+    }
     let mut progress = console.progress(series.places.len());
-    let (mut lines, mut outputs) = (Vec::new(), Vec::new());
+    let (mut lines, mut outputs, mut promoted) = (Vec::new(), Vec::new(), Vec::new());
     let mut squares = [0.0; 2];
     for &(step, layer) in &series.places {
         let qkv = series.qkv(step, layer)?;
@@ -74,6 +80,9 @@ pub fn run(args: &Run, console: &Console) -> Result<Exit, Failure> {
         let error = Error::of(out.as_ref(), dense.as_ref());
         squares[0] += error.squares[0];
         squares[1] += error.squares[1];
+        if report.kind != plan.schedule.kind(step, layer) {
+            promoted.push(format!("step {step} of layer {layer}"));
+        }
         lines.push(Line {
             step,
             layer,
@@ -92,6 +101,11 @@ pub fn run(args: &Run, console: &Console) -> Result<Exit, Failure> {
         progress.step(format!("step {step}, layer {layer}"));
     }
     drop(progress);
+    if let Some(first) = promoted.first() {
+        let more = if promoted.len() > 1 { format!(" and {} more", promoted.len() - 1) } else { String::new() };
+        console
+            .note(format_args!("{first}{more} ran as update: no step before chose symbols or left a feature to reuse"));
+    }
     if let Some(path) = &args.output {
         let entries: Vec<Entry<'_>> = outputs.iter().map(|(name, out)| Entry::of(name, out.as_ref())).collect();
         let metadata = BTreeMap::from([

@@ -4,13 +4,16 @@ use std::path::Path;
 
 use flashomni::files::write_atomic;
 use flashomni::ir::StepKind;
-use flashomni::plan::Plan;
-use flashomni::runtime::{HeadGroup, Selection};
+use flashomni::plan::{Body, Plan};
+use flashomni::runtime::{HeadGroup, LayerSymbols, Selection};
+use flashomni::symbols::Symbols;
 use flashomni::symbols::draw::{Picture, png, svg, terminal};
+use flashomni::tensor::Tensor;
 
 use crate::args::Show;
 use crate::console::{self, Console};
 use crate::exit::{Exit, Failure};
+use crate::source::Series;
 use crate::{input, kinds, source};
 
 /// Heads that are drawn where the user names none.
@@ -22,76 +25,139 @@ pub fn show(args: &Show, console: &Console) -> Result<Exit, Failure> {
         format_of(path)?;
     }
     let (plan, series) = source::open(&args.file, &args.choice, &args.source, console)?;
-    let recorded = series.as_ref().map(|series| series.places.clone());
-    let (step, layer) = place(&plan, args, recorded.as_deref())?;
+    let known: Vec<u32> = (0..plan.model.heads).collect();
+    let drawn = args.head.as_ref().map(|pick| pick.of(&known, "head")).transpose()?;
+    // The line above the picture is about all heads unless the user names some.
+    let heads = drawn.clone().unwrap_or(known);
+    let place = place(&plan, args, &heads, series.as_ref())?;
     let qkv = match &series {
-        Some(series) if series.is_synthetic() || series.places.contains(&(step, layer)) => {
-            Some(series.qkv(step, layer)?)
-        }
-        Some(series) => {
-            return Err(Failure::new(format!("`{}` does not hold step {step} of layer {layer}", series.name)));
-        }
-        None => None,
+        Some(series) if place.needs_qk(&plan, &heads) => Some(place.qkv(&plan, series)?),
+        _ => None,
     };
     let mut selection = Selection::new(plan.clone())?;
     let qk = qkv.as_ref().map(|[q, k, _]| (q.as_ref(), k.as_ref()));
-    let symbols = selection.symbols(step, layer, qk).map_err(|error| match qk {
+    let symbols = selection.symbols(place.step, place.layer, &heads, qk).map_err(|error| match qk {
         None if input::is_state(&error) => {
             Failure::from(error).help("give recorded ones with --qkv FILE, or made-up ones with --synthetic")
         }
         _ => Failure::from(error),
     })?;
-    let known: Vec<u32> = (0..plan.model.heads).collect();
-    let heads = match &args.head {
-        Some(pick) => pick.of(&known, "head")?,
-        None => known.into_iter().take(HEADS).collect(),
-    };
-    let groups: Vec<(&HeadGroup, Vec<usize>)> = symbols
-        .groups
-        .iter()
-        .map(|group| (group, heads.iter().filter_map(|&head| group.position(head)).collect::<Vec<_>>()))
-        .filter(|(_, heads)| !heads.is_empty())
-        .collect();
-    if args.output.is_some() && groups.len() > 1 {
+    let pictures = pictures(&symbols, drawn.as_deref());
+    if args.output.is_some() && pictures.len() > 1 {
         return Err(Failure::new("these heads see the tokens in different orders, which one picture cannot show")
             .help("choose heads of one order with --head"));
     }
-    for (group, positions) in groups {
-        draw(args, console, &plan, group, &positions, [step, layer])?;
+    for picture in &pictures {
+        picture.draw(args, console, &plan, &place)?;
     }
     Ok(Exit::Fine)
 }
 
-fn draw(
-    args: &Show,
-    console: &Console,
-    plan: &Plan,
-    group: &HeadGroup,
-    positions: &[usize],
-    [step, layer]: [u32; 2],
-) -> Result<(), Failure> {
-    let kind = kinds::name(plan.schedule.kind(step, layer));
-    let title = format!("{} on {}, step {step} ({kind}), layer {layer}", plan.strategy, plan.model.name);
-    let picture = Picture {
-        symbols: &group.symbols,
-        blocks: group.blocks(plan),
-        segments: &plan.drawn_segments(),
-        heads: positions,
-        numbers: &group.heads,
-        title: &title,
+/// A step of a layer.
+struct Place {
+    step: u32,
+    layer: u32,
+}
+
+impl Place {
+    /// Whether the symbols of some of these heads depend on q and k.
+    fn needs_qk(&self, plan: &Plan, heads: &[u32]) -> bool {
+        heads.iter().any(|&head| matches!(plan.class(self.step, self.layer, head).body, Body::Dynamic { .. }))
+    }
+
+    /// The step whose q and k decide.
+    fn chosen_at(&self, plan: &Plan) -> u32 {
+        plan.schedule.chosen_at(self.step, self.layer)
+    }
+
+    fn qkv(&self, plan: &Plan, series: &Series) -> Result<[Tensor; 3], Failure> {
+        let (step, layer) = (self.chosen_at(plan), self.layer);
+        if !series.holds(step, layer) {
+            let why = if step == self.step { String::new() } else { format!(", where step {} chooses", self.step) };
+            return Err(Failure::new(format!("`{}` does not hold step {step} of layer {layer}{why}", series.name)));
+        }
+        series.qkv(step, layer)
+    }
+
+    /// `step 12 (dispatch, chosen at step 11), layer 3`.
+    fn describe(&self, plan: &Plan, dynamic: bool) -> String {
+        let Place { step, layer } = self;
+        let kind = plan.schedule.kind(*step, *layer);
+        let name = kinds::name(kind);
+        let what = match kind {
+            StepKind::Update => format!("{name}: what the steps after it obey"),
+            StepKind::Dispatch if dynamic => match self.chosen_at(plan) {
+                chosen_at if chosen_at == *step => format!("{name}, run as an update: nothing is chosen before it"),
+                chosen_at => format!("{name}, chosen at step {chosen_at}"),
+            },
+            _ => name.to_owned(),
+        };
+        format!("step {step} ({what}), layer {layer}")
+    }
+}
+
+/// Heads of one order of tokens.
+struct OneOrder {
+    arrangement: u32,
+    symbols: Symbols,
+    numbers: Vec<u32>,
+    /// Positions of the heads to draw.
+    drawn: Vec<usize>,
+}
+
+/// The groups of one order as one picture; groups with nothing to draw are left out.
+fn pictures(symbols: &LayerSymbols, drawn: Option<&[u32]>) -> Vec<OneOrder> {
+    let mut arrangements: Vec<u32> = symbols.groups.iter().map(|group| group.arrangement).collect();
+    arrangements.dedup();
+    let first: Vec<u32> = {
+        let mut all: Vec<u32> = symbols.groups.iter().flat_map(|group| group.heads.iter().copied()).collect();
+        all.sort_unstable();
+        all.truncate(HEADS);
+        all
     };
-    let Some(path) = &args.output else {
-        let width = args.width.unwrap_or_else(console::width);
-        let style = if console::has_colour() { terminal::Style::Colour } else { terminal::Style::Plain };
-        return console.print(&terminal::terminal(&picture, width, style)?);
-    };
-    let bytes = match format_of(path)? {
-        Format::Png => png::png(&picture)?,
-        Format::Svg => svg::svg(&picture)?.into_bytes(),
-    };
-    write_atomic(path, |out| out.write_all(&bytes))?;
-    console.note(format_args!("wrote {}", path.display()));
-    Ok(())
+    let mut pictures: Vec<OneOrder> = Vec::new();
+    for (index, &arrangement) in arrangements.iter().enumerate() {
+        if arrangements[..index].contains(&arrangement) {
+            continue;
+        }
+        let groups: Vec<&HeadGroup> = symbols.groups.iter().filter(|group| group.arrangement == arrangement).collect();
+        let parts: Vec<&Symbols> = groups.iter().map(|group| &group.symbols).collect();
+        let Some(symbols) = Symbols::stacked(&parts) else { continue };
+        let numbers: Vec<u32> = groups.iter().flat_map(|group| group.heads.iter().copied()).collect();
+        let position = |head: &u32| numbers.iter().position(|number| number == head);
+        let drawn: Vec<usize> = drawn.unwrap_or(&first).iter().filter_map(position).collect();
+        if !drawn.is_empty() {
+            pictures.push(OneOrder { arrangement, symbols, numbers, drawn });
+        }
+    }
+    pictures
+}
+
+impl OneOrder {
+    fn draw(&self, args: &Show, console: &Console, plan: &Plan, place: &Place) -> Result<(), Failure> {
+        let dynamic = place.needs_qk(plan, &self.numbers);
+        let title = format!("{} on {}, {}", plan.strategy, plan.model.name, place.describe(plan, dynamic));
+        let picture = Picture {
+            symbols: &self.symbols,
+            blocks: &plan.arrangements[self.arrangement as usize].blocks,
+            segments: &plan.drawn_segments(),
+            heads: &self.drawn,
+            numbers: &self.numbers,
+            title: &title,
+        };
+        let Some(path) = &args.output else {
+            let width = args.width.unwrap_or_else(console::width);
+            let style = if console::has_colour() { terminal::Style::Colour } else { terminal::Style::Plain };
+            return console.print(&terminal::terminal(&picture, width, style)?);
+        };
+        let bytes = match format_of(path)? {
+            Format::Png => png::png(&picture)?,
+            Format::Svg => svg::svg(&picture)?.into_bytes(),
+        };
+        write_atomic(path, |out| out.write_all(&bytes))?;
+        console.note(format_args!("wrote {}", path.display()));
+        Ok(())
+    }
 }
 
 enum Format {
@@ -109,8 +175,8 @@ fn format_of(path: &Path) -> Result<Format, Failure> {
     }
 }
 
-/// The step and layer to draw: what the user names, else the first whose attention is sparse.
-fn place(plan: &Plan, args: &Show, recorded: Option<&[(u32, u32)]>) -> Result<(u32, u32), Failure> {
+/// The step and layer to draw: what the user names, else the first that obeys a mask.
+fn place(plan: &Plan, args: &Show, heads: &[u32], series: Option<&Series>) -> Result<Place, Failure> {
     let model = &plan.model;
     for (what, found, count) in [("step", args.step, model.steps), ("layer", args.layer, model.layers)] {
         if let Some(found) = found.filter(|&found| found >= count) {
@@ -120,15 +186,42 @@ fn place(plan: &Plan, args: &Show, recorded: Option<&[(u32, u32)]>) -> Result<(u
             )));
         }
     }
-    let all = || (0..model.steps).flat_map(|step| (0..model.layers).map(move |layer| (step, layer))).collect();
-    let places: Vec<(u32, u32)> = recorded.map_or_else(all, <[_]>::to_vec);
-    let fits = |&(step, layer): &(u32, u32)| {
-        args.step.is_none_or(|wanted| wanted == step) && args.layer.is_none_or(|wanted| wanted == layer)
+    let candidates = || {
+        (0..model.steps)
+            .filter(|&step| args.step.is_none_or(|wanted| wanted == step))
+            .flat_map(|step| (0..model.layers).map(move |layer| Place { step, layer }))
+            .filter(|place| args.layer.is_none_or(|wanted| wanted == place.layer))
     };
-    let sparse = |&(step, layer): &(u32, u32)| {
-        matches!(plan.schedule.kind(step, layer), StepKind::Dispatch | StepKind::Refresh | StepKind::Update)
+    let kind = |place: &Place| plan.schedule.kind(place.step, place.layer);
+    let held = |place: &Place| {
+        series.is_none_or(|series| !place.needs_qk(plan, heads) || series.holds(place.chosen_at(plan), place.layer))
     };
-    let candidates: Vec<(u32, u32)> = places.into_iter().filter(fits).collect();
-    let first = candidates.iter().copied().find(sparse).or(candidates.first().copied());
-    Ok(first.unwrap_or((args.step.unwrap_or(0), args.layer.unwrap_or(0))))
+    let obeys = |place: &Place| matches!(kind(place), StepKind::Dispatch | StepKind::Refresh);
+    let chooses = |place: &Place| kind(place) == StepKind::Update;
+    let found = candidates()
+        .find(|place| obeys(place) && held(place))
+        .or_else(|| candidates().find(|place| chooses(place) && held(place)))
+        .or_else(|| candidates().find(|place| obeys(place) || chooses(place)));
+    found.ok_or_else(|| no_mask(plan, args))
+}
+
+/// What to say where attention is computed in full or not at all.
+fn no_mask(plan: &Plan, args: &Show) -> Failure {
+    let sparse = |kind: &StepKind| !matches!(kind, StepKind::Dense | StepKind::Reuse);
+    let Some(index) = plan.schedule.kinds.iter().position(sparse) else {
+        let strategy = &plan.strategy;
+        return Failure::new(format!("`{strategy}` has no mask: its layers compute in full or reuse an output"))
+            .help(format!("its schedule, a letter for each step of layer 0: {}", plan.schedule.letters(0)));
+    };
+    let (step, layer) = (index as u32 / plan.model.layers, index as u32 % plan.model.layers);
+    let place = match (args.step, args.layer) {
+        (Some(step), Some(layer)) => {
+            let kind = kinds::name(plan.schedule.kind(step, layer));
+            format!("layer {layer} is {kind} at step {step}")
+        }
+        (Some(step), None) => format!("no layer obeys or chooses a mask at step {step}"),
+        (_, layer) => format!("layer {} has no step that obeys or chooses a mask", layer.unwrap_or(0)),
+    };
+    Failure::new(format!("there is no mask to draw: {place}"))
+        .help(format!("the first is at step {step} of layer {layer}; `omni build --emit plan` writes the schedule"))
 }

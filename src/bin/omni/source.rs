@@ -137,9 +137,16 @@ impl Series {
         Ok(tensors)
     }
 
-    /// Whether it was made up.
-    pub fn is_synthetic(&self) -> bool {
-        matches!(self.origin, Origin::Synthetic { .. })
+    /// Whether dense attention over all of it is more than some seconds' work.
+    pub fn is_large(&self, model: &Model) -> bool {
+        const LARGE: f64 = 2e12;
+        let pairs = f64::from(model.tokens()).powi(2);
+        4.0 * pairs * f64::from(model.head_dim) * f64::from(model.heads) * self.places.len() as f64 > LARGE
+    }
+
+    /// Whether it has a step of a layer.
+    pub fn holds(&self, step: u32, layer: u32) -> bool {
+        matches!(self.origin, Origin::Synthetic { .. }) || self.places.binary_search(&(step, layer)).is_ok()
     }
 }
 

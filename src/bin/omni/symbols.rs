@@ -40,7 +40,8 @@ pub fn symbols(args: &args::Symbols, console: &Console) -> Result<Exit, Failure>
         _ => None,
     };
     let mut selection = Selection::new(plan.clone())?;
-    let symbols = selection.symbols(step, layer, qk.as_ref().map(|(q, k)| (q.as_ref(), k.as_ref())))?;
+    let heads: Vec<u32> = (0..plan.model.heads).collect();
+    let symbols = selection.symbols(step, layer, &heads, qk.as_ref().map(|(q, k)| (q.as_ref(), k.as_ref())))?;
     let live = symbols.live_share(&plan)?;
     write(&plan, &symbols, args.unpacked, &args.out, [step, layer])?;
     console.note(format_args!(
