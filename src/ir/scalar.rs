@@ -277,8 +277,8 @@ pub fn integer(op: Binary, a: i64, b: i64) -> i64 {
         Binary::Subtract => a.saturating_sub(b),
         Binary::Multiply => a.saturating_mul(b),
         Binary::Divide | Binary::FloorDivide => floor_divide(a, b),
-        Binary::Modulo => a.saturating_sub(floor_divide(a, b).saturating_mul(b)) * i64::from(b != 0),
-        Binary::Power => u32::try_from(b).map_or(0, |b| a.saturating_pow(b)),
+        Binary::Modulo => floor_modulo(a, b),
+        Binary::Power => power(a, b),
         Binary::Min => a.min(b),
         Binary::Max => a.max(b),
         Binary::Xor => a ^ b,
@@ -293,6 +293,22 @@ fn floor_divide(a: i64, b: i64) -> i64 {
     }
     let quotient = a.saturating_div(b);
     if a.wrapping_rem(b) != 0 && (a < 0) != (b < 0) { quotient - 1 } else { quotient }
+}
+
+/// `a` less the multiple of `b` below it, which may itself be out of range.
+fn floor_modulo(a: i64, b: i64) -> i64 {
+    if b == 0 {
+        return 0;
+    }
+    let rest = a.wrapping_rem(b);
+    if rest != 0 && (rest < 0) != (b < 0) { rest + b } else { rest }
+}
+
+/// 0 for a negative exponent.
+fn power(a: i64, b: i64) -> i64 {
+    // Powers of the largest exponents are 0, 1, -1 or saturated, and only whether the exponent is odd tells which.
+    let largest = i64::from(u32::MAX) - 1 + (b & 1);
+    u32::try_from(b.min(largest)).map_or(0, |b| a.saturating_pow(b))
 }
 
 fn real(op: Binary, a: f64, b: f64) -> f64 {
@@ -347,5 +363,36 @@ pub fn compare(op: Comparison, a: Scalar, b: Scalar) -> bool {
                 Comparison::LessEqual => a <= b,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_hold_at_their_ends() {
+        const MIN: i64 = i64::MIN;
+        const MAX: i64 = i64::MAX;
+        let wide = |a: i64, b: i64| i128::from(a).rem_euclid(i128::from(b).abs());
+        for a in [MIN, MIN + 1, -7, -1, 0, 1, 7, MAX - 1, MAX] {
+            assert_eq!(integer(Binary::Modulo, a, 0), 0);
+            for b in [MIN, MIN + 1, -3, -1, 1, 3, MAX - 1, MAX] {
+                // The rest has the sign of the divisor.
+                let expected = match wide(a, b) {
+                    rest if rest != 0 && b < 0 => rest + i128::from(b),
+                    rest => rest,
+                };
+                assert_eq!(i128::from(integer(Binary::Modulo, a, b)), expected, "{a} mod {b}");
+            }
+        }
+        for (base, even, odd) in [(0, 0, 0), (1, 1, 1), (-1, 1, -1), (2, MAX, MAX), (-2, MAX, MIN)] {
+            for half in [100, i64::from(u32::MAX / 2), 2_500_000_000, MAX / 2] {
+                assert_eq!(integer(Binary::Power, base, 2 * half), even, "{base} ^ {}", 2 * half);
+                assert_eq!(integer(Binary::Power, base, 2 * half + 1), odd, "{base} ^ {}", 2 * half + 1);
+            }
+        }
+        assert_eq!(integer(Binary::Power, 2, -1), 0);
+        assert_eq!(integer(Binary::Power, -3, 3), -27);
     }
 }
