@@ -96,7 +96,7 @@ pub(super) fn cover(
     if !budget.try_take(q.len() * kv.len() * formula.nodes.len()) {
         return None;
     }
-    let truth = pairs(formula, &q, &kv);
+    let truth = pairs(formula, &q, &kv, all);
     let rows: Vec<usize> = (0..q.of_ranges.rows()).collect();
     let words = rows.par_chunks(8).map(|rows| {
         let mut words: Vec<u64> = Vec::new();
@@ -108,15 +108,16 @@ pub(super) fn cover(
     Some(words.collect::<Vec<_>>().concat())
 }
 
-/// Whether the predicate holds for each pair of classes.
-fn pairs(formula: &Formula, q: &Classes, kv: &Classes) -> BitMatrix {
+/// Whether the predicate holds for each pair of classes: surely, for `all`, else perhaps.
+fn pairs(formula: &Formula, q: &Classes, kv: &Classes, all: bool) -> BitMatrix {
     let classes: Vec<usize> = (0..q.len()).collect();
     let words = classes.par_chunks(16).map(|classes| {
         let mut evaluator = Evaluator::new(formula);
         evaluator.set_keys(&Part::Spans(&kv.of_leaves, 0..kv.len()));
         let mut words: Vec<u64> = Vec::new();
         for &class in classes {
-            let (truth, _) = evaluator.row(&Part::Spans(&q.of_leaves, class..class + 1));
+            let (surely, perhaps) = evaluator.row(&Part::Spans(&q.of_leaves, class..class + 1));
+            let truth = if all { surely } else { perhaps };
             words.extend(truth.chunks(64).map(|truth| {
                 truth.iter().enumerate().fold(0, |word, (bit, &truth)| word | u64::from(truth >= 1.0) << bit)
             }));

@@ -3,11 +3,10 @@
 use std::ops::Range;
 
 use super::formula::Formula;
-use super::interval::{Interval, Register, binary, choose, compare, extremes, integer_power, look_up, map2, unary};
+use super::interval::{
+    Interval, Register, binary, choose, compare, extremes, integer_power, look_up, map2, outward, unary,
+};
 use crate::ir::{Binary, Op, Side};
-
-/// Where integers stop, as reals.
-const INTEGER_END: f64 = (1_u64 << 63) as f64;
 
 /// Ranges, runs or tokens of one side that are evaluated together.
 pub(super) enum Part<'a> {
@@ -66,7 +65,7 @@ impl<'a> Evaluator<'a> {
         for index in 0..self.formula.nodes.len() {
             let node = &self.formula.nodes[index];
             match (node.q, node.kv, node.leaf) {
-                (false, false, _) => self.registers[index].set_one((node.constant, node.constant)),
+                (false, false, _) => self.registers[index].set_one(node.constant),
                 (q, kv, _) if (q, kv) != (side == Side::Query, side == Side::Key) => {}
                 (.., Some(leaf)) => self.set_leaf(index, leaf, part, 1, 1),
                 (.., None) => self.compute(index),
@@ -74,9 +73,10 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    /// The values of a node that were evaluated over tokens: of each, or one for all of them.
-    pub(super) fn points(&self, node: usize) -> &[f64] {
-        &self.registers[node].low
+    /// The values of a node that were evaluated over tokens: of each, or one for all of them. `None` where some are
+    /// known by their bounds only.
+    pub(super) fn points(&self, node: usize) -> Option<&[f64]> {
+        self.registers[node].points()
     }
 
     /// The predicate over one q-range and all kv-ranges: its smallest and largest truth. What does not change from one
@@ -122,7 +122,7 @@ impl<'a> Evaluator<'a> {
                     self.set_leaf(index, leaf, q, kv.len(), 1)
                 }
                 Some(leaf) => self.set_leaf(index, leaf, kv, 1, q.len()),
-                None if !node.q && !node.kv => self.registers[index].set_one((node.constant, node.constant)),
+                None if !node.q && !node.kv => self.registers[index].set_one(node.constant),
                 None => self.compute(index),
             }
         }
@@ -160,8 +160,7 @@ impl<'a> Evaluator<'a> {
             _ => {}
         }
         if node.integer {
-            // Integers stop at their ends.
-            out.low.iter_mut().chain(&mut out.high).for_each(|value| *value = value.clamp(-INTEGER_END, INTEGER_END));
+            outward(&mut out);
         }
         self.registers[index] = out;
     }

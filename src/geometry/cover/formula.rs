@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::evaluator::{Evaluator, Part};
-use super::interval::Interval;
+use super::interval::{Interval, integer};
 use crate::geometry::tokens::TokenTable;
 use crate::ir::scalar::{self, Scalar};
 use crate::ir::{Extent, Graph, Kind, Op, Side, Table, ValueId};
@@ -40,10 +40,11 @@ impl Known {
     fn missing(&self, table: &TokenTable<'_>, graph: &Graph, side: Side, ids: &[ValueId]) -> Vec<(ValueId, Leaf)> {
         let missing: Vec<ValueId> = ids.iter().copied().filter(|id| !self.0.contains_key(id)).collect();
         let (inner, nodes) = Formula::of(table, graph, &missing, self);
-        let values = inner.of_tokens(side, table.tokens(), &nodes).into_iter();
-        let computed = values.map(|values| Leaf { side, values: Arc::new(values) });
+        let values = inner.of_tokens(side, table.tokens(), &nodes);
+        let computed = missing.iter().zip(values);
+        let computed = computed.filter_map(|(&id, values)| Some((id, Leaf { side, values: Arc::new(values?) })));
         let coordinates = inner.nodes.iter().filter_map(|node| Some((node.id, inner.leaves[node.leaf?].clone())));
-        missing.iter().copied().zip(computed).chain(coordinates).collect()
+        computed.chain(coordinates).collect()
     }
 }
 
@@ -57,7 +58,7 @@ pub(super) struct Node {
     /// Of a table: its numbers, and the interval of all of them.
     pub(super) table: Option<(Table, Interval)>,
     /// Of what speaks of neither side.
-    pub(super) constant: f64,
+    pub(super) constant: Interval,
     /// Whether its values are integers.
     pub(super) integer: bool,
     pub(super) q: bool,
@@ -102,7 +103,7 @@ impl Formula {
                 formula.leaves.len() - 1
             });
             let (q, kv) = speaks_of(value.ty.extent);
-            let constant = if q || kv { 0.0 } else { constant(graph, id) };
+            let constant = if q || kv { (0.0, 0.0) } else { constant(graph, id) };
             let table = match &value.op {
                 Op::Table { table, item, .. } if q || kv => {
                     let table = graph.tables[usize::from(*table)].clone();
@@ -123,9 +124,9 @@ impl Formula {
         (formula, nodes)
     }
 
-    /// The values of some nodes of one side, of every token.
-    fn of_tokens(&self, side: Side, tokens: usize, nodes: &[usize]) -> Vec<Vec<f64>> {
-        let mut values = vec![Vec::with_capacity(tokens); nodes.len()];
+    /// The values of some nodes of one side, of every token; `None` where some are integers too large to be exact.
+    fn of_tokens(&self, side: Side, tokens: usize, nodes: &[usize]) -> Vec<Option<Vec<f64>>> {
+        let mut values = vec![Some(Vec::with_capacity(tokens)); nodes.len()];
         if nodes.is_empty() {
             return values;
         }
@@ -134,10 +135,11 @@ impl Formula {
         for start in (0..tokens).step_by(chunk) {
             let end = (start + chunk).min(tokens);
             evaluator.set_side(side, &Part::Tokens(start as u32..end as u32));
-            for (&node, values) in nodes.iter().zip(&mut values) {
-                match evaluator.points(node) {
-                    [one] => values.resize(end, *one),
-                    all => values.extend_from_slice(all),
+            for (&node, all) in nodes.iter().zip(&mut values) {
+                match (evaluator.points(node), all.as_mut()) {
+                    (Some([one]), Some(values)) => values.resize(end, *one),
+                    (Some(more), Some(values)) => values.extend_from_slice(more),
+                    (None, _) | (_, None) => *all = None,
                 }
             }
         }
@@ -160,10 +162,10 @@ fn speaks_of(extent: Extent) -> (bool, bool) {
     }
 }
 
-fn constant(graph: &Graph, id: ValueId) -> f64 {
+fn constant(graph: &Graph, id: ValueId) -> Interval {
     match scalar::evaluate(graph, id, scalar::At::default(), &scalar::NoTokens) {
-        Scalar::Bool(value) => f64::from(u8::from(value)),
-        other => other.real(),
+        Scalar::Int(value) => integer(value),
+        other => (other.real(), other.real()),
     }
 }
 

@@ -4,6 +4,11 @@
 use crate::ir::scalar::Scalar;
 use crate::ir::{Binary, Comparison, Table, Unary};
 
+/// Where integers stop, as reals.
+const INTEGER_END: f64 = (1_u64 << 63) as f64;
+/// Below it, in size, double precision holds every integer; the number itself may be one that was rounded.
+const EXACT_END: f64 = (1_u64 << 53) as f64;
+
 /// Smallest and largest.
 pub(super) type Interval = (f64, f64);
 
@@ -20,6 +25,11 @@ impl Register {
         self.high.clear();
         self.low.push(low);
         self.high.push(high);
+    }
+
+    /// The values, where all are points.
+    pub(super) fn points(&self) -> Option<&[f64]> {
+        self.low.iter().zip(&self.high).all(|(&low, &high)| is_point((low, high))).then_some(&self.low)
     }
 
     fn extend(&mut self, intervals: impl Iterator<Item = Interval> + Clone) {
@@ -66,6 +76,34 @@ pub(super) fn extremes(values: &[f64]) -> Interval {
         nans if nans == values.len() => (f64::NAN, f64::NAN),
         _ => UNKNOWN,
     }
+}
+
+/// Bounds of integers that an operation gave: where they were rounded they move outward, so that what lies between still
+/// holds the integer, and they stop where integers do. No integer of this size is a point.
+pub(super) fn outward(integers: &mut Register) {
+    let is_exact = |value: &f64| value.abs() < EXACT_END;
+    if integers.low.iter().chain(&integers.high).all(is_exact) {
+        return;
+    }
+    for low in integers.low.iter_mut().filter(|low| !is_exact(low)) {
+        *low = low.next_down().clamp(-INTEGER_END, INTEGER_END);
+    }
+    for high in integers.high.iter_mut().filter(|high| !is_exact(high)) {
+        *high = high.next_up().clamp(-INTEGER_END, INTEGER_END);
+    }
+}
+
+/// The interval of one integer; see [`outward`].
+pub(super) fn integer(value: i64) -> Interval {
+    let mut register = Register::default();
+    register.set_one((value as f64, value as f64));
+    outward(&mut register);
+    (register.low[0], register.high[0])
+}
+
+/// Whether bounds of integers were rounded.
+fn is_rounded(a: Interval) -> bool {
+    a.0.abs() >= EXACT_END || a.1.abs() >= EXACT_END
 }
 
 /// Entries of a table: exact where the keys are points.
@@ -176,7 +214,7 @@ pub(super) fn binary(op: Binary, a: &Register, b: &Register, out: &mut Register)
         Binary::Subtract => map2(a, b, out, |a, b| known(a, b, |a, b| sum(a.0 - b.1, a.1 - b.0))),
         Binary::Multiply => map2(a, b, out, |a, b| known(a, b, multiply)),
         Binary::Divide => map2(a, b, out, |a, b| known(a, b, |a, b| divide(a, b, |a, b| a / b))),
-        Binary::FloorDivide => map2(a, b, out, |a, b| known(a, b, |a, b| divide(a, b, floor_divide))),
+        Binary::FloorDivide => map2(a, b, out, |a, b| known(a, b, whole_divide)),
         Binary::Modulo => map2(a, b, out, |a, b| known(a, b, modulo)),
         Binary::Power => map2(a, b, out, |a, b| known(a, b, power)),
         Binary::Min => map2(a, b, out, |a, b| known(a, b, |a, b| (smaller(a.0, b.0), smaller(a.1, b.1)))),
@@ -286,6 +324,12 @@ fn divide(a: Interval, b: Interval, f: impl Fn(f64, f64) -> f64) -> Interval {
     if b.0 <= 0.0 && b.1 >= 0.0 { UNKNOWN } else { corners(a, b, f) }
 }
 
+fn whole_divide(a: Interval, b: Interval) -> Interval {
+    let (low, high) = divide(a, b, floor_divide);
+    // The quotient of large numbers may be rounded to the next integer.
+    if is_rounded(a) || is_rounded(b) { (low - 1.0, high + 1.0) } else { (low, high) }
+}
+
 fn modulo(a: Interval, b: Interval) -> Interval {
     if !is_point(b) || b.0 <= 0.0 {
         if is_point(a) && is_point(b) {
@@ -293,6 +337,10 @@ fn modulo(a: Interval, b: Interval) -> Interval {
             return (exact, exact);
         }
         return UNKNOWN;
+    }
+    // Their difference from the multiple below is lost.
+    if is_rounded(a) {
+        return (0.0, b.0);
     }
     let (first, last) = (floor_divide(a.0, b.0), floor_divide(a.1, b.0));
     if first == last { (a.0 - first * b.0, a.1 - first * b.0) } else { (0.0, b.0) }

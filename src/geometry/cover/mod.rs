@@ -8,7 +8,8 @@
 //! kv-ranges, or all pairs of runs or tokens of a block, are evaluated at once, operation by operation, in loops over
 //! arrays; what is the same for all of them (two frames, say, and all that follows from their distance) is computed once.
 //!
-//! Values are double precision: integers are exact up to 2^53. A [`Budget`] bounds the work, because a predicate can be
+//! Values are double precision. Integers from 2^53 on are known by their bounds only: a block pair that these leave open is
+//! covered by `any` and not by `all`, so that machine code, which is exact, decides its tokens. A [`Budget`] bounds the work, because a predicate can be
 //! written that no range decides.
 
 mod alike;
@@ -112,7 +113,8 @@ pub fn cover(
     Ok(matrix)
 }
 
-/// The token mask of one block pair: row = query token, column = key token.
+/// The token mask of one block pair: row = query token, column = key token. What integers too large for double precision
+/// leave open is not kept.
 #[must_use]
 pub fn tile(formula: &Formula, q: Range<u32>, kv: Range<u32>) -> BitMatrix {
     let mut evaluator = Evaluator::new(formula);
@@ -150,6 +152,7 @@ fn centres(ranges: &[Range<u32>]) -> Vec<Range<u32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ir::scalar::{At, Tokens, evaluate};
     use crate::ir::{Binary, Comparison, Coordinate, Kind, Model, Op, Segment, Side, Type, Unary};
     use crate::plan::Arrangement;
     use crate::source::Span;
@@ -232,5 +235,60 @@ mod tests {
         // Positions of queries and keys are too different for classes: ranges decide.
         let bits = cover(&table, &graph, joint, Lower::Any, &mut Known::default(), &Budget::default()).expect("small");
         assert_eq!(bits.words(), [0b1110]);
+    }
+
+    /// `q + c == k + c` for `c` of 2^53 and more, where double precision rounds neighbours to one number: what `any` covers
+    /// holds every pair that integers decide, and `all` no other.
+    #[test]
+    fn large_integers_are_left_open_not_rounded() {
+        let both = Extent::Token { q: true, kv: true };
+        let (query, key) = (Extent::Token { q: true, kv: false }, Extent::Token { q: false, kv: true });
+        for large in [1_i64 << 53, (1 << 53) + 1, (1 << 58) + 1, (1 << 62) - 1, i64::MAX - 300] {
+            for op in [Comparison::Equal, Comparison::Less, Comparison::NotEqual] {
+                let mut graph = Graph::default();
+                let mut push =
+                    |op: Op, kind: Kind, extent: Extent| graph.push(op, Type::new(kind, extent), Span::default());
+                let q = push(Op::Coordinate(Coordinate::Position, Side::Query), Kind::Int, query);
+                let k = push(Op::Coordinate(Coordinate::Position, Side::Key), Kind::Int, key);
+                let large = push(Op::Int(large), Kind::Int, Extent::Scalar);
+                let left = push(Op::Binary(Binary::Add, q, large), Kind::Int, query);
+                let right = push(Op::Binary(Binary::Add, k, large), Kind::Int, key);
+                let holds = push(Op::Compare(op, left, right), Kind::Bool, both);
+                // The same rests, of numbers whose multiples are rounded.
+                let three = push(Op::Int(3), Kind::Int, Extent::Scalar);
+                let rests = [left, right].map(|of| {
+                    let extent = if of == left { query } else { key };
+                    push(Op::Binary(Binary::Modulo, of, three), Kind::Int, extent)
+                });
+                let rests = push(Op::Compare(op, rests[0], rests[1]), Kind::Bool, both);
+                let model = model(256);
+                // Blocks of one query and one key: `any` and `all` of a pair are the pair itself.
+                let arrangement = Arrangement { order: None, tiling: None, blocks: Blocks::regular(256, 256, 1, 1) };
+                let table = TokenTable::new(&graph, &model, &arrangement);
+                for predicate in [holds, rests] {
+                    let cover = |how: Lower| {
+                        cover(&table, &graph, predicate, how, &mut Known::default(), &Budget::default()).expect("small")
+                    };
+                    let (any, all) = (cover(Lower::Any), cover(Lower::All));
+                    for (q, k) in (0..256).flat_map(|q| (0..256).map(move |k| (q, k))) {
+                        let exact = evaluate(&graph, predicate, At::default(), &Pair(q as i64, k as i64)).truth();
+                        assert!(any.get(q, k) || !exact, "{predicate:?} {q} {k}: not covered, but holds");
+                        assert!(!all.get(q, k) || exact, "{predicate:?} {q} {k}: covered whole, but does not hold");
+                    }
+                }
+            }
+        }
+    }
+
+    /// A query and a key by position.
+    struct Pair(i64, i64);
+
+    impl Tokens for Pair {
+        fn coordinate(&self, _: Coordinate, side: Side) -> i64 {
+            if side == Side::Query { self.0 } else { self.1 }
+        }
+        fn in_set(&self, _: crate::ir::SetId, _: Side) -> bool {
+            false
+        }
     }
 }

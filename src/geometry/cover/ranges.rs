@@ -240,7 +240,7 @@ impl Decision<'_> {
         }
         for (q_run, kv_run) in open {
             let columns = within(kv_run, kv_range);
-            let Some(truth) = self.tokens_of(evaluator, q_run, kv_run) else { return false };
+            let Some((truth, _)) = self.tokens_of(evaluator, q_run, kv_run) else { return false };
             for (&group, truth) in q.of[within(q_run, q_range)].iter().zip(truth.chunks_exact(columns.len())) {
                 let row = usize::from(group) * width;
                 let counts = &mut counts[row + columns.start..row + columns.end];
@@ -274,7 +274,8 @@ impl Decision<'_> {
             }
         }
         for (q_run, kv_run) in open {
-            let Some(truth) = self.tokens_of(evaluator, q_run, kv_run) else { return all };
+            let Some((surely, perhaps)) = self.tokens_of(evaluator, q_run, kv_run) else { return all };
+            let truth = if all { surely } else { perhaps };
             if truth.iter().any(|&value| (value >= 1.0) != all) {
                 return !all;
             }
@@ -306,9 +307,15 @@ impl Decision<'_> {
         Some(runs.zip(truth).map(|((q_run, kv_run), truth)| (q_run, kv_run, truth)))
     }
 
-    /// The predicate of all token pairs of two runs, row-major.
-    fn tokens_of<'e>(&self, evaluator: &'e mut Evaluator<'_>, q: &Range<u32>, kv: &Range<u32>) -> Option<&'e [f64]> {
+    /// Whether all token pairs of two runs satisfy the predicate surely, and perhaps, row-major. They differ where integers
+    /// are too large for double precision.
+    fn tokens_of<'e>(
+        &self,
+        evaluator: &'e mut Evaluator<'_>,
+        q: &Range<u32>,
+        kv: &Range<u32>,
+    ) -> Option<(&'e [f64], &'e [f64])> {
         let operations = q.len() * kv.len() * self.formula.nodes.len();
-        self.budget.take(operations).then(|| evaluator.grid(&Part::Tokens(q.clone()), &Part::Tokens(kv.clone())).0)
+        self.budget.take(operations).then(|| evaluator.grid(&Part::Tokens(q.clone()), &Part::Tokens(kv.clone())))
     }
 }
