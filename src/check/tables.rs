@@ -2,7 +2,8 @@
 //!
 //! JSON: nested arrays `[step][layer][head]` of numbers, truth values or short arrays, or an object whose keys
 //! are the indices joined by `_` (`"0_12_3": [5, 6, 10]`). CSV: a header line, then one line an entry: the
-//! indices, then the numbers. Missing entries need an `else`.
+//! indices, then the numbers. Missing entries need an `else`; `null` stands for one, or for all below an index, and counts
+//! for the sizes.
 
 use std::fmt;
 
@@ -39,14 +40,16 @@ impl Checker<'_> {
         span: Span,
     ) -> Term {
         let data = &self.strategy.graph.tables[usize::from(table)];
-        let (width, kind, holes) = (data.width, data.kind, data.values.iter().any(|value| value.is_nan()));
+        let (width, kind, holes) = (data.width, data.kind, holes(data));
         let name = data.name.clone();
         let defaults: Vec<Option<ValueId>> = match otherwise {
-            None if holes => {
-                let diagnostic = Diagnostic::new(Code::E0305, span, format!("`{name}` lacks some entries"));
-                return self.hole(diagnostic.help("say what stands for them: `table(...) else VALUE`"));
-            }
-            None => vec![None; usize::from(width)],
+            None => match holes {
+                Some(holes) => {
+                    let diagnostic = Diagnostic::new(Code::E0305, span, format!("`{name}` lacks {holes}"));
+                    return self.hole(diagnostic.help("say what stands for them: `table(...) else VALUE`"));
+                }
+                None => vec![None; usize::from(width)],
+            },
             Some((Term::Hole, _)) => return Term::Hole,
             Some((Term::Tuple(items), at)) if items.len() == usize::from(width) && width > 1 => {
                 let mut ids = Vec::new();
@@ -109,6 +112,22 @@ impl Checker<'_> {
     }
 }
 
+/// Names the entries that a table lacks.
+fn holes(table: &Table) -> Option<String> {
+    let entries = || table.values.chunks_exact(usize::from(table.width).max(1));
+    let first = entries().position(|entry| entry[0].is_nan())?;
+    let mut index = vec![0; table.dims.len()];
+    let mut rest = first;
+    for (index, &size) in index.iter_mut().zip(&table.dims).rev() {
+        *index = rest % (size as usize).max(1);
+        rest /= (size as usize).max(1);
+    }
+    Some(match entries().filter(|entry| entry[0].is_nan()).count() {
+        1 => format!("the entry at {index:?}"),
+        count => format!("{count} entries, the first at {index:?}"),
+    })
+}
+
 /// Reads a table of `dims` dimensions.
 fn parse(path: &str, bytes: &[u8], dims: usize) -> Result<Table, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| format!("is not UTF-8 (byte {})", error.valid_up_to()))?;
@@ -126,6 +145,8 @@ struct Entries {
     dims: usize,
     /// Numbers of one entry, once there is one.
     width: Option<usize>,
+    /// One more than the largest index of each dimension, of entries and of what is `null`.
+    sizes: Vec<u32>,
     /// `dims` of each entry.
     keys: Vec<u32>,
     /// `width` of each entry.
@@ -133,11 +154,34 @@ struct Entries {
     kind: Kind,
     /// Whether some entry is a truth value, and whether some is a number.
     seen: [bool; 2],
+    /// Whether what the file says was refused here, in words that name the place.
+    refused: bool,
 }
 
 impl Entries {
     fn new(dims: usize) -> Self {
-        Entries { dims, width: None, keys: Vec::new(), numbers: Vec::new(), kind: Kind::Int, seen: [false; 2] }
+        Entries {
+            dims,
+            width: None,
+            sizes: vec![0; dims],
+            keys: Vec::new(),
+            numbers: Vec::new(),
+            kind: Kind::Int,
+            seen: [false; 2],
+            refused: false,
+        }
+    }
+
+    /// The table holds what is below `keys`, or lacks it.
+    fn reach(&mut self, keys: &[u32]) {
+        for (size, &key) in self.sizes.iter_mut().zip(keys) {
+            *size = (*size).max(key.saturating_add(1));
+        }
+    }
+
+    fn refuse<E: serde::de::Error>(&mut self, message: impl fmt::Display) -> E {
+        self.refused = true;
+        E::custom(message)
     }
 
     /// `place` names the entry as its file does.
@@ -158,24 +202,19 @@ impl Entries {
         if self.numbers.len() >= MAX_NUMBERS {
             return Err(format!("has more than {MAX_NUMBERS} numbers"));
         }
+        self.reach(keys);
         self.keys.extend_from_slice(keys);
         self.numbers.extend_from_slice(numbers);
         Ok(())
     }
 
     fn table(self, path: &str) -> Result<Table, String> {
-        let Entries { dims, width, keys, numbers, kind, seen } = self;
+        let Entries { dims, width, sizes, keys, numbers, kind, seen, .. } = self;
         let width = width.ok_or("is empty")?;
         if seen == [true; 2] {
             return Err("mixes truth values and numbers".to_owned());
         }
         let keys_of = |entry: usize| &keys[entry * dims..(entry + 1) * dims];
-        let mut sizes = vec![0_u32; dims];
-        for entry in 0..numbers.len() / width {
-            for (size, &key) in sizes.iter_mut().zip(keys_of(entry)) {
-                *size = (*size).max(key.saturating_add(1));
-            }
-        }
         let total = sizes.iter().try_fold(width, |product, &size| product.checked_mul(size as usize));
         let total = total.filter(|&total| total <= MAX_NUMBERS).ok_or("its indices are too large")?;
         let mut values = vec![f64::NAN; total];
@@ -194,9 +233,14 @@ impl Entries {
 
 fn json(text: &str, entries: &mut Entries) -> Result<(), String> {
     let mut source = serde_json::Deserializer::from_str(text);
-    let read = Nested { entries, keys: &mut Vec::new() }.deserialize(&mut source).and_then(|()| source.end());
+    let read =
+        Nested { entries: &mut *entries, keys: &mut Vec::new() }.deserialize(&mut source).and_then(|()| source.end());
     read.map_err(|error| match error.classify() {
-        serde_json::error::Category::Data => error.to_string(),
+        serde_json::error::Category::Data => {
+            let text = error.to_string();
+            let place = format!(" at line {} column {}", error.line(), error.column());
+            text.strip_suffix(&place).filter(|_| entries.refused).map_or(text.clone(), str::to_owned)
+        }
         _ => format!("is not JSON: {error}"),
     })
 }
@@ -215,13 +259,14 @@ impl Nested<'_> {
     fn number<E: serde::de::Error>(self, number: f64, is_truth: bool) -> Result<(), E> {
         if !self.is_entry() {
             let (found, wanted) = (self.keys.len(), self.entries.dims);
-            return Err(E::custom(format_args!("has {found} dimensions where {wanted} indices are given")));
+            return Err(self.entries.refuse(format_args!("has {found} dimensions where {wanted} indices are given")));
         }
         self.entries.seen[usize::from(!is_truth)] = true;
         if is_truth {
             self.entries.kind = Kind::Bool;
         }
-        self.entries.insert(self.keys, &[number], || format!("{:?}", self.keys)).map_err(E::custom)
+        let inserted = self.entries.insert(self.keys, &[number], || format!("{:?}", self.keys));
+        inserted.map_err(|message| self.entries.refuse(message))
     }
 }
 
@@ -256,9 +301,10 @@ impl<'de> Visitor<'de> for Nested<'_> {
         self.number(value, false)
     }
 
-    /// An entry that is missing.
+    /// An entry that is missing, or all below some indices.
     fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
-        if self.is_entry() { Ok(()) } else { Err(E::invalid_type(serde::de::Unexpected::Unit, &self)) }
+        self.entries.reach(self.keys);
+        Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
@@ -267,12 +313,13 @@ impl<'de> Visitor<'de> for Nested<'_> {
             while let Some(number) = items.next_element()? {
                 if numbers.len() == MAX_WIDTH {
                     let message = format_args!("the entry at {:?} has more than {MAX_WIDTH} numbers", self.keys);
-                    return Err(A::Error::custom(message));
+                    return Err(self.entries.refuse(message));
                 }
                 numbers.push(number);
             }
             self.entries.seen[1] = true;
-            return self.entries.insert(self.keys, &numbers, || format!("{:?}", self.keys)).map_err(A::Error::custom);
+            let inserted = self.entries.insert(self.keys, &numbers, || format!("{:?}", self.keys));
+            return inserted.map_err(|message| self.entries.refuse(message));
         }
         self.keys.push(0);
         while items.next_element_seed(Nested { entries: self.entries, keys: self.keys })?.is_some() {
@@ -290,9 +337,10 @@ impl<'de> Visitor<'de> for Nested<'_> {
         let dims = self.entries.dims;
         while let Some(key) = map.next_key::<String>()? {
             let keys: Option<Vec<u32>> = key.split('_').map(|part| part.parse().ok()).collect();
-            let mut keys = keys
-                .filter(|keys| keys.len() == dims)
-                .ok_or_else(|| A::Error::custom(format_args!("the key {key:?} is not {dims} indices joined by `_`")))?;
+            let Some(mut keys) = keys.filter(|keys| keys.len() == dims) else {
+                let message = format_args!("the key {key:?} is not {dims} indices joined by `_`");
+                return Err(self.entries.refuse(message));
+            };
             map.next_value_seed(Nested { entries: self.entries, keys: &mut keys })?;
         }
         Ok(())
@@ -301,6 +349,10 @@ impl<'de> Visitor<'de> for Nested<'_> {
 
 fn csv(text: &str, entries: &mut Entries) -> Result<(), String> {
     let dims = entries.dims;
+    let mut header = text.lines().next().unwrap_or_default().split(',');
+    if header.all(|field| field.trim().parse::<f64>().is_ok()) {
+        return Err("line 1 holds numbers where a CSV file names its columns".to_owned());
+    }
     for (number, line) in text.lines().enumerate().skip(1) {
         if line.trim().is_empty() {
             continue;
@@ -318,4 +370,37 @@ fn csv(text: &str, entries: &mut Entries) -> Result<(), String> {
         entries.insert(&keys, &numbers, place)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nulls_count_for_the_sizes_and_holes_are_named() {
+        let read = |text: &str| parse("t.json", text.as_bytes(), 2).expect("a table");
+        for (text, dims, lacks) in [
+            ("[[1, 2], [3, 4]]", [2, 2], None),
+            ("[[1, null], [3, null]]", [2, 2], Some("2 entries, the first at [0, 1]")),
+            ("[[1, 2], null, null]", [3, 2], Some("4 entries, the first at [1, 0]")),
+            ("[[1, 2], [3]]", [2, 2], Some("the entry at [1, 1]")),
+            ("[null, [1]]", [2, 1], Some("the entry at [0, 0]")),
+        ] {
+            let table = read(text);
+            assert_eq!((table.dims.as_slice(), holes(&table).as_deref()), (&dims[..], lacks), "{text}");
+        }
+        assert_eq!(parse("t.json", b"[[null]]", 2).err().as_deref(), Some("is empty"));
+    }
+
+    #[test]
+    fn what_is_refused_names_its_place_once() {
+        let refused = |path: &str, text: &str| parse(path, text.as_bytes(), 2).expect_err("refused");
+        assert_eq!(refused("t.json", "[1]"), "has 1 dimensions where 2 indices are given");
+        assert_eq!(refused("t.json", "{\"1\": 2}"), "the key \"1\" is not 2 indices joined by `_`");
+        assert!(refused("t.json", "[[\"x\"]]").ends_with(" at line 1 column 5"));
+        let header = "line 1 holds numbers where a CSV file names its columns";
+        assert_eq!(refused("t.csv", "0, 0, 5\n0, 1, 6\n"), header);
+        let table = parse("t.csv", b"step,head,width\n0,0,5\n0,1,6\n", 2).expect("a table");
+        assert_eq!((&table.dims[..], &table.values[..]), (&[1, 2][..], &[5.0, 6.0][..]));
+    }
 }
