@@ -20,7 +20,7 @@ pub struct InputTensor {
     pub shape: Vec<u32>,
     /// What the numbers are.
     pub kind: Kind,
-    /// The numbers, row-major.
+    /// The numbers, row-major, as many as the product of the sizes.
     pub values: Vec<f64>,
 }
 
@@ -50,6 +50,13 @@ impl Checker<'_> {
                 Op::Int(size) => u32::try_from(*size).ok(),
                 _ => None,
             });
+        }
+        if let Some(InputTensor { shape, values, .. }) = self.files.input(name) {
+            let product = shape.iter().try_fold(1_usize, |all, &size| all.checked_mul(size as usize));
+            if product != Some(values.len()) {
+                let message = format!("input `{name}` has the shape {shape:?} and {} numbers", values.len());
+                return self.hole(Diagnostic::new(Code::E0305, args.span, message));
+            }
         }
         if let Some(data) = self.files.input(name).filter(|data| data.shape.len() == declared.len()) {
             let given = data.shape.clone();
@@ -99,6 +106,13 @@ impl Checker<'_> {
             let message = format!("an entry of `{name}` holds 1 to {MAX_WIDTH} numbers, their count a plain number");
             return self.hole(Diagnostic::new(Code::E0204, span, message).help("give an index for each further size"));
         };
+        let otherwise = |checker: &mut Self| otherwise.map(|expr| (checker.expression(expr), expr.span));
+        // Many expressions may read one input; its numbers are looked at once for all.
+        let id = format!("input:{:?}:{}:{width}:{name}", declared.kind, keys.len());
+        if let Some(Some(index)) = self.table_ids.get(&id).copied() {
+            let otherwise = otherwise(self);
+            return self.table_items(index, &keys, otherwise, span);
+        }
         let mut table = Table {
             name: name.clone(),
             dims: vec![0; keys.len()],
@@ -116,12 +130,14 @@ impl Checker<'_> {
             table.values = data.values.as_slice().into();
         }
         let known = self.strategy.graph.tables.iter().position(|known| *known == table);
-        let index = known.unwrap_or_else(|| {
-            self.strategy.graph.tables.push(table);
-            self.strategy.graph.tables.len() - 1
-        });
-        let otherwise = otherwise.map(|expr| (self.expression(expr), expr.span));
-        self.table_items(index as u16, &keys, otherwise, span)
+        let index = match known {
+            Some(known) => u16::try_from(known).ok(),
+            None => self.add_table(table, span),
+        };
+        let Some(index) = index else { return Term::Hole };
+        self.table_ids.insert(id, Some(index));
+        let otherwise = otherwise(self);
+        self.table_items(index, &keys, otherwise, span)
     }
 
     /// `order input("order", size(video))`.
@@ -137,14 +153,8 @@ impl Checker<'_> {
             self.report(Diagnostic::new(Code::E0305, expr.span, message));
             return None;
         }
-        self.strategy.graph.tables.push(Table {
-            name: declared.name,
-            dims,
-            width: 1,
-            kind: Kind::Int,
-            values: values.into(),
-        });
-        Some(crate::ir::Order::Given((self.strategy.graph.tables.len() - 1) as u16))
+        let table = Table { name: declared.name, dims, width: 1, kind: Kind::Int, values: values.into() };
+        self.add_table(table, expr.span).map(crate::ir::Order::Given)
     }
 
     /// The index of a table: an integer, of a place or of tokens.

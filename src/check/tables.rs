@@ -91,6 +91,19 @@ impl Checker<'_> {
         if items.len() == 1 { items.remove(0) } else { Term::Tuple(items) }
     }
 
+    /// The index of a new table; a strategy with too many is reported.
+    pub(super) fn add_table(&mut self, table: Table, span: Span) -> Option<u16> {
+        let tables = &mut self.strategy.graph.tables;
+        let index = u16::try_from(tables.len()).ok().filter(|&index| index < u16::MAX);
+        match index {
+            Some(_) => tables.push(table),
+            None => {
+                self.report(Diagnostic::new(Code::E0309, span, format!("more than {} tables", u16::MAX)));
+            }
+        }
+        index
+    }
+
     fn table_id(&mut self, path: &str, dims: usize, span: Span) -> Option<u16> {
         let key = format!("{dims}:{}:{path}", span.file);
         if let Some(known) = self.table_ids.get(&key) {
@@ -98,10 +111,7 @@ impl Checker<'_> {
         }
         let result = self.files.read(span.file, path).and_then(|bytes| parse(path, &bytes, dims));
         let id = match result {
-            Ok(table) => {
-                self.strategy.graph.tables.push(table);
-                u16::try_from(self.strategy.graph.tables.len() - 1).ok()
-            }
+            Ok(table) => self.add_table(table, span),
             Err(reason) => {
                 self.report(Diagnostic::new(Code::E0305, span, format!("table `{path}`: {reason}")));
                 None

@@ -90,8 +90,10 @@ struct Builder<'a> {
     predicates: Vec<Predicate>,
     classes: Vec<Class>,
     class_ids: HashMap<Class, u32>,
-    /// Bytes of all masks, and of what predicates cover.
+    /// Bytes of all masks.
     mask_bytes: usize,
+    /// Bytes of what predicates cover.
+    covered_bytes: usize,
     /// Nothing more is built.
     too_large: bool,
     errors: Vec<Diagnostic>,
@@ -124,6 +126,7 @@ impl<'a> Builder<'a> {
             classes: Vec::new(),
             class_ids: HashMap::new(),
             mask_bytes: 0,
+            covered_bytes: 0,
             too_large: false,
             errors: Vec::new(),
         }
@@ -205,7 +208,8 @@ impl<'a> Builder<'a> {
 
     /// Reports, once, that there are too many different heads.
     fn is_full(&mut self) -> bool {
-        let bytes: usize = self.mask_bytes;
+        // Most masks are what a predicate covers: each sum is bounded, so that none counts twice.
+        let bytes = self.mask_bytes.max(self.covered_bytes);
         let full = bytes > MAX_MASK_BYTES || self.classes.len() >= MAX_CLASSES || self.too_large;
         if full && !self.too_large {
             self.too_large = true;
@@ -496,11 +500,16 @@ impl<'a> Builder<'a> {
         if let Some(bits) = self.covered.get(&key) {
             return bits.clone();
         }
+        // One class may have many large rules.
+        if self.is_full() {
+            return self.nothing(inner, how);
+        }
         let (_, arranged) = &self.arrangements[arrangement];
+        Known::bound(&mut self.known, arrangement, self.model.tokens() as usize);
         let table = TokenTable::new(&self.strategy.graph, self.model, arranged);
         let bits = cover(&table, &self.folded, inner, how, &mut self.known[arrangement], &self.budget)
             .unwrap_or_else(|reason| self.not_covered(inner, how, &reason));
-        self.mask_bytes += bits.words().len() * 8;
+        self.covered_bytes += bits.words().len() * 8;
         self.covered.insert(key, bits.clone());
         bits
     }
@@ -512,6 +521,11 @@ impl<'a> Builder<'a> {
         let message = format!("this predicate is too large: {reason}");
         self.errors.push(Diagnostic::new(Code::E0309, span, message).help(help));
         self.too_large = true;
+        self.nothing(predicate, how)
+    }
+
+    /// What stands for the blocks of a predicate once there is an error.
+    fn nothing(&self, predicate: ValueId, how: Lower) -> BitMatrix {
         let (rows, columns) = match self.folded.ty(predicate).extent {
             _ if matches!(how, Lower::Density { .. }) => (self.blocks.q_blocks(), self.blocks.kv_blocks()),
             Extent::Token { q: true, kv: true } => (self.blocks.q_blocks(), self.blocks.kv_blocks()),

@@ -16,6 +16,11 @@ use super::interval::Interval;
 use crate::ir::{Lower, Side};
 use crate::symbols::BitMatrix;
 
+/// Classes of the tokens in this many ranges, at most; with more, ranges decide.
+pub(super) fn limit(ranges: usize) -> usize {
+    2 * ranges + 64
+}
+
 /// Classes of the tokens in some ranges of one side.
 struct Classes {
     /// The value of each class by leaf; empty for leaves of the other side.
@@ -29,7 +34,7 @@ struct Classes {
 impl Classes {
     /// `None` where there are more than a few for each range.
     fn new(formula: &Formula, side: Side, ranges: &[Range<u32>]) -> Option<Self> {
-        let limit = 2 * ranges.len() + 64;
+        let limit = limit(ranges.len());
         let leaves: Vec<&[f64]> =
             formula.leaves.iter().filter(|leaf| leaf.side == side).map(|leaf| leaf.values.as_slice()).collect();
         let mut representatives: Vec<u32> = Vec::new();

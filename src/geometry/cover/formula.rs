@@ -36,6 +36,15 @@ pub(super) struct Leaf {
 pub struct Known(HashMap<ValueId, Leaf>);
 
 impl Known {
+    /// Forgets what the other arrangements know where all of them together know too much.
+    pub fn bound(all: &mut [Known], current: usize, tokens: usize) {
+        let count: usize = all.iter().map(|known| known.0.len()).sum();
+        if count.saturating_mul(tokens) > MAX_VALUES {
+            let others = all.iter_mut().enumerate().filter(|(index, _)| *index != current);
+            others.for_each(|(_, known)| known.0.clear());
+        }
+    }
+
     /// What is missing of some values of one side, and the coordinates they are made of.
     fn missing(&self, table: &TokenTable<'_>, graph: &Graph, side: Side, ids: &[ValueId]) -> Vec<(ValueId, Leaf)> {
         let missing: Vec<ValueId> = ids.iter().copied().filter(|id| !self.0.contains_key(id)).collect();

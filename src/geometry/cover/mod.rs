@@ -76,7 +76,9 @@ pub fn cover(
 ) -> Result<BitMatrix, String> {
     let (nodes, leaves) = sizes(graph, predicate);
     let blocks = table.blocks();
-    if nodes.saturating_mul(blocks.kv_blocks()).saturating_mul(16) > MAX_BYTES
+    // Rows are of blocks or of classes, of which there may be more; grids are of runs and tokens.
+    let width = classes::limit(blocks.kv_blocks()).max(256);
+    if nodes.saturating_mul(width).saturating_mul(16) > MAX_BYTES
         || leaves.saturating_mul(table.tokens()).saturating_mul(8) > MAX_BYTES
     {
         return Err(format!(
