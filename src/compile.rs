@@ -211,10 +211,8 @@ impl Compiler {
                 None => loaded.default_model(&strategy),
             };
             let Some(model) = model else { continue };
-            match passes::prepare(strategy, &model, &mut |_, _| {}) {
-                Ok((_, _, warnings)) => loaded.findings.extend(warnings),
-                Err(errors) => loaded.findings.extend(errors),
-            }
+            let (Ok(findings) | Err(findings)) = passes::check(strategy, &model);
+            loaded.findings.extend(findings);
         }
         for model in loaded.own_models() {
             let (_, findings) = check::model::check_model(&model);

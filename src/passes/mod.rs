@@ -49,11 +49,24 @@ pub fn run(
     Ok((plan, findings))
 }
 
-/// The passes before `specialise`: everything that finds mistakes, and nothing that takes time.
+/// The findings of all passes on a strategy that is not built: `specialise` is left out, but for what it finds soon.
 ///
 /// # Errors
 /// The findings of `bind_model` and `build_schedule`.
-pub fn prepare(
+pub fn check(strategy: Strategy, model: &Model) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
+    let (strategy, _, mut findings) = prepare(strategy, model, &mut |_, _| {})?;
+    // Without the inputs nothing is known of the blocks.
+    if missing_inputs(&strategy).is_ok() {
+        findings.extend(specialise::find_empty_rows(&strategy, model));
+    }
+    Ok(findings)
+}
+
+/// The passes before `specialise`, which take no time.
+///
+/// # Errors
+/// The findings of `bind_model` and `build_schedule`.
+fn prepare(
     mut strategy: Strategy,
     model: &Model,
     after: &mut dyn FnMut(&'static str, &Strategy),
