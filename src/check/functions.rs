@@ -628,6 +628,21 @@ impl Checker<'_> {
         None
     }
 
+    /// The side behind `over`.
+    fn axis_of_blocks(&mut self, expr: &ast::Expr) -> Option<Side> {
+        match &expr.kind {
+            ExprKind::Name(name) if !matches!(name.as_str(), "q" | "k") && self.lookup(name).is_none() => {
+                let message = format!("`over` takes an axis of blocks, and `{name}` is none");
+                self.report(Diagnostic::new(Code::E0205, expr.span, message).help(
+                    "`over = k` goes along the keys of each query, `over = q` along the queries of each key; some \
+                     functions know `all`, `layer` or `heads` too",
+                ));
+                None
+            }
+            _ => self.side(expr),
+        }
+    }
+
     /// The first argument and the axis of `over`.
     fn reducible(&mut self, args: &Args<'_>) -> Option<(ValueId, Over)> {
         let id = self.blocks_argument(args)?;
@@ -635,7 +650,7 @@ impl Checker<'_> {
         let over = match args.named("over") {
             Some(ast::Expr { kind: ExprKind::Name(name), .. }) if name == "all" => Over::Both,
             Some(ast::Expr { kind: ExprKind::Name(name), .. }) if name == "layer" => Over::Layer,
-            Some(expr) => self.side(expr)?.into(),
+            Some(expr) => self.axis_of_blocks(expr)?.into(),
             None if kv.is_some() => Over::Key,
             None => Over::Query,
         };

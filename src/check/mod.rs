@@ -54,6 +54,8 @@ impl ReadFile for NoFiles {
 pub struct Declarations<'a> {
     /// Strategies by name.
     pub strategies: HashMap<&'a str, &'a ast::Strategy>,
+    /// Some file could not be read or understood, which was reported: there may be more strategies.
+    pub is_incomplete: bool,
 }
 
 impl<'a> Declarations<'a> {
@@ -102,6 +104,9 @@ pub fn check(
     }
     ((!failed).then_some(checker.strategy), checker.diagnostics)
 }
+
+/// What segments are called in the shipped models, and the word for one with axes.
+const USUAL_SEGMENTS: &[&str] = &["text", "image", "video", "vision"];
 
 /// What an expression stands for while checking.
 #[derive(Clone, Debug)]
@@ -369,7 +374,12 @@ impl<'a> Checker<'a> {
             format!("`{}` is not a segment of this strategy's layout", name.node),
         )
         .label(format!("segments: {}", code_list(&known)));
+        let is_usual = USUAL_SEGMENTS.contains(&name.node.as_str());
         diagnostic = match did_you_mean(&name.node, known.iter().map(String::as_str)) {
+            // Then the layout has the mistake, and all of its uses.
+            Some(near) if is_usual => {
+                diagnostic.help(format!("is `{near}` in the layout meant to be `{}`?", name.node))
+            }
             Some(near) => diagnostic.fix(format!("did you mean `{near}`?"), name.span, near),
             None if self.strategy.layout.is_empty() => {
                 diagnostic.help(format!("say that the strategy needs it: `layout {}`", name.node))
@@ -609,6 +619,9 @@ impl<'a> Checker<'a> {
 
     fn use_strategy(&mut self, name: &ast::Ident, args: &[ast::Arg]) {
         let Some(&used) = self.declarations.strategies.get(name.node.as_str()) else {
+            if self.declarations.is_incomplete {
+                return;
+            }
             let known: Vec<&str> = self.declarations.strategies.keys().copied().collect();
             let mut diagnostic =
                 Diagnostic::new(Code::E0201, name.span, format!("there is no strategy `{}`", name.node));

@@ -1056,6 +1056,17 @@ pub struct InputShape {
     pub span: Span,
 }
 
+/// A number in the text of a parameter that only the model tells.
+#[derive(Clone, PartialEq, Debug)]
+pub struct OpenParam {
+    /// Index of the parameter.
+    pub param: u32,
+    /// The byte of its text before which the number stands.
+    pub at: u32,
+    /// The number.
+    pub value: ValueId,
+}
+
 /// A strategy.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Strategy {
@@ -1082,6 +1093,8 @@ pub struct Strategy {
     pub schedule: Vec<ScheduleRule>,
     /// Bounds of guards.
     pub bounds: Vec<Bound>,
+    /// What the texts of parameters lack, in the order of their places; nothing once the model is known.
+    pub open_params: Vec<OpenParam>,
     /// Shapes of inputs, to be compared with what the model makes of them.
     pub inputs: Vec<InputShape>,
     /// Deviations of published code that the rules reproduce.

@@ -220,6 +220,7 @@ pub(crate) fn strategy(r: &mut Random, model: Option<Model>) -> Strategy {
             ScheduleRule { kind: StepKind::Dense, guard: None, clauses: Vec::new(), order: None, span },
         ],
         bounds: vec![Bound { place: Place::Head, value: r.of(&ints), exclusive: r.flag(), span }],
+        open_params: vec![OpenParam { param: 1, at: 3, value: r.of(&ints) }],
         inputs: vec![InputShape { name: "draws".to_owned(), given: vec![4, 7], declared: vec![r.of(&ints); 2], span }],
         quirks: vec![r.name()],
         graph,

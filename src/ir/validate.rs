@@ -281,6 +281,9 @@ impl Problems {
             }
         }
         strategy.bounds.iter().for_each(|bound| self.scalar(graph, bound.value, Kind::Int, "the bound of a guard"));
+        for open in &strategy.open_params {
+            self.type_of(graph, open.value, "a number of a parameter");
+        }
         for id in strategy.inputs.iter().flat_map(|input| &input.declared) {
             self.scalar(graph, *id, Kind::Int, "the size of an input");
         }

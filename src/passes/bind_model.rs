@@ -5,7 +5,7 @@
 //! every place it depends on.
 
 use super::fold_constants::push_folded;
-use crate::diagnostics::{Code, Diagnostic, Severity};
+use crate::diagnostics::{Code, Diagnostic, Severity, did_you_mean};
 use crate::geometry::order::{tile_blocks, tiling};
 use crate::ir::scalar::{At, NoTokens, Scalar, evaluate};
 use crate::ir::{
@@ -47,6 +47,7 @@ pub fn bind_model(strategy: &mut Strategy, model: &Model) -> Result<Vec<Diagnost
         push_folded(new, op, value.ty, value.span)
     });
     strategy.model = Some(model.clone());
+    name_params(strategy);
     binder.evaluations(strategy);
     binder.stop_at_errors()?;
     binder.bounds(strategy);
@@ -57,6 +58,37 @@ pub fn bind_model(strategy: &mut Strategy, model: &Model) -> Result<Vec<Diagnost
     binder.values(strategy);
     binder.stop_at_errors()?;
     Ok(binder.findings)
+}
+
+/// Puts the numbers that follow from the model into the values of parameters.
+fn name_params(strategy: &mut Strategy) {
+    // From the last on, so that the places of the others stay.
+    for open in std::mem::take(&mut strategy.open_params).into_iter().rev() {
+        let words = value_words(&strategy.graph, open.value);
+        if let Some((_, text)) = strategy.params.get_mut(open.param as usize)
+            && text.is_char_boundary(open.at as usize)
+        {
+            text.insert_str(open.at as usize, &words);
+        }
+    }
+}
+
+/// A value as text: its number, or by what it differs.
+fn value_words(graph: &Graph, id: ValueId) -> String {
+    let on = Dependence::of(graph, id);
+    let places = [(on.step, "step"), (on.layer, "layer"), (on.head, "head")];
+    let places: Vec<&str> = places.iter().filter(|(depends, _)| *depends).map(|(_, name)| *name).collect();
+    if graph.ty(id).extent != Extent::Scalar {
+        return "an expression".to_owned();
+    }
+    if !places.is_empty() {
+        return format!("one by {}", places.join(" and "));
+    }
+    match evaluate(graph, id, At::default(), &NoTokens) {
+        Scalar::Bool(value) => value.to_string(),
+        Scalar::Int(value) => value.to_string(),
+        Scalar::Real(value) => value.to_string(),
+    }
 }
 
 fn size_of(size: Size, graph: &Graph, model: &Model, blocks: &Blocks) -> i64 {
@@ -147,7 +179,11 @@ impl Binder<'_> {
                 )
                 .label("needed here")
                 .also(self.model.span, format!("it has {}", names.join(", ")));
-                if let (Some(grid), false) = (self.model.grid(), wanted.axes.is_empty()) {
+                let names = self.model.segments.iter().map(|segment| segment.name.as_str());
+                if let Some(near) = did_you_mean(&wanted.name, names) {
+                    // The rules use the name too: no single edit mends it.
+                    diagnostic = diagnostic.help(format!("is it `{near}`, here and in the rules?"));
+                } else if let (Some(grid), false) = (self.model.grid(), wanted.axes.is_empty()) {
                     diagnostic = diagnostic.help(format!(
                         "`vision` stands for the segment with coordinates of any model, here `{}`",
                         grid.name

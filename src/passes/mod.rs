@@ -49,14 +49,15 @@ pub fn run(
     Ok((plan, findings))
 }
 
-/// The findings of all passes on a strategy that is not built: `specialise` is left out, but for what it finds soon.
+/// The findings of all passes on a strategy that is not built: `specialise` is left out, but for what it finds soon, and that
+/// too where not all rules are known (`is_whole`).
 ///
 /// # Errors
 /// The findings of `bind_model` and `build_schedule`.
-pub fn check(strategy: Strategy, model: &Model) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
+pub fn check(strategy: Strategy, model: &Model, is_whole: bool) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
     let (strategy, _, mut findings) = prepare(strategy, model, &mut |_, _| {})?;
     // Without the inputs nothing is known of the blocks.
-    if missing_inputs(&strategy).is_ok() {
+    if is_whole && missing_inputs(&strategy).is_ok() {
         findings.extend(specialise::find_empty_rows(&strategy, model));
     }
     Ok(findings)

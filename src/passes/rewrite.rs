@@ -35,7 +35,8 @@ impl Strategy {
         for bound in &mut self.bounds {
             visit(&mut bound.value);
         }
-        self.inputs.iter_mut().flat_map(|input| &mut input.declared).for_each(visit);
+        self.inputs.iter_mut().flat_map(|input| &mut input.declared).for_each(&mut visit);
+        self.open_params.iter_mut().for_each(|open| visit(&mut open.value));
     }
 
     /// Rebuilds the graph: `make` adds the replacement of each operation (operands replaced already) to the new
