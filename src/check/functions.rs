@@ -35,6 +35,7 @@ pub const NAMES: &[&str] = &[
     "last",
     "reuse",
     "last_computed",
+    "reused_steps",
 ];
 
 /// A function: its name, its signature and what it gives.
@@ -165,6 +166,13 @@ pub const FUNCTIONS: &[Function] = &[
         "codebook(x, (0.1, 0.2), (8, 4, 2))",
         "the value of the first threshold that is larger than x, else the last value",
     ),
+    function(
+        "accumulated",
+        1,
+        &[],
+        "accumulated(x)",
+        "in a schedule: the sum of x over the steps after the last computed one, this one included",
+    ),
     function("taylor", 1, &[], "taylor(order)", "forecast from the last updates, for `as`"),
 ];
 
@@ -211,6 +219,7 @@ impl Checker<'_> {
             "layer" => return Some(self.push_term(Op::Place(Place::Layer), span)),
             "head" => return Some(self.push_term(Op::Place(Place::Head), span)),
             "last_computed" => return Some(self.push_term(Op::LastComputed, span)),
+            "reused_steps" => return Some(self.push_term(Op::ReusedSteps, span)),
             "tiles" => return Some(self.tile_counts(span)),
             "frames" | "frame_tokens" => return Some(self.frame_size(name, span)),
             "steps" => Size::Steps,
@@ -411,6 +420,14 @@ impl Checker<'_> {
             "input" => self.input(args),
             "among" => self.among(args),
             "codebook" => self.codebook(args),
+            "accumulated" => {
+                let expr = args.positional[0];
+                let term = self.expression(expr);
+                match self.single(term, expr.span).and_then(|id| self.as_real(id, expr.span)) {
+                    Ok(id) => self.push_term(Op::Accumulated(id), span),
+                    Err(_) => Term::Hole,
+                }
+            }
             "transpose" => match self.blocks_argument(args) {
                 Some(id) => self.push_term(Op::Transpose(id), span),
                 None => Term::Hole,

@@ -96,7 +96,7 @@ pub fn check(
     let args = params.iter().map(|(name, value)| (name.clone(), checker.expression(value))).collect();
     checker.body(strategy, args, true);
     checker.size();
-    checker.last_computed_in_rules();
+    checker.looks_back_in_rules();
     let failed = checker.diagnostics.iter().any(|found| found.severity() == Severity::Error);
     if failed {
         // Behind a mistake nothing is looked up, so that names seem unused.
@@ -216,8 +216,8 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Reports rules that look at the last computed step: it is known where a schedule is made, and only there.
-    fn last_computed_in_rules(&mut self) {
+    /// Reports rules that look at what earlier steps did: it is known where a schedule is made, and only there.
+    fn looks_back_in_rules(&mut self) {
         let rules = self.strategy.rules.iter();
         let roots = rules.flat_map(|rule| [Some(rule.predicate), rule.guard, rule.order].into_iter().flatten());
         let orders = self.strategy.orders.iter().filter_map(|rule| rule.guard);
@@ -227,8 +227,8 @@ impl<'a> Checker<'a> {
                 continue;
             }
             let value = self.strategy.graph.value(id);
-            if value.op == Op::LastComputed {
-                let message = "the last computed step is known in schedules only";
+            if matches!(value.op, Op::LastComputed | Op::ReusedSteps | Op::Accumulated(_)) {
+                let message = "what earlier steps did is known in schedules only";
                 return self.report(Diagnostic::new(Code::E0209, value.span, message));
             }
             open.extend(value.op.operands());

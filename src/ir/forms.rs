@@ -165,6 +165,8 @@ forms! {
         [Op::Size(size)] = {"size" (size)}
         [Op::Place(place)] = {<place: Place>}
         [Op::LastComputed] = {"last_computed"}
+        [Op::ReusedSteps] = {"reused_steps"}
+        [Op::Accumulated(a)] = {"accumulated" (a)}
         [Op::Table { table, item, keys, otherwise }] = {"lookup" (table) "item" (item) "at" (keys) ["else" otherwise]}
         [Op::Coordinate(coordinate, side)] = {<coordinate: Coordinate> "of" (side)}
         [Op::InSet(set, side)] = {"in" (set) "of" (side)}

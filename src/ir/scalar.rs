@@ -75,6 +75,8 @@ pub struct At {
     pub head: u32,
     /// The last step before this one at which the layer was computed, where that is known: in schedules.
     pub last_computed: Option<u32>,
+    /// How many steps before this one reused the layer's output: in schedules.
+    pub reused_steps: u32,
 }
 
 /// Answers for tokens; see [`evaluate`].
@@ -141,7 +143,7 @@ impl<'a> Scalars<'a> {
         let mut varies = vec![false; count];
         scalars.varying.retain(|&id| {
             let op = graph.op(id);
-            let itself = matches!(op, Op::Place(_) | Op::LastComputed | Op::Coordinate(..) | Op::InSet(..));
+            let itself = matches!(op, Op::Place(_) | Op::Coordinate(..) | Op::InSet(..)) || graph.looks_back(id);
             varies[id.0 as usize] = itself || op.operands().iter().any(|operand| varies[operand.0 as usize]);
             varies[id.0 as usize]
         });
@@ -179,6 +181,13 @@ fn apply(
         Op::Place(Place::Layer) => Scalar::Int(at.layer.into()),
         Op::Place(Place::Head) => Scalar::Int(at.head.into()),
         Op::LastComputed => Scalar::Int(at.last_computed.map_or(-1, i64::from)),
+        Op::ReusedSteps => Scalar::Int(at.reused_steps.into()),
+        Op::Accumulated(a) => {
+            let steps = at.last_computed.map_or(0, |last| last + 1)..=at.step;
+            // What is accumulated does not look back, so that this does not go deeper.
+            let real = |step| evaluate(graph, *a, At { step, ..at }, tokens).real();
+            Scalar::Real(steps.fold(0.0, |sum, step| sum + real(step)))
+        }
         Op::Table { table, item, keys, otherwise } => {
             let mut all_known = true;
             let keys = keys.iter().map(|&key| match value(key) {

@@ -89,7 +89,7 @@ fn is_dynamic(strategy: &Strategy, id: crate::ir::ValueId) -> bool {
 }
 
 /// The free steps at which a line holds in a layer; `kind` is what the lines above have made of the others. A condition
-/// on the last computed step takes free steps at which the line does not hold as computed.
+/// on what earlier steps did takes free steps at which the line does not hold as computed.
 fn steps_of(
     strategy: &Strategy,
     rule: &ScheduleRule,
@@ -111,10 +111,11 @@ fn steps_of(
         Clause::Every { .. } => true,
     };
     let mut steps = Vec::new();
-    let mut last_computed = None;
+    let (mut last_computed, mut reused_steps) = (None, 0);
     for step in 0..free.last().map_or(0, |last| last + 1) {
         let is_free = free.binary_search(&step).is_ok();
-        let claims = is_free && rule.clauses.iter().all(|clause| holds(clause, At { last_computed, ..at(step) }));
+        let claims =
+            is_free && rule.clauses.iter().all(|clause| holds(clause, At { last_computed, reused_steps, ..at(step) }));
         let kind = match (claims, is_free) {
             (true, _) => rule.kind,
             (false, true) => StepKind::Dispatch,
@@ -123,7 +124,9 @@ fn steps_of(
         if claims {
             steps.push(step);
         }
-        if kind != StepKind::Reuse {
+        if kind == StepKind::Reuse {
+            reused_steps += 1;
+        } else {
             last_computed = Some(step);
         }
     }
