@@ -361,13 +361,11 @@ impl<'a> Builder<'a> {
         let mut kept = kept.unwrap_or_else(|| BitMatrix::ones(1, self.blocks.kv_blocks()));
         for (_, id) in skip_terms {
             let rule = skips.next()?;
-            if kept.count() > 0 {
-                kept.subtract(&self.row_of(id, first, arrangement)?);
-                taken = (kept.count() == 0).then_some(*rule);
-            }
-            if taken.is_some() {
+            if kept.count() == 0 {
                 break;
             }
+            kept.subtract(&self.row_of(id, first, arrangement)?);
+            taken = (kept.count() == 0).then_some(*rule);
         }
         let place = format!("q-block {first}, in `{name}`");
         let (rule, label, help) = match taken {
