@@ -286,8 +286,8 @@ pub fn integer(op: Binary, a: i64, b: i64) -> i64 {
         Binary::Subtract => a.saturating_sub(b),
         Binary::Multiply => a.saturating_mul(b),
         Binary::Divide | Binary::FloorDivide => floor_divide(a, b),
-        Binary::Modulo => a.saturating_sub(floor_divide(a, b).saturating_mul(b)) * i64::from(b != 0),
-        Binary::Power => u32::try_from(b).map_or(0, |b| a.saturating_pow(b)),
+        Binary::Modulo => modulo(a, b),
+        Binary::Power => power(a, b),
         Binary::Min => a.min(b),
         Binary::Max => a.max(b),
         Binary::Xor => a ^ b,
@@ -302,6 +302,24 @@ fn floor_divide(a: i64, b: i64) -> i64 {
     }
     let quotient = a.saturating_div(b);
     if a.wrapping_rem(b) != 0 && (a < 0) != (b < 0) { quotient - 1 } else { quotient }
+}
+
+/// From the remainder, because a quotient near the ends saturates.
+fn modulo(a: i64, b: i64) -> i64 {
+    if b == 0 {
+        return 0;
+    }
+    let rest = a.wrapping_rem(b);
+    if rest != 0 && (rest < 0) != (b < 0) { rest + b } else { rest }
+}
+
+fn power(a: i64, b: i64) -> i64 {
+    if b < 0 {
+        return 0;
+    }
+    // Behind exponents of 32 bits only -1, 0 and 1 do not saturate, and only whether the exponent is odd counts.
+    let most = u32::MAX - u32::from(b % 2 == 0);
+    a.saturating_pow(u32::try_from(b).unwrap_or(most))
 }
 
 fn real(op: Binary, a: f64, b: f64) -> f64 {
@@ -356,5 +374,37 @@ pub fn compare(op: Comparison, a: Scalar, b: Scalar) -> bool {
                 Comparison::LessEqual => a <= b,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEAR_ENDS: [i64; 11] = [i64::MIN, i64::MIN + 1, -7, -3, -1, 0, 1, 3, 7, i64::MAX - 1, i64::MAX];
+
+    #[test]
+    fn modulo_is_exact_up_to_the_ends() {
+        for a in NEAR_ENDS {
+            for b in NEAR_ENDS {
+                // In 128 bits nothing saturates.
+                let (wide_a, wide_b) = (i128::from(a), i128::from(b));
+                let expected = if b == 0 { 0 } else { ((wide_a % wide_b) + wide_b) % wide_b };
+                assert_eq!(i128::from(integer(Binary::Modulo, a, b)), expected, "{a} mod {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn exponents_beyond_32_bits_keep_base_and_sign() {
+        let (even, odd) = (5_000_000_000, 5_000_000_001);
+        for (a, of_even, of_odd) in
+            [(1, 1, 1), (0, 0, 0), (-1, 1, -1), (2, i64::MAX, i64::MAX), (-2, i64::MAX, i64::MIN)]
+        {
+            assert_eq!(integer(Binary::Power, a, even), of_even, "{a} ^ {even}");
+            assert_eq!(integer(Binary::Power, a, odd), of_odd, "{a} ^ {odd}");
+        }
+        assert_eq!(integer(Binary::Power, 1, i64::MAX), 1);
+        assert_eq!(integer(Binary::Power, 1, -1), 0);
     }
 }
