@@ -312,7 +312,7 @@ fn symbols_come_packed_or_as_bytes() {
     let file = TensorFile::open(folder.path().join("bytes.safetensors")).unwrap();
     assert_eq!(file.shape("skip").unwrap(), [2, 8, 8]);
     assert_eq!(file.values::<i32>("schedule").unwrap(), [1; 8]);
-    refused(folder.path(), &["symbols", "choosing.omni", "--out", "x.safetensors"], "q and k of step 0 are needed");
+    refused(folder.path(), &["symbols", "choosing.omni", "--out", "x.safetensors"], "q and k of step 1 are needed");
 }
 
 #[test]

@@ -176,7 +176,7 @@ fn drawn(entry: &Entry) -> (String, Option<Vec<u8>>) {
     let (q, k) = (dyadic(plan, 1), dyadic(plan, 2));
     let mut selection = Selection::new(plan.clone()).unwrap();
     let heads: Vec<u32> = (0..plan.model.heads).collect();
-    let symbols = selection.symbols(step, layer, &heads, Some((q.as_ref(), k.as_ref()))).unwrap();
+    let symbols = selection.in_force(step, layer, &heads, Some((q.as_ref(), k.as_ref()))).unwrap();
     let mut hash = blake3::Hasher::new();
     for group in &symbols.groups {
         let parts =
