@@ -195,12 +195,10 @@ impl Compiler {
             Some(name) => vec![name.clone()],
             None => loaded.own_strategies(),
         };
-        let model = if self.model.is_some() || loaded.has_own_model() || !self.shape.is_empty() {
-            self.choose_model(&mut loaded, None)
-        } else {
-            None
-        };
-        if names.is_empty() && self.strategy.is_none() && loaded.models().is_empty() && !loaded.failed() {
+        let is_chosen = self.model.is_some() || loaded.has_own_model() || !self.shape.is_empty();
+        let model = if is_chosen { self.choose_model(&mut loaded, None) } else { None };
+        let is_empty = loaded.files.get(loaded.main).is_some_and(|file| file.items.is_empty());
+        if is_empty && self.strategy.is_none() && !loaded.failed() {
             loaded.no_strategy();
         }
         for name in names {
@@ -208,13 +206,13 @@ impl Compiler {
             let Some(strategy) = one.check_loaded(&mut loaded) else { continue };
             let model = match &model {
                 Some(model) => Some(model.clone()),
+                // What is wrong with the model that was chosen has been said; it is no reason to look at another.
+                None if is_chosen => None,
                 None => loaded.default_model(&strategy),
             };
             let Some(model) = model else { continue };
-            match passes::prepare(strategy, &model, &mut |_, _| {}) {
-                Ok((_, _, warnings)) => loaded.findings.extend(warnings),
-                Err(errors) => loaded.findings.extend(errors),
-            }
+            let (Ok(findings) | Err(findings)) = passes::check(strategy, &model, !loaded.failed());
+            loaded.findings.extend(findings);
         }
         for model in loaded.own_models() {
             let (_, findings) = check::model::check_model(&model);
@@ -273,7 +271,8 @@ impl Compiler {
     fn check_loaded(&self, loaded: &mut Loaded) -> Option<Strategy> {
         let files = loaded.files.clone();
         let mut findings = Vec::new();
-        let declarations = Declarations::collect(&files, &mut findings);
+        let mut declarations = Declarations::collect(&files, &mut findings);
+        declarations.is_incomplete = loaded.has_broken_import();
         let own = loaded.own_strategies();
         let name = match &self.strategy {
             Some(name) => name.clone(),
@@ -288,9 +287,11 @@ impl Compiler {
             },
         };
         let Some(strategy) = declarations.strategies.get(name.as_str()) else {
-            let near = did_you_mean(&name, declarations.strategies.keys().copied());
-            let near = near.map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
-            loaded.problem(Code::E0201, &self.name, &format!("there is no strategy `{name}`{near}"));
+            // What cannot be read may declare it.
+            if !loaded.failed() {
+                let near = near_or_all(&name, declarations.strategies.keys().copied());
+                loaded.problem(Code::E0201, &self.name, &format!("there is no strategy `{name}`{near}"));
+            }
             return None;
         };
         let params = self.parse_params(loaded);
@@ -304,18 +305,14 @@ impl Compiler {
     fn parse_params(&self, loaded: &mut Loaded) -> Vec<(ast::Ident, ast::Expr)> {
         let mut params = Vec::new();
         for (name, value) in &self.params {
-            let text = format!("strategy _({name} = {value}) {{}}");
+            let text = format!("{name} = {value}");
             let file = loaded.sources.add(format!("<parameter {name}>"), text.clone());
             if let Some(directory) = &self.directory {
                 loaded.directories.insert(file, directory.clone());
             }
-            let (tree, findings) = syntax::parse(file, &text);
+            let (param, findings) = syntax::parse_param(file, &text);
             loaded.report(findings);
-            for item in tree.items {
-                if let ast::Item::Strategy(strategy) = item {
-                    params.extend(strategy.params);
-                }
-            }
+            params.extend(param);
         }
         params
     }
@@ -392,11 +389,7 @@ impl Compiler {
         let Some(mut model) = found else {
             let message = match &self.model {
                 Some(name) => {
-                    let names = models.iter().map(|model| model.name.node.as_str());
-                    let near = did_you_mean(name, names).map_or_else(
-                        || ", `omni models` lists the shipped ones".to_owned(),
-                        |near| format!(", did you mean `{near}`?"),
-                    );
+                    let near = near_or_all(name, models.iter().map(|model| model.name.node.as_str()));
                     format!("there is no model `{name}`{near}")
                 }
                 None => "no shipped model has the segments of this strategy; declare one with `model`".to_owned(),
@@ -434,6 +427,17 @@ pub fn shipped_models() -> Vec<(Model, Vec<String>)> {
             Some((check::model::check_model(&model).0?, docs))
         })
         .collect()
+}
+
+/// What to say behind a name that nothing has: the one that was probably meant, or all that there are.
+fn near_or_all<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let mut known: Vec<&str> = known.collect();
+    known.sort_unstable();
+    match did_you_mean(name, known.iter().copied()) {
+        Some(near) => format!(", did you mean `{near}`?"),
+        None if known.is_empty() => ": there is none".to_owned(),
+        None => format!(": there are `{}`", known.join("`, `")),
+    }
 }
 
 /// Changes a size of a model's tree.
@@ -544,6 +548,16 @@ impl Loaded {
         self.problem(Code::E0201, &name, "the file declares no strategy");
     }
 
+    /// Whether some import is missing or was not understood, which was reported.
+    fn has_broken_import(&self) -> bool {
+        let unread = [Code::E0101, Code::E0102, Code::E0103, Code::E0104, Code::E0105, Code::E0106, Code::E0107];
+        self.findings.iter().filter(|found| unread.contains(&found.code)).any(|found| {
+            let file = usize::from(found.span().file);
+            let is_import = file != self.main && file < self.files.len();
+            is_import || matches!(found.code, Code::E0106 | Code::E0107)
+        })
+    }
+
     fn failed(&self) -> bool {
         self.findings.iter().any(|finding| finding.severity() == Severity::Error)
     }
@@ -558,7 +572,9 @@ impl Loaded {
         errors.filter(|error| error.span().file == place.file).any(|error| {
             let Some((start, line)) = self.line(error.span()) else { return false };
             let mut words = line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-            (start..=start + line.len()).contains(&(place.start as usize))
+            // Whether a `rest` is alone is not known where a guard could not be read.
+            finding.code == Code::W0504
+                || (start..=start + line.len()).contains(&(place.start as usize))
                 || about_name.is_some_and(|name| words.any(|word| word == name))
         })
     }

@@ -312,7 +312,7 @@ fn symbols_come_packed_or_as_bytes() {
     let file = TensorFile::open(folder.path().join("bytes.safetensors")).unwrap();
     assert_eq!(file.shape("skip").unwrap(), [2, 8, 8]);
     assert_eq!(file.values::<i32>("schedule").unwrap(), [1; 8]);
-    refused(folder.path(), &["symbols", "choosing.omni", "--out", "x.safetensors"], "q and k of step 0 are needed");
+    refused(folder.path(), &["symbols", "choosing.omni", "--out", "x.safetensors"], "q and k of step 1 are needed");
 }
 
 #[test]
@@ -463,6 +463,36 @@ fn names_that_are_not_there() {
     let args = ["run", "band.omni", "--qkv", "rec.safetensors", "--model", "minidit_64"];
     refused(folder.path(), &args, "has the shape [2, 128, 16], model `minidit_64` [4, 1088, 64]");
     refused(folder.path(), &["run", "band.omni"], "give recorded ones with --qkv FILE");
+}
+
+/// What is wrong with a value on the command line is shown in what was written there.
+#[test]
+fn choices_that_do_not_exist() {
+    let folder = folder();
+    let check = |args: &[&str]| {
+        let called = omni(folder.path(), &[&["check", "band.omni"], args].concat());
+        assert_eq!(called.code, 1, "{args:?}: {}", called.err);
+        called.out
+    };
+    for (value, wanted) in [
+        ("reach = foo", "1 │ reach = foo\n"),
+        ("reach = 2 +", "1 │ reach = 2 +\n"),
+        ("reach = (2", "`(` without its closing `)`"),
+        ("reach = 2 }", "found `}`, expected the end of the value"),
+        ("reach = \"text", "text without its closing"),
+        ("raech = 2", "1 + reach = 2\n"),
+    ] {
+        let out = check(&["--param", value]);
+        assert!(out.contains(wanted) && !out.contains("strategy _"), "{value}: {out}");
+    }
+    let out = check(&["--strategy", "bnad"]);
+    assert!(out.contains("there is no strategy `bnad`, did you mean `band`?"), "{out}");
+    let out = check(&["--strategy", "other"]);
+    assert!(out.contains("there is no strategy `other`: there are `band`"), "{out}");
+    let out = check(&["--model", "minidit128"]);
+    assert!(out.contains("there is no model `minidit128`, did you mean `minidit_128`?"), "{out}");
+    let out = check(&["--model", "dalle"]);
+    assert!(out.contains("there is no model `dalle`: there are `cogvideox_2b`, "), "{out}");
 }
 
 #[test]

@@ -21,8 +21,13 @@ use flashomni::tensor::Tensor;
 use flashomni::tensor_file::TensorFile;
 use flashomni::{Compiler, Error};
 
-/// Layer that is looked at: behind those that strategies leave dense.
-const LAYER: u32 = 3;
+/// The layer that is looked at: behind those that strategies leave dense, the first that does more than obey one mask.
+fn layer_to_draw(plan: &Plan) -> u32 {
+    const FROM: u32 = 3;
+    let layers = FROM.min(plan.model.layers - 1)..plan.model.layers;
+    let has_schedule = |layer: &u32| plan.schedule.letters(*layer).contains(|letter| letter != '.');
+    layers.clone().find(has_schedule).unwrap_or(layers.start)
+}
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -122,6 +127,10 @@ fn inputs(strategy: &str) -> Vec<(&'static str, InputTensor)> {
         "bigbird" => vec![("random_blocks", tensor(&[4, 94, 3], Kind::Int, drawn))],
         "bigbird_deepspeed" => vec![("random_blocks", tensor(&[4, 96, 2], Kind::Int, drawn))],
         "adacache" => vec![("distances", tensor(&[50, 1], Kind::Real, |i| f64::from(i * 7 % 13) / 100.0))],
+        "teacache" => vec![("distances", tensor(&[50], Kind::Real, |i| f64::from(i * 7 % 13) / 50.0))],
+        "fbcache" | "dbcache" => {
+            vec![("distances", tensor(&[50, 50], Kind::Real, |i| f64::from(i * 7 % 101) / 500.0))]
+        }
         "pab" | "pab_mlp" => vec![("timesteps", tensor(&[50], Kind::Int, |i| f64::from(1000 - 20 * i)))],
         _ => Vec::new(),
     }
@@ -153,22 +162,21 @@ fn step_to_draw(plan: &Plan) -> Option<u32> {
             partial.is_some() || !all(*skip) || !all(*cache)
         }
     });
-    let obeys = |step: &u32| {
-        matches!(plan.schedule.kind(*step, LAYER.min(plan.model.layers - 1)), StepKind::Dispatch | StepKind::Refresh)
-    };
+    let obeys =
+        |step: &u32| matches!(plan.schedule.kind(*step, layer_to_draw(plan)), StepKind::Dispatch | StepKind::Refresh);
     (0..plan.model.steps).rev().find(obeys).filter(|_| is_sparse)
 }
 
 /// The symbols as text, and as a picture of up to four different heads that share the first head's order of tokens.
 fn drawn(entry: &Entry) -> (String, Option<Vec<u8>>) {
     let plan = &entry.plan;
-    let layer = LAYER.min(plan.model.layers - 1);
+    let layer = layer_to_draw(plan);
     let mut text = format!("schedule {}\n", plan.schedule.letters(layer));
     let Some(step) = step_to_draw(plan) else { return (text, None) };
     let (q, k) = (dyadic(plan, 1), dyadic(plan, 2));
     let mut selection = Selection::new(plan.clone()).unwrap();
     let heads: Vec<u32> = (0..plan.model.heads).collect();
-    let symbols = selection.symbols(step, layer, &heads, Some((q.as_ref(), k.as_ref()))).unwrap();
+    let symbols = selection.in_force(step, layer, &heads, Some((q.as_ref(), k.as_ref()))).unwrap();
     let mut hash = blake3::Hasher::new();
     for group in &symbols.groups {
         let parts =
@@ -312,7 +320,7 @@ fn sections(entries: &[Entry], pictures: &BTreeSet<String>) -> String {
             let words = "query blocks downwards, key blocks to the right, blue where computed";
             writeln!(text, "![Masks of `{name}`: {words}](images/strategies/{name}.png)\n").unwrap();
         }
-        let layer = LAYER.min(entry.plan.model.layers - 1);
+        let layer = layer_to_draw(&entry.plan);
         let schedule = entry.plan.schedule.letters(layer);
         if schedule.chars().any(|kind| kind != '.') {
             writeln!(text, "```text\n{schedule}\n```\n").unwrap();

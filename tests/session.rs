@@ -396,5 +396,5 @@ fn wrong_calls_are_one_sentence_and_write_nothing() {
     assert_eq!(call(7, 0, &half, &mut out), "`out` holds f32, but `q` holds f16");
     assert!(out.as_ref().to_f32().iter().all(|value| *value == 7.0), "nothing was written");
     let needs = Selection::new(plan).unwrap().symbols(2, 0, &ALL, None).unwrap_err().to_string();
-    assert!(needs.ends_with("q and k are needed"), "{needs}");
+    assert!(needs.ends_with("q and k of step 2 are needed"), "{needs}");
 }

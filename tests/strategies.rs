@@ -168,6 +168,9 @@ fn findings(compiler: Compiler) -> Diagnostics {
     let mut list = checked.list.clone();
     let sources = match compiler.compile() {
         Ok(compiled) => {
+            for one in &compiled.warnings.list {
+                assert!(list.contains(one), "`check` does not say: {one:?}");
+            }
             list.extend(compiled.warnings.list);
             compiled.warnings.sources
         }

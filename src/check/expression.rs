@@ -3,12 +3,15 @@
 use super::{Checker, Term, code_list, functions};
 use crate::diagnostics::{Code, Diagnostic, did_you_mean};
 use crate::ir::scalar::Scalar;
-use crate::ir::{Binary, Comparison, Extent, Kind, Op, Real, SetId, Type, Unary, ValueId};
+use crate::ir::{Binary, Comparison, Extent, Kind, Op, OpenParam, Real, SetId, Type, Unary, ValueId};
 use crate::source::Span;
 use crate::syntax::ast::{self, BinaryOp, CompareOp, ExprKind, UnaryOp};
 
 /// The largest constant power of a block value; it becomes a chain of multiplications.
 const MAX_BLOCK_POWER: i64 = 16;
+
+/// What to write for an element of a tuple.
+const NO_INDICES: &str = "tuples and lists cannot be indexed: give each element a name with `let`";
 
 impl Checker<'_> {
     pub(super) fn expression(&mut self, expr: &ast::Expr) -> Term {
@@ -361,6 +364,11 @@ impl Checker<'_> {
 
     fn slice(&mut self, value: &ast::Expr, first: &ast::Set, second: Option<&ast::Set>, span: Span) -> Term {
         let term = self.expression(value);
+        if let Term::Tuple(_) | Term::List(_) = term {
+            let diagnostic = Diagnostic::new(Code::E0206, span, "only values over blocks have parts");
+            let label = format!("this is {}", self.form(&term));
+            return self.hole(diagnostic.also(value.span, label).help(NO_INDICES));
+        }
         let Ok(id) = self.single(term, value.span) else { return Term::Hole };
         let first_set = self.set(first);
         let second_set = second.map(|set| self.set(set));
@@ -422,37 +430,50 @@ impl Checker<'_> {
         }
     }
 
-    /// A term as text, for provenance.
-    pub(super) fn describe(&self, term: &Term) -> String {
+    /// The next parameter's value as text, for provenance. Numbers in it that only the model tells are left open.
+    pub(super) fn describe(&mut self, term: &Term) -> String {
+        let mut text = String::new();
+        self.write_term(term, &mut text);
+        text
+    }
+
+    fn write_term(&mut self, term: &Term, out: &mut String) {
         match term {
             Term::Value(id) => match self.strategy.graph.op(*id) {
-                Op::Bool(value) => value.to_string(),
-                Op::Int(value) => value.to_string(),
-                Op::Real(value) => value.0.to_string(),
                 Op::Table { table, .. } => {
-                    format!("table({:?})", self.strategy.graph.tables[usize::from(*table)].name)
+                    *out += &format!("table({:?})", self.strategy.graph.tables[usize::from(*table)].name);
                 }
                 _ => match self.constant(*id) {
-                    Some(Scalar::Bool(value)) => value.to_string(),
-                    Some(Scalar::Int(value)) => value.to_string(),
-                    Some(Scalar::Real(value)) => value.to_string(),
-                    None => "expression".to_owned(),
+                    Some(Scalar::Bool(value)) => *out += &value.to_string(),
+                    Some(Scalar::Int(value)) => *out += &value.to_string(),
+                    Some(Scalar::Real(value)) => *out += &value.to_string(),
+                    None => {
+                        let (param, at) = (self.strategy.params.len() as u32, out.len() as u32);
+                        self.strategy.open_params.push(OpenParam { param, at, value: *id });
+                    }
                 },
             },
-            Term::Tuple(items) => {
-                let items: Vec<String> = items.iter().map(|item| self.describe(item)).collect();
-                format!("({})", items.join(", "))
+            Term::Tuple(items) => self.write_terms(items, ["(", ")"], out),
+            Term::List(items) => self.write_terms(items, ["[", "]"], out),
+            Term::Text(text) => *out += &format!("{text:?}"),
+            Term::Side(_) => *out += "side",
+            Term::Mode(order) => {
+                *out += "taylor(";
+                self.write_term(&Term::Value(*order), out);
+                *out += ")";
             }
-            Term::List(items) => {
-                let items: Vec<String> = items.iter().map(|item| self.describe(item)).collect();
-                format!("[{}]", items.join(", "))
-            }
-            Term::Text(text) => format!("{text:?}"),
-            Term::Side(_) => "side".to_owned(),
-            Term::Mode(order) => format!("taylor({})", self.describe(&Term::Value(*order))),
-            Term::Input(_) => "input".to_owned(),
-            Term::Hole => "?".to_owned(),
+            Term::Input(_) => *out += "input",
+            Term::Hole => *out += "?",
         }
+    }
+
+    fn write_terms(&mut self, items: &[Term], [before, after]: [&str; 2], out: &mut String) {
+        *out += before;
+        for (index, item) in items.iter().enumerate() {
+            *out += if index > 0 { ", " } else { "" };
+            self.write_term(item, out);
+        }
+        *out += after;
     }
 
     /// Reports an argument that was given before.

@@ -35,6 +35,7 @@ pub const NAMES: &[&str] = &[
     "last",
     "reuse",
     "last_computed",
+    "reused_steps",
 ];
 
 /// A function: its name, its signature and what it gives.
@@ -165,6 +166,13 @@ pub const FUNCTIONS: &[Function] = &[
         "codebook(x, (0.1, 0.2), (8, 4, 2))",
         "the value of the first threshold that is larger than x, else the last value",
     ),
+    function(
+        "accumulated",
+        1,
+        &[],
+        "accumulated(x)",
+        "in a schedule: the sum of x over the steps after the last computed one, this one included",
+    ),
     function("taylor", 1, &[], "taylor(order)", "forecast from the last updates, for `as`"),
 ];
 
@@ -211,6 +219,7 @@ impl Checker<'_> {
             "layer" => return Some(self.push_term(Op::Place(Place::Layer), span)),
             "head" => return Some(self.push_term(Op::Place(Place::Head), span)),
             "last_computed" => return Some(self.push_term(Op::LastComputed, span)),
+            "reused_steps" => return Some(self.push_term(Op::ReusedSteps, span)),
             "tiles" => return Some(self.tile_counts(span)),
             "frames" | "frame_tokens" => return Some(self.frame_size(name, span)),
             "steps" => Size::Steps,
@@ -411,6 +420,14 @@ impl Checker<'_> {
             "input" => self.input(args),
             "among" => self.among(args),
             "codebook" => self.codebook(args),
+            "accumulated" => {
+                let expr = args.positional[0];
+                let term = self.expression(expr);
+                match self.single(term, expr.span).and_then(|id| self.as_real(id, expr.span)) {
+                    Ok(id) => self.push_term(Op::Accumulated(id), span),
+                    Err(_) => Term::Hole,
+                }
+            }
             "transpose" => match self.blocks_argument(args) {
                 Some(id) => self.push_term(Op::Transpose(id), span),
                 None => Term::Hole,
@@ -628,6 +645,21 @@ impl Checker<'_> {
         None
     }
 
+    /// The side behind `over`.
+    fn axis_of_blocks(&mut self, expr: &ast::Expr) -> Option<Side> {
+        match &expr.kind {
+            ExprKind::Name(name) if !matches!(name.as_str(), "q" | "k") && self.lookup(name).is_none() => {
+                let message = format!("`over` takes an axis of blocks, and `{name}` is none");
+                self.report(Diagnostic::new(Code::E0205, expr.span, message).help(
+                    "`over = k` goes along the keys of each query, `over = q` along the queries of each key; some \
+                     functions know `all`, `layer` or `heads` too",
+                ));
+                None
+            }
+            _ => self.side(expr),
+        }
+    }
+
     /// The first argument and the axis of `over`.
     fn reducible(&mut self, args: &Args<'_>) -> Option<(ValueId, Over)> {
         let id = self.blocks_argument(args)?;
@@ -635,7 +667,7 @@ impl Checker<'_> {
         let over = match args.named("over") {
             Some(ast::Expr { kind: ExprKind::Name(name), .. }) if name == "all" => Over::Both,
             Some(ast::Expr { kind: ExprKind::Name(name), .. }) if name == "layer" => Over::Layer,
-            Some(expr) => self.side(expr)?.into(),
+            Some(expr) => self.axis_of_blocks(expr)?.into(),
             None if kv.is_some() => Over::Key,
             None => Over::Query,
         };

@@ -54,6 +54,8 @@ impl ReadFile for NoFiles {
 pub struct Declarations<'a> {
     /// Strategies by name.
     pub strategies: HashMap<&'a str, &'a ast::Strategy>,
+    /// Some file could not be read or understood, which was reported: there may be more strategies.
+    pub is_incomplete: bool,
 }
 
 impl<'a> Declarations<'a> {
@@ -94,7 +96,7 @@ pub fn check(
     let args = params.iter().map(|(name, value)| (name.clone(), checker.expression(value))).collect();
     checker.body(strategy, args, true);
     checker.size();
-    checker.last_computed_in_rules();
+    checker.looks_back_in_rules();
     let failed = checker.diagnostics.iter().any(|found| found.severity() == Severity::Error);
     if failed {
         // Behind a mistake nothing is looked up, so that names seem unused.
@@ -102,6 +104,9 @@ pub fn check(
     }
     ((!failed).then_some(checker.strategy), checker.diagnostics)
 }
+
+/// What segments are called in the shipped models, and the word for one with axes.
+const USUAL_SEGMENTS: &[&str] = &["text", "image", "video", "vision"];
 
 /// What an expression stands for while checking.
 #[derive(Clone, Debug)]
@@ -211,8 +216,8 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Reports rules that look at the last computed step: it is known where a schedule is made, and only there.
-    fn last_computed_in_rules(&mut self) {
+    /// Reports rules that look at what earlier steps did: it is known where a schedule is made, and only there.
+    fn looks_back_in_rules(&mut self) {
         let rules = self.strategy.rules.iter();
         let roots = rules.flat_map(|rule| [Some(rule.predicate), rule.guard, rule.order].into_iter().flatten());
         let orders = self.strategy.orders.iter().filter_map(|rule| rule.guard);
@@ -222,8 +227,8 @@ impl<'a> Checker<'a> {
                 continue;
             }
             let value = self.strategy.graph.value(id);
-            if value.op == Op::LastComputed {
-                let message = "the last computed step is known in schedules only";
+            if matches!(value.op, Op::LastComputed | Op::ReusedSteps | Op::Accumulated(_)) {
+                let message = "what earlier steps did is known in schedules only";
                 return self.report(Diagnostic::new(Code::E0209, value.span, message));
             }
             open.extend(value.op.operands());
@@ -369,7 +374,12 @@ impl<'a> Checker<'a> {
             format!("`{}` is not a segment of this strategy's layout", name.node),
         )
         .label(format!("segments: {}", code_list(&known)));
+        let is_usual = USUAL_SEGMENTS.contains(&name.node.as_str());
         diagnostic = match did_you_mean(&name.node, known.iter().map(String::as_str)) {
+            // Then the layout has the mistake, and all of its uses.
+            Some(near) if is_usual => {
+                diagnostic.help(format!("is `{near}` in the layout meant to be `{}`?", name.node))
+            }
             Some(near) => diagnostic.fix(format!("did you mean `{near}`?"), name.span, near),
             None if self.strategy.layout.is_empty() => {
                 diagnostic.help(format!("say that the strategy needs it: `layout {}`", name.node))
@@ -609,6 +619,9 @@ impl<'a> Checker<'a> {
 
     fn use_strategy(&mut self, name: &ast::Ident, args: &[ast::Arg]) {
         let Some(&used) = self.declarations.strategies.get(name.node.as_str()) else {
+            if self.declarations.is_incomplete {
+                return;
+            }
             let known: Vec<&str> = self.declarations.strategies.keys().copied().collect();
             let mut diagnostic =
                 Diagnostic::new(Code::E0201, name.span, format!("there is no strategy `{}`", name.node));

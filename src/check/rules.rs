@@ -85,6 +85,13 @@ impl Checker<'_> {
         let order = self.mode(mode, span);
         let (Some(set), Some(predicate), Some(order)) = (set, predicate, order) else { return };
         match self.ty(predicate).extent {
+            Extent::Blocks { q: Some(_), kv: Some(_) } => {
+                self.report(
+                    Diagnostic::new(Code::E0206, place, "`cache` chooses q-blocks, this chooses pairs of blocks")
+                        .help("make one number of those of each q-block before choosing, as in `sum(x, over = k)`"),
+                );
+                return;
+            }
             Extent::Blocks { kv: Some(_), .. } => {
                 self.report(
                     Diagnostic::new(Code::E0206, place, "`cache` chooses q-blocks, this chooses kv-blocks")
@@ -126,6 +133,10 @@ impl Checker<'_> {
     /// The order of the forecast that `as` names.
     pub(super) fn mode(&mut self, mode: Option<&ast::Expr>, span: Span) -> Option<ValueId> {
         let Some(expr) = mode else { return Some(self.int(0, span)) };
+        if let Some(diagnostic) = self.unknown_mode(expr) {
+            self.report(diagnostic);
+            return None;
+        }
         match self.expression(expr) {
             Term::Mode(order) => Some(order),
             Term::Hole => None,
@@ -137,6 +148,29 @@ impl Checker<'_> {
                 None
             }
         }
+    }
+
+    /// What is said of a name behind `as` that nothing has.
+    fn unknown_mode(&mut self, expr: &ast::Expr) -> Option<Diagnostic> {
+        let (name, span) = match &expr.kind {
+            ExprKind::Call(name, _) => (name.node.as_str(), name.span),
+            ExprKind::Name(name) => (name.as_str(), expr.span),
+            _ => return None,
+        };
+        let is_known = super::functions::is_function(name)
+            || self.lookup(name).is_some()
+            || self.axis(name).is_some()
+            || self.builtin_name(name, expr.span).is_some();
+        if is_known {
+            return None;
+        }
+        let diagnostic = Diagnostic::new(Code::E0203, span, format!("there is no way of reuse `{name}`"));
+        Some(match &expr.kind {
+            ExprKind::Call(_, args) if matches!(args.as_slice(), [ast::Arg { name: None, .. }]) => {
+                diagnostic.fix("a forecast of some order is `taylor(order)`", span, "taylor")
+            }
+            _ => diagnostic.help("write `as reuse` or `as taylor(1)`"),
+        })
     }
 
     /// The truth value of a `where`.
@@ -507,6 +541,7 @@ impl Checker<'_> {
                 self.push(Op::Compare(Comparison::Equal, index, value), expr.span).ok()
             }
             Places::Range(from, to, span) => {
+                self.range_is_not_empty(from.as_ref(), to.as_ref(), *span)?;
                 let mut condition = None;
                 if let Some(expr) = from {
                     let value = self.bound(place, expr, false)?;
@@ -527,6 +562,25 @@ impl Checker<'_> {
                 self.any_of(&any, *span)
             }
         }
+    }
+
+    /// Reports a range of two written numbers that holds no place.
+    fn range_is_not_empty(&mut self, from: Option<&ast::Expr>, to: Option<&ast::Expr>, span: Span) -> Option<()> {
+        let (Some(ast::Expr { kind: ExprKind::Int(from), .. }), Some(ast::Expr { kind: ExprKind::Int(to), .. })) =
+            (from, to)
+        else {
+            return Some(());
+        };
+        if from < to {
+            return Some(());
+        }
+        let help = if from == to {
+            format!("a range is without its end: `[{from}]` is the place {from}")
+        } else {
+            format!("a range goes up and is without its end, as in `{to}..{from}`")
+        };
+        self.report(Diagnostic::new(Code::E0301, span, format!("the range `{from}..{to}` is empty")).help(help));
+        None
     }
 
     fn bound(&mut self, place: Place, expr: &ast::Expr, exclusive: bool) -> Option<ValueId> {

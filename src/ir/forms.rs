@@ -20,8 +20,8 @@ use super::print::Printer;
 use super::read::{ReadError, Reader};
 use super::{
     Action, Binary, Blocking, Bound, Clause, Comparison, Coordinate, Extent, InputShape, Kind, LayoutSegment, Lower,
-    Model, Op, Order, OrderRule, Over, Place, Real, Reduction, Rounding, Rule, ScheduleRule, Segment, Selector, Side,
-    Size, Statistic, StepKind, Strategy, Type, Unary,
+    Model, Op, OpenParam, Order, OrderRule, Over, Place, Real, Reduction, Rounding, Rule, ScheduleRule, Segment,
+    Selector, Side, Size, Statistic, StepKind, Strategy, Type, Unary,
 };
 use crate::plan::{Predicate, Program, Role};
 use crate::source::Span;
@@ -165,6 +165,8 @@ forms! {
         [Op::Size(size)] = {"size" (size)}
         [Op::Place(place)] = {<place: Place>}
         [Op::LastComputed] = {"last_computed"}
+        [Op::ReusedSteps] = {"reused_steps"}
+        [Op::Accumulated(a)] = {"accumulated" (a)}
         [Op::Table { table, item, keys, otherwise }] = {"lookup" (table) "item" (item) "at" (keys) ["else" otherwise]}
         [Op::Coordinate(coordinate, side)] = {<coordinate: Coordinate> "of" (side)}
         [Op::InSet(set, side)] = {"in" (set) "of" (side)}
@@ -303,9 +305,10 @@ forms! {
         [Type { kind, extent }] = {<kind: Kind> (extent)}
     }
     Strategy "a strategy" {
-        [Strategy { name, params, graph, layout, model, orders, block, block_span, rules, schedule, bounds, inputs, quirks }] = {
+        [Strategy { name, params, graph, layout, model, orders, block, block_span, rules, schedule, bounds, open_params, inputs, quirks }] = {
             "strategy" (name) *"param" params (graph) *"layout" layout ^["model" model] *"order" orders
-            ^["blocks" block] *"rule" rules *"schedule" schedule *"bound" bounds *"input" inputs *"quirk" quirks @span block_span
+            ^["blocks" block] *"rule" rules *"schedule" schedule *"bound" bounds *"open" open_params *"input" inputs
+            *"quirk" quirks @span block_span
         }
     }
     LayoutSegment "a segment" {
@@ -366,6 +369,9 @@ forms! {
     }
     Bound "a bound" {
         [Bound { place, value, exclusive, span }] = {<place: Place> (value) ?"exclusive" exclusive @span span}
+    }
+    OpenParam "a number of a parameter" {
+        [OpenParam { param, at, value }] = {(param) "at" (at) (value)}
     }
     InputShape "the shape of an input" {
         [InputShape { name, given, declared, span }] = {(name) (given) "declared" (declared) @span span}

@@ -398,6 +398,11 @@ pub enum Op {
     Place(Place),
     /// The last step before this one at which the layer was computed, -1 before the first. Only in schedules.
     LastComputed,
+    /// How many steps before this one reused the layer's output. Only in schedules.
+    ReusedSteps,
+    /// The sum of a real number over the steps after [`Op::LastComputed`], this one included, ascending, in double precision.
+    /// The number does not look back itself. Only in schedules.
+    Accumulated(ValueId),
     /// The `item`-th number of the entry of a table at integer `keys`; `otherwise` where it has none.
     Table {
         /// Index into [`Graph::tables`].
@@ -579,11 +584,14 @@ impl Table {
     }
 }
 
+/// Bit of [`Graph::depends`]: the value depends on what earlier steps did.
+const LOOKS_BACK: u8 = 1 << 7;
+
 /// Values in topological order.
 #[derive(Clone, Debug)]
 pub struct Graph {
     values: Vec<Value>,
-    /// On which places each value depends, a bit for each.
+    /// On which places each value depends, a bit for each, and [`LOOKS_BACK`].
     depends: Vec<u8>,
     ids: HashMap<Op, ValueId>,
     sets: Vec<Vec<Part>>,
@@ -625,6 +633,9 @@ impl Graph {
         let id = ValueId(u32::try_from(self.values.len()).unwrap_or(u32::MAX));
         let own = match op {
             Op::Place(place) => 1 << place as u8,
+            Op::LastComputed | Op::ReusedSteps => LOOKS_BACK,
+            // Over which steps the sum goes, only this step and the past tell.
+            Op::Accumulated(_) => LOOKS_BACK | 1 << Place::Step as u8,
             _ => 0,
         };
         let below = op.operands().iter().fold(own, |all, operand| all | self.depends[operand.0 as usize]);
@@ -656,6 +667,12 @@ impl Graph {
     #[must_use]
     pub fn depends_on(&self, id: ValueId, place: Place) -> bool {
         self.depends[id.0 as usize] & 1 << place as u8 != 0
+    }
+
+    /// Whether a value, or one below it, depends on what earlier steps did.
+    #[must_use]
+    pub fn looks_back(&self, id: ValueId) -> bool {
+        self.depends[id.0 as usize] & LOOKS_BACK != 0
     }
 
     /// All values with their ids, operands before users.
@@ -726,6 +743,7 @@ impl Op {
             | Op::Size(_)
             | Op::Place(_)
             | Op::LastComputed
+            | Op::ReusedSteps
             | Op::Coordinate(..)
             | Op::InSet(..)
             | Op::Pool(..)
@@ -733,7 +751,7 @@ impl Op {
             | Op::BlockTokens(_)
             | Op::Mask(_) => Vec::new(),
             Op::Table { keys, otherwise, .. } => keys.iter().copied().chain(*otherwise).collect(),
-            Op::Unary(_, a) | Op::Transpose(a) | Op::Embed(a) | Op::Lower(_, a) => vec![*a],
+            Op::Unary(_, a) | Op::Accumulated(a) | Op::Transpose(a) | Op::Embed(a) | Op::Lower(_, a) => vec![*a],
             Op::Binary(_, a, b) | Op::Compare(_, a, b) | Op::Dot(a, b) => vec![*a, *b],
             Op::Choose(a, b, c) => vec![*a, *b, *c],
             Op::Slice { value, .. }
@@ -758,6 +776,7 @@ impl Op {
             | Op::Size(_)
             | Op::Place(_)
             | Op::LastComputed
+            | Op::ReusedSteps
             | Op::Coordinate(..)
             | Op::InSet(..)
             | Op::Pool(..)
@@ -767,7 +786,7 @@ impl Op {
             Op::Table { keys, otherwise, .. } => {
                 keys.iter_mut().chain(otherwise.as_mut()).for_each(|id| *id = map(*id));
             }
-            Op::Unary(_, a) | Op::Transpose(a) | Op::Embed(a) | Op::Lower(_, a) => *a = map(*a),
+            Op::Unary(_, a) | Op::Accumulated(a) | Op::Transpose(a) | Op::Embed(a) | Op::Lower(_, a) => *a = map(*a),
             Op::Binary(_, a, b) | Op::Compare(_, a, b) | Op::Dot(a, b) => {
                 *a = map(*a);
                 *b = map(*b);
@@ -1056,6 +1075,17 @@ pub struct InputShape {
     pub span: Span,
 }
 
+/// A number in the text of a parameter that only the model tells.
+#[derive(Clone, PartialEq, Debug)]
+pub struct OpenParam {
+    /// Index of the parameter.
+    pub param: u32,
+    /// The byte of its text before which the number stands.
+    pub at: u32,
+    /// The number.
+    pub value: ValueId,
+}
+
 /// A strategy.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Strategy {
@@ -1082,6 +1112,8 @@ pub struct Strategy {
     pub schedule: Vec<ScheduleRule>,
     /// Bounds of guards.
     pub bounds: Vec<Bound>,
+    /// What the texts of parameters lack, in the order of their places; nothing once the model is known.
+    pub open_params: Vec<OpenParam>,
     /// Shapes of inputs, to be compared with what the model makes of them.
     pub inputs: Vec<InputShape>,
     /// Deviations of published code that the rules reproduce.

@@ -74,7 +74,7 @@ fn op(r: &mut Random, graph: &Graph) -> Op {
             5 => Size::Axis(axis),
             _ => Size::Blocks(set(r), side),
         }),
-        4 if r.below(4) == 0 => Op::LastComputed,
+        4 if r.below(2) == 0 => r.of(&[Op::LastComputed, Op::ReusedSteps, Op::Accumulated(a)]),
         4 => Op::Place(r.of(&[Place::Step, Place::Layer, Place::Head])),
         5 => {
             let keys = vec![a, b].into_iter().take(1 + r.below(2)).collect();
@@ -220,6 +220,7 @@ pub(crate) fn strategy(r: &mut Random, model: Option<Model>) -> Strategy {
             ScheduleRule { kind: StepKind::Dense, guard: None, clauses: Vec::new(), order: None, span },
         ],
         bounds: vec![Bound { place: Place::Head, value: r.of(&ints), exclusive: r.flag(), span }],
+        open_params: vec![OpenParam { param: 1, at: 3, value: r.of(&ints) }],
         inputs: vec![InputShape { name: "draws".to_owned(), given: vec![4, 7], declared: vec![r.of(&ints); 2], span }],
         quirks: vec![r.name()],
         graph,
@@ -262,7 +263,7 @@ pub(crate) fn program(r: &mut Random, matrices: u16, vectors: u16) -> Program {
 /// A valid predicate.
 pub(crate) fn predicate(r: &mut Random) -> Predicate {
     let graph = graph(r, |op, ty| {
-        !matches!(op, Op::Size(_) | Op::Place(_) | Op::LastComputed)
+        !matches!(op, Op::Size(_) | Op::Place(_) | Op::LastComputed | Op::ReusedSteps | Op::Accumulated(_))
             && matches!(ty.extent, Extent::Scalar | Extent::Token { .. })
     });
     let truths = values(&graph, |ty| ty.kind == Kind::Bool);

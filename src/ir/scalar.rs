@@ -75,6 +75,8 @@ pub struct At {
     pub head: u32,
     /// The last step before this one at which the layer was computed, where that is known: in schedules.
     pub last_computed: Option<u32>,
+    /// How many steps before this one reused the layer's output: in schedules.
+    pub reused_steps: u32,
 }
 
 /// Answers for tokens; see [`evaluate`].
@@ -141,7 +143,7 @@ impl<'a> Scalars<'a> {
         let mut varies = vec![false; count];
         scalars.varying.retain(|&id| {
             let op = graph.op(id);
-            let itself = matches!(op, Op::Place(_) | Op::LastComputed | Op::Coordinate(..) | Op::InSet(..));
+            let itself = matches!(op, Op::Place(_) | Op::Coordinate(..) | Op::InSet(..)) || graph.looks_back(id);
             varies[id.0 as usize] = itself || op.operands().iter().any(|operand| varies[operand.0 as usize]);
             varies[id.0 as usize]
         });
@@ -179,6 +181,13 @@ fn apply(
         Op::Place(Place::Layer) => Scalar::Int(at.layer.into()),
         Op::Place(Place::Head) => Scalar::Int(at.head.into()),
         Op::LastComputed => Scalar::Int(at.last_computed.map_or(-1, i64::from)),
+        Op::ReusedSteps => Scalar::Int(at.reused_steps.into()),
+        Op::Accumulated(a) => {
+            let steps = at.last_computed.map_or(0, |last| last + 1)..=at.step;
+            // What is accumulated does not look back, so that this does not go deeper.
+            let real = |step| evaluate(graph, *a, At { step, ..at }, tokens).real();
+            Scalar::Real(steps.fold(0.0, |sum, step| sum + real(step)))
+        }
         Op::Table { table, item, keys, otherwise } => {
             let mut all_known = true;
             let keys = keys.iter().map(|&key| match value(key) {
@@ -277,7 +286,7 @@ pub fn integer(op: Binary, a: i64, b: i64) -> i64 {
         Binary::Subtract => a.saturating_sub(b),
         Binary::Multiply => a.saturating_mul(b),
         Binary::Divide | Binary::FloorDivide => floor_divide(a, b),
-        Binary::Modulo => floor_modulo(a, b),
+        Binary::Modulo => modulo(a, b),
         Binary::Power => power(a, b),
         Binary::Min => a.min(b),
         Binary::Max => a.max(b),
@@ -295,8 +304,8 @@ fn floor_divide(a: i64, b: i64) -> i64 {
     if a.wrapping_rem(b) != 0 && (a < 0) != (b < 0) { quotient - 1 } else { quotient }
 }
 
-/// `a` less the multiple of `b` below it, which may itself be out of range.
-fn floor_modulo(a: i64, b: i64) -> i64 {
+/// From the remainder, because a quotient near the ends saturates.
+fn modulo(a: i64, b: i64) -> i64 {
     if b == 0 {
         return 0;
     }
@@ -304,11 +313,13 @@ fn floor_modulo(a: i64, b: i64) -> i64 {
     if rest != 0 && (rest < 0) != (b < 0) { rest + b } else { rest }
 }
 
-/// 0 for a negative exponent.
 fn power(a: i64, b: i64) -> i64 {
-    // Powers of the largest exponents are 0, 1, -1 or saturated, and only whether the exponent is odd tells which.
-    let largest = i64::from(u32::MAX) - 1 + (b & 1);
-    u32::try_from(b.min(largest)).map_or(0, |b| a.saturating_pow(b))
+    if b < 0 {
+        return 0;
+    }
+    // Behind exponents of 32 bits only -1, 0 and 1 do not saturate, and only whether the exponent is odd counts.
+    let most = u32::MAX - u32::from(b % 2 == 0);
+    a.saturating_pow(u32::try_from(b).unwrap_or(most))
 }
 
 fn real(op: Binary, a: f64, b: f64) -> f64 {
@@ -370,29 +381,30 @@ pub fn compare(op: Comparison, a: Scalar, b: Scalar) -> bool {
 mod tests {
     use super::*;
 
+    const NEAR_ENDS: [i64; 11] = [i64::MIN, i64::MIN + 1, -7, -3, -1, 0, 1, 3, 7, i64::MAX - 1, i64::MAX];
+
     #[test]
-    fn integers_hold_at_their_ends() {
-        const MIN: i64 = i64::MIN;
-        const MAX: i64 = i64::MAX;
-        let wide = |a: i64, b: i64| i128::from(a).rem_euclid(i128::from(b).abs());
-        for a in [MIN, MIN + 1, -7, -1, 0, 1, 7, MAX - 1, MAX] {
-            assert_eq!(integer(Binary::Modulo, a, 0), 0);
-            for b in [MIN, MIN + 1, -3, -1, 1, 3, MAX - 1, MAX] {
-                // The rest has the sign of the divisor.
-                let expected = match wide(a, b) {
-                    rest if rest != 0 && b < 0 => rest + i128::from(b),
-                    rest => rest,
-                };
+    fn modulo_is_exact_up_to_the_ends() {
+        for a in NEAR_ENDS {
+            for b in NEAR_ENDS {
+                // In 128 bits nothing saturates.
+                let (wide_a, wide_b) = (i128::from(a), i128::from(b));
+                let expected = if b == 0 { 0 } else { ((wide_a % wide_b) + wide_b) % wide_b };
                 assert_eq!(i128::from(integer(Binary::Modulo, a, b)), expected, "{a} mod {b}");
             }
         }
-        for (base, even, odd) in [(0, 0, 0), (1, 1, 1), (-1, 1, -1), (2, MAX, MAX), (-2, MAX, MIN)] {
-            for half in [100, i64::from(u32::MAX / 2), 2_500_000_000, MAX / 2] {
-                assert_eq!(integer(Binary::Power, base, 2 * half), even, "{base} ^ {}", 2 * half);
-                assert_eq!(integer(Binary::Power, base, 2 * half + 1), odd, "{base} ^ {}", 2 * half + 1);
-            }
+    }
+
+    #[test]
+    fn exponents_beyond_32_bits_keep_base_and_sign() {
+        let (even, odd) = (5_000_000_000, 5_000_000_001);
+        for (a, of_even, of_odd) in
+            [(1, 1, 1), (0, 0, 0), (-1, 1, -1), (2, i64::MAX, i64::MAX), (-2, i64::MAX, i64::MIN)]
+        {
+            assert_eq!(integer(Binary::Power, a, even), of_even, "{a} ^ {even}");
+            assert_eq!(integer(Binary::Power, a, odd), of_odd, "{a} ^ {odd}");
         }
-        assert_eq!(integer(Binary::Power, 2, -1), 0);
-        assert_eq!(integer(Binary::Power, -3, 3), -27);
+        assert_eq!(integer(Binary::Power, 1, i64::MAX), 1);
+        assert_eq!(integer(Binary::Power, 1, -1), 0);
     }
 }

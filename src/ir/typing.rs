@@ -12,7 +12,8 @@
 //!
 //! | operation | operands | result |
 //! |---|---|---|
-//! | `Bool`, `Int`, `Real`, `Size`, `Place`, `LastComputed` | | scalar |
+//! | `Bool`, `Int`, `Real`, `Size`, `Place`, `LastComputed`, `ReusedSteps` | | scalar |
+//! | `Accumulated` | real scalar that does not look back | real scalar |
 //! | `Table` | integer keys, scalars or token values, one for each dimension; `otherwise` of the table's kind | kind of the table, extents joined |
 //! | `Coordinate`, `InSet` | | token integer, token truth value |
 //! | `Negate`, `Abs` | numbers | same type |
@@ -109,7 +110,7 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
         Op::Bool(_) => Ok(Type::scalar(Kind::Bool)),
         Op::Int(_) => Ok(Type::scalar(Kind::Int)),
         Op::Real(_) => Ok(Type::scalar(Kind::Real)),
-        Op::Place(_) | Op::LastComputed => Ok(Type::scalar(Kind::Int)),
+        Op::Place(_) | Op::LastComputed | Op::ReusedSteps => Ok(Type::scalar(Kind::Int)),
         Op::Size(size) => {
             match *size {
                 Size::Layers | Size::Heads | Size::HeadDim | Size::Steps => {}
@@ -118,6 +119,7 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
             }
             Ok(Type::scalar(Kind::Int))
         }
+        Op::Accumulated(a) => accumulated(graph, *a),
         Op::Table { table, item, keys, otherwise } => look_up(graph, *table, *item, keys, *otherwise),
         Op::Coordinate(coordinate, side) => {
             if let Coordinate::Axis(axis) = coordinate {
@@ -317,6 +319,16 @@ fn compare(graph: &Graph, op: Comparison, a: Type, b: Type) -> Result<Type, Stri
         return Err("truth values are equal or not, they have no order".to_string());
     }
     Ok(Type::new(Kind::Bool, join(graph, a.extent, b.extent)?))
+}
+
+fn accumulated(graph: &Graph, a: ValueId) -> Result<Type, String> {
+    if graph.ty(a) != Type::scalar(Kind::Real) {
+        return Err(format!("`accumulated` adds up a real number, found {}", describe(graph, graph.ty(a))));
+    }
+    if graph.looks_back(a) {
+        return Err("what is accumulated cannot itself depend on what earlier steps did".to_string());
+    }
+    Ok(Type::scalar(Kind::Real))
 }
 
 fn choose(graph: &Graph, condition: Type, a: Type, b: Type) -> Result<Type, String> {

@@ -116,7 +116,8 @@ pub fn validate_predicate(predicate: &Predicate) -> Result<(), Vec<String>> {
     let mut problems = Problems::of_graph(graph);
     for (id, value) in graph.values() {
         let known = matches!(value.ty.extent, Extent::Scalar | Extent::Token { .. });
-        if !known || matches!(value.op, Op::Size(_) | Op::Place(_) | Op::LastComputed) {
+        let place = matches!(value.op, Op::Size(_) | Op::Place(_)) || graph.looks_back(id);
+        if !known || place {
             problems.at(id, "a token predicate knows only tokens and constants");
         }
     }
@@ -281,6 +282,9 @@ impl Problems {
             }
         }
         strategy.bounds.iter().for_each(|bound| self.scalar(graph, bound.value, Kind::Int, "the bound of a guard"));
+        for open in &strategy.open_params {
+            self.type_of(graph, open.value, "a number of a parameter");
+        }
         for id in strategy.inputs.iter().flat_map(|input| &input.declared) {
             self.scalar(graph, *id, Kind::Int, "the size of an input");
         }

@@ -5,7 +5,8 @@
 //! every place it depends on.
 
 use super::fold_constants::push_folded;
-use crate::diagnostics::{Code, Diagnostic, Severity};
+use super::name_params::name_params;
+use crate::diagnostics::{Code, Diagnostic, Severity, did_you_mean};
 use crate::geometry::order::{tile_blocks, tiling};
 use crate::ir::scalar::{At, NoTokens, Scalar, evaluate};
 use crate::ir::{
@@ -47,6 +48,7 @@ pub fn bind_model(strategy: &mut Strategy, model: &Model) -> Result<Vec<Diagnost
         push_folded(new, op, value.ty, value.span)
     });
     strategy.model = Some(model.clone());
+    name_params(strategy);
     binder.evaluations(strategy);
     binder.stop_at_errors()?;
     binder.bounds(strategy);
@@ -147,7 +149,11 @@ impl Binder<'_> {
                 )
                 .label("needed here")
                 .also(self.model.span, format!("it has {}", names.join(", ")));
-                if let (Some(grid), false) = (self.model.grid(), wanted.axes.is_empty()) {
+                let names = self.model.segments.iter().map(|segment| segment.name.as_str());
+                if let Some(near) = did_you_mean(&wanted.name, names) {
+                    // The rules use the name too: no single edit mends it.
+                    diagnostic = diagnostic.help(format!("is it `{near}`, here and in the rules?"));
+                } else if let (Some(grid), false) = (self.model.grid(), wanted.axes.is_empty()) {
                     diagnostic = diagnostic.help(format!(
                         "`vision` stands for the segment with coordinates of any model, here `{}`",
                         grid.name

@@ -18,18 +18,13 @@ pub fn build_schedule(strategy: &Strategy, model: &Model) -> Schedule {
     // Without a line that speaks of layers all are as the first.
     let by_layer = strategy.schedule.iter().any(|rule| depends_on_layer(strategy, rule));
     for layer in 0..if by_layer { model.layers } else { 1 } {
-        let mut free: Vec<u32> = (0..model.steps).collect();
-        for rule in &strategy.schedule {
-            let kind = |step: u32| schedule.kind(step, layer);
-            let claimed = steps_of(strategy, rule, layer, &free, kind);
-            free.retain(|step| claimed.binary_search(step).is_err());
-            for step in claimed {
-                let at = At { step, layer, ..At::default() };
-                let order = rule.order.map_or(0, |id| evaluate(&strategy.graph, id, at, &NoTokens).int());
-                let place = (step * model.layers + layer) as usize;
-                schedule.kinds[place] = rule.kind;
-                schedule.reuse_orders[place] = order.clamp(0, 4) as u8;
-            }
+        for (step, line) in (0..model.steps).zip(lines(strategy, model, layer)) {
+            let Some(rule) = line else { continue };
+            let at = At { step, layer, ..At::default() };
+            let order = rule.order.map_or(0, |id| evaluate(&strategy.graph, id, at, &NoTokens).int());
+            let place = (step * model.layers + layer) as usize;
+            schedule.kinds[place] = rule.kind;
+            schedule.reuse_orders[place] = order.clamp(0, 4) as u8;
         }
     }
     if !by_layer {
@@ -38,6 +33,21 @@ pub fn build_schedule(strategy: &Strategy, model: &Model) -> Schedule {
         schedule.reuse_orders.chunks_mut(layers).for_each(|step| step.fill(step[0]));
     }
     schedule
+}
+
+/// The line that decides about each step of a layer; none where no line holds.
+fn lines<'a>(strategy: &'a Strategy, model: &Model, layer: u32) -> Vec<Option<&'a ScheduleRule>> {
+    let mut lines: Vec<Option<&ScheduleRule>> = vec![None; model.steps as usize];
+    let mut free: Vec<u32> = (0..model.steps).collect();
+    for rule in &strategy.schedule {
+        let kind = |step: u32| lines[step as usize].map_or(StepKind::Dispatch, |line| line.kind);
+        let claimed = steps_of(strategy, rule, layer, &free, kind);
+        free.retain(|step| claimed.binary_search(step).is_err());
+        for step in claimed {
+            lines[step as usize] = Some(rule);
+        }
+    }
+    lines
 }
 
 fn depends_on_layer(strategy: &Strategy, rule: &ScheduleRule) -> bool {
@@ -79,7 +89,7 @@ fn is_dynamic(strategy: &Strategy, id: crate::ir::ValueId) -> bool {
 }
 
 /// The free steps at which a line holds in a layer; `kind` is what the lines above have made of the others. A condition
-/// on the last computed step takes free steps at which the line does not hold as computed.
+/// on what earlier steps did takes free steps at which the line does not hold as computed.
 fn steps_of(
     strategy: &Strategy,
     rule: &ScheduleRule,
@@ -101,10 +111,11 @@ fn steps_of(
         Clause::Every { .. } => true,
     };
     let mut steps = Vec::new();
-    let mut last_computed = None;
+    let (mut last_computed, mut reused_steps) = (None, 0);
     for step in 0..free.last().map_or(0, |last| last + 1) {
         let is_free = free.binary_search(&step).is_ok();
-        let claims = is_free && rule.clauses.iter().all(|clause| holds(clause, At { last_computed, ..at(step) }));
+        let claims =
+            is_free && rule.clauses.iter().all(|clause| holds(clause, At { last_computed, reused_steps, ..at(step) }));
         let kind = match (claims, is_free) {
             (true, _) => rule.kind,
             (false, true) => StepKind::Dispatch,
@@ -113,7 +124,9 @@ fn steps_of(
         if claims {
             steps.push(step);
         }
-        if kind != StepKind::Reuse {
+        if kind == StepKind::Reuse {
+            reused_steps += 1;
+        } else {
             last_computed = Some(step);
         }
     }
@@ -131,6 +144,9 @@ fn steps_of(
     steps
 }
 
+/// Whether a rule is one of those that need something.
+type Needs<'a> = &'a dyn Fn(&crate::ir::Rule) -> bool;
+
 /// An error where symbols or features are obeyed before a step fills them.
 ///
 /// # Errors
@@ -140,18 +156,20 @@ pub fn check_schedule(strategy: &Strategy, model: &Model, schedule: &Schedule) -
     let cached = |rule: &crate::ir::Rule| rule.action == Action::Cache;
     let needs_symbols = held(strategy, model, dynamic);
     let needs_features = held(strategy, model, cached);
-    let span = strategy.schedule.first().map(|rule| rule.span).or(strategy.rules.first().map(|rule| rule.span));
     for layer in 0..model.layers {
         let (mut symbols, mut features, mut computed) = (false, false, false);
         for step in 0..model.steps {
             let kind = schedule.kind(step, layer);
             let place = (step * model.layers + layer) as usize;
-            let message = match kind {
-                StepKind::Dispatch if !symbols && needs_symbols[place] => "obeys symbols that no step has computed yet",
-                StepKind::Dispatch | StepKind::Refresh if !features && needs_features[place] => {
-                    "takes cached features that no step has stored yet"
+            // What needs it: a rule, or the line itself.
+            let (message, needs): (_, Option<Needs<'_>>) = match kind {
+                StepKind::Dispatch if !symbols && needs_symbols[place] => {
+                    ("obeys symbols that no step has computed yet", Some(&dynamic))
                 }
-                StepKind::Reuse if !computed => "reuses an output that no step has computed yet",
+                StepKind::Dispatch | StepKind::Refresh if !features && needs_features[place] => {
+                    ("takes cached features that no step has stored yet", Some(&cached))
+                }
+                StepKind::Reuse if !computed => ("reuses an output that no step has computed yet", None),
                 _ => {
                     computed |= kind != StepKind::Reuse;
                     symbols |= matches!(kind, StepKind::Update | StepKind::Refresh);
@@ -159,8 +177,23 @@ pub fn check_schedule(strategy: &Strategy, model: &Model, schedule: &Schedule) -
                     continue;
                 }
             };
-            let message = format!("step {step} of layer {layer} {message}");
-            return Err(vec![Diagnostic::new(Code::E0310, span.unwrap_or_default(), message).help(
+            let line = lines(strategy, model, layer)[step as usize].map(|line| line.span);
+            let is_held = |rule: &crate::ir::Rule| held(strategy, model, |other| std::ptr::eq(other, rule))[place];
+            let rule = needs.and_then(|needs| strategy.rules.iter().find(|rule| needs(rule) && is_held(rule)));
+            let rule = rule.map(|rule| rule.span);
+            let mut diagnostic = Diagnostic::new(
+                Code::E0310,
+                line.or(rule).unwrap_or_default(),
+                format!("step {step} of layer {layer} {message}"),
+            );
+            match (line, rule) {
+                (Some(_), Some(rule)) => {
+                    diagnostic = diagnostic.label("this line takes the step").also(rule, "for this")
+                }
+                (Some(_), None) => diagnostic = diagnostic.label("this line takes the step"),
+                (None, _) => diagnostic = diagnostic.label("no line of the schedule takes the step, so it obeys this"),
+            }
+            return Err(vec![diagnostic.help(
                 "begin with a step that fills them, such as `update on first` as the first line of the schedule",
             )]);
         }

@@ -14,6 +14,7 @@ pub mod build_schedule;
 pub mod drop_unused;
 pub mod fold_constants;
 pub mod lower_predicates;
+mod name_params;
 mod rewrite;
 pub mod specialise;
 
@@ -49,11 +50,25 @@ pub fn run(
     Ok((plan, findings))
 }
 
-/// The passes before `specialise`: everything that finds mistakes, and nothing that takes time.
+/// The findings of all passes on a strategy that is not built: `specialise` is left out, but for what it finds soon, and that
+/// too where not all rules are known (`is_whole`).
 ///
 /// # Errors
 /// The findings of `bind_model` and `build_schedule`.
-pub fn prepare(
+pub fn check(strategy: Strategy, model: &Model, is_whole: bool) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
+    let (strategy, _, mut findings) = prepare(strategy, model, &mut |_, _| {})?;
+    // Without the inputs nothing is known of the blocks.
+    if is_whole && missing_inputs(&strategy).is_ok() {
+        findings.extend(specialise::find_empty_rows(&strategy, model));
+    }
+    Ok(findings)
+}
+
+/// The passes before `specialise`, which take no time.
+///
+/// # Errors
+/// The findings of `bind_model` and `build_schedule`.
+fn prepare(
     mut strategy: Strategy,
     model: &Model,
     after: &mut dyn FnMut(&'static str, &Strategy),

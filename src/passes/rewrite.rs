@@ -35,7 +35,8 @@ impl Strategy {
         for bound in &mut self.bounds {
             visit(&mut bound.value);
         }
-        self.inputs.iter_mut().flat_map(|input| &mut input.declared).for_each(visit);
+        self.inputs.iter_mut().flat_map(|input| &mut input.declared).for_each(&mut visit);
+        self.open_params.iter_mut().for_each(|open| visit(&mut open.value));
     }
 
     /// Rebuilds the graph: `make` adds the replacement of each operation (operands replaced already) to the new
@@ -52,4 +53,32 @@ impl Strategy {
         self.graph = new;
         self.for_each_root(|id| *id = map[id.0 as usize]);
     }
+}
+
+/// Copies a value and what it needs into another graph.
+pub(super) fn copy(from: &Graph, to: &mut Graph, id: ValueId) -> ValueId {
+    let mut map = vec![None; id.0 as usize + 1];
+    let mut open = vec![id];
+    while let Some(&id) = open.last() {
+        let value = from.value(id);
+        let missing: Vec<ValueId> =
+            value.op.operands().into_iter().filter(|operand| map[operand.0 as usize].is_none()).collect();
+        if !missing.is_empty() {
+            // The first operand is copied first.
+            open.extend(missing.into_iter().rev());
+            continue;
+        }
+        open.pop();
+        let mut op = value.op.map_operands(|operand| map[operand.0 as usize].unwrap_or(operand));
+        if let Op::Table { table, .. } = &mut op {
+            let data = &from.tables[usize::from(*table)];
+            let known = to.tables.iter().position(|known| known == data).unwrap_or_else(|| {
+                to.tables.push(data.clone());
+                to.tables.len() - 1
+            });
+            *table = known as u16;
+        }
+        map[id.0 as usize] = Some(to.push(op, value.ty, value.span));
+    }
+    map[id.0 as usize].unwrap_or(id)
 }

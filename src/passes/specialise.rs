@@ -9,6 +9,7 @@ use std::collections::HashMap;
 
 use super::bind_model::Dependence;
 use super::fold_constants::push_folded;
+use super::rewrite::copy;
 use crate::diagnostics::{Code, Diagnostic};
 use crate::geometry::cover::{Budget, Known, cover};
 use crate::geometry::order::{tile_blocks, tiling, token_order};
@@ -25,6 +26,10 @@ use crate::symbols::{BitMatrix, Blocks};
 const MAX_MASK_BYTES: usize = 1 << 29;
 /// Classes of a plan at most.
 const MAX_CLASSES: usize = 1 << 15;
+/// Places, and block pairs of classes, that [`find_empty_rows`] looks at.
+const QUICK_PAIRS: u64 = 1 << 15;
+/// Operations that it spends on predicates, some milliseconds.
+const QUICK_OPERATIONS: u64 = 1 << 22;
 
 /// Builds the plan.
 ///
@@ -56,8 +61,19 @@ pub fn specialise(
     if !builder.errors.is_empty() {
         return Err(builder.errors);
     }
-    let warnings = empty_rows(strategy, &plan);
-    Ok((plan, warnings))
+    Ok((plan, builder.empty_rows.into_iter().collect()))
+}
+
+/// The warning about q-blocks that attend to nothing, without a plan. It is looked for as far as that takes no time: not
+/// where there are many places, nor in classes past the first 32,768 block pairs.
+#[must_use]
+pub fn find_empty_rows(strategy: &Strategy, model: &Model) -> Option<Diagnostic> {
+    let mut builder = Builder::new(strategy, model);
+    builder.budget = Budget::of(QUICK_OPERATIONS);
+    builder.pairs_left = QUICK_PAIRS;
+    builder.classes();
+    // Where a predicate took too much its blocks are not known.
+    builder.empty_rows.filter(|_| builder.errors.is_empty())
 }
 
 /// What the place decides about a class.
@@ -96,6 +112,10 @@ struct Builder<'a> {
     covered_bytes: usize,
     /// Nothing more is built.
     too_large: bool,
+    /// Places, and block pairs of classes, that may still be looked at.
+    pairs_left: u64,
+    /// The first class with rows that attend to nothing.
+    empty_rows: Option<Diagnostic>,
     errors: Vec<Diagnostic>,
 }
 
@@ -128,6 +148,8 @@ impl<'a> Builder<'a> {
             mask_bytes: 0,
             covered_bytes: 0,
             too_large: false,
+            pairs_left: u64::MAX,
+            empty_rows: None,
             errors: Vec::new(),
         }
     }
@@ -146,13 +168,17 @@ impl<'a> Builder<'a> {
         let mut scalars = self.scalars();
         let mut by_key: HashMap<Key, u32> = HashMap::new();
         let mut small: Vec<u32> = Vec::new();
+        if !self.spend(dependence.count(model)) {
+            return Vec::new();
+        }
         for at in dependence.places(model) {
             scalars.evaluate(at, &NoTokens);
             let key = self.key(&scalars);
             let class = match by_key.get(&key) {
                 Some(&class) => class,
                 None => {
-                    if self.is_full() {
+                    let pairs = (self.blocks.q_blocks() * self.blocks.kv_blocks()) as u64;
+                    if self.is_full() || !self.spend(pairs) {
                         return Vec::new();
                     }
                     let class = self.class(&key, at);
@@ -175,6 +201,13 @@ impl<'a> Builder<'a> {
             }
         }
         class_of
+    }
+
+    /// Whether so much may be looked at; if so, less is left.
+    fn spend(&mut self, pairs: u64) -> bool {
+        let left = self.pairs_left.checked_sub(pairs);
+        self.pairs_left = left.unwrap_or(0);
+        left.is_some()
     }
 
     /// What keys are made of.
@@ -287,6 +320,9 @@ impl<'a> Builder<'a> {
             predicate = Some(self.predicate(exact));
         }
         let body = self.body(&terms, arrangement);
+        if self.empty_rows.is_none() {
+            self.empty_rows = self.rows_without_keys(&rules, &terms, &body, arrangement, at);
+        }
         let never_partial = matches!(body, Body::Static { partial: None, .. });
         Class {
             arrangement: arrangement as u32,
@@ -294,6 +330,70 @@ impl<'a> Builder<'a> {
             predicate: predicate.filter(|_| !never_partial),
             forecast_order: key.forecast.clamp(0, 4) as u8,
         }
+    }
+
+    /// A warning where computed q-blocks of a class attend to nothing, at the rule that leaves the first of them so: the
+    /// `skip` that takes its last keys, or the last `keep` where none gives it any.
+    fn rows_without_keys(
+        &mut self,
+        rules: &[&Rule],
+        terms: &[(Role, ValueId)],
+        body: &Body,
+        arrangement: usize,
+        at: At,
+    ) -> Option<Diagnostic> {
+        let Body::Static { skip, cache, .. } = body else { return None };
+        let (skip, cache) = (&self.masks[*skip as usize], &self.masks[*cache as usize]);
+        let q_blocks = skip.rows();
+        let mut empty = (0..q_blocks).filter(|&row| cache.get(0, row) && skip.count_row(row) == 0);
+        let first = empty.next()?;
+        let count = empty.count() + 1;
+        let offset = self.arrangements[arrangement].1.blocks.q[first];
+        let segment = self.model.segments.iter().rev().find(|segment| segment.start <= offset);
+        let name = segment.map_or_else(|| "all".to_owned(), |segment| segment.name.clone());
+
+        let mut skips = rules.iter().filter(|rule| rule.action == Action::Skip);
+        let keep = rules.iter().rev().find(|rule| rule.action == Action::Keep);
+        let mut kept: Option<BitMatrix> = None;
+        let mut taken = None;
+        // Terms of `keep` stand in any order between those of `skip`, which stand in the order of their rules.
+        let (skip_terms, others): (Vec<_>, Vec<_>) = terms.iter().partition(|(role, _)| *role == Role::Skip);
+        for &(_, id) in others.iter().filter(|(role, _)| matches!(role, Role::Whole | Role::Partial)) {
+            let bits = self.row_of(id, first, arrangement)?;
+            kept = Some(kept.map_or_else(|| bits.clone(), |mut kept| (kept.union(&bits), kept).1));
+        }
+        let mut kept = kept.unwrap_or_else(|| BitMatrix::ones(1, self.blocks.kv_blocks()));
+        for (_, id) in skip_terms {
+            let rule = skips.next()?;
+            if kept.count() == 0 {
+                break;
+            }
+            kept.subtract(&self.row_of(id, first, arrangement)?);
+            taken = (kept.count() == 0).then_some(*rule);
+        }
+        let place = format!("q-block {first}, in `{name}`");
+        let (rule, label, help) = match taken {
+            Some(rule) => {
+                let help = "let it leave them some keys, or `cache` these blocks".to_owned();
+                (rule, format!("this takes the last keys of {place}"), help)
+            }
+            None => {
+                let help = format!("say what they attend to, as in `keep {name} -> all`");
+                (*keep?, format!("neither this nor another `keep` gives keys to {place}"), help)
+            }
+        };
+        let message = format!("{count} of {q_blocks} q-blocks keep no key");
+        let step = format!("at step {}, layer {}, head {}: their attention output is zero", at.step, at.layer, at.head);
+        Some(Diagnostic::new(Code::W0502, rule.span, message).label(label).note(step).help(help))
+    }
+
+    /// The bits that a static term has in a row.
+    fn row_of(&mut self, id: ValueId, row: usize, arrangement: usize) -> Option<BitMatrix> {
+        let bits = self.bits(id, arrangement)?;
+        let bits = self.spread(&bits, self.folded.ty(id).extent, Role::Whole);
+        let mut one = BitMatrix::zeros(1, bits.columns());
+        one.row_mut(0).copy_from_slice(bits.row(row));
+        Some(one)
     }
 
     fn different_forecasts(&mut self, rules: &[&Rule], at: At) {
@@ -580,34 +680,6 @@ fn widen(bits: &BitMatrix, extent: Extent, rows: usize, columns: usize) -> BitMa
     wide
 }
 
-/// Copies a value and what it needs into another graph.
-fn copy(from: &Graph, to: &mut Graph, id: ValueId) -> ValueId {
-    let mut map = vec![None; id.0 as usize + 1];
-    let mut open = vec![id];
-    while let Some(&id) = open.last() {
-        let value = from.value(id);
-        let missing: Vec<ValueId> =
-            value.op.operands().into_iter().filter(|operand| map[operand.0 as usize].is_none()).collect();
-        if !missing.is_empty() {
-            // The first operand is copied first.
-            open.extend(missing.into_iter().rev());
-            continue;
-        }
-        open.pop();
-        let mut op = value.op.map_operands(|operand| map[operand.0 as usize].unwrap_or(operand));
-        if let Op::Table { table, .. } = &mut op {
-            let data = &from.tables[usize::from(*table)];
-            let known = to.tables.iter().position(|known| known == data).unwrap_or_else(|| {
-                to.tables.push(data.clone());
-                to.tables.len() - 1
-            });
-            *table = known as u16;
-        }
-        map[id.0 as usize] = Some(to.push(op, value.ty, value.span));
-    }
-    map[id.0 as usize].unwrap_or(id)
-}
-
 /// Whether the operands of a value are decided before run time like bitmaps; `so_far` says it of the value itself. So are
 /// conditions on tokens, and what joins the conditions of a rule; an amount of a selection is not.
 fn is_static_part(value: &Value, so_far: bool) -> bool {
@@ -638,25 +710,4 @@ fn scalar_roots(graph: &Graph, predicate: ValueId) -> Vec<ValueId> {
         open.extend(value.op.operands().into_iter().map(|operand| (operand, in_static)));
     }
     roots
-}
-
-/// A warning where computed query blocks attend to nothing.
-fn empty_rows(strategy: &Strategy, plan: &Plan) -> Vec<Diagnostic> {
-    let Some(span) = strategy.rules.first().map(|rule| rule.span) else { return Vec::new() };
-    for class in &plan.classes {
-        let Body::Static { skip, cache, .. } = &class.body else { continue };
-        let (skip, cache) = (&plan.masks[*skip as usize], &plan.masks[*cache as usize]);
-        let empty: Vec<usize> = (0..skip.rows()).filter(|&row| cache.get(0, row) && skip.count_row(row) == 0).collect();
-        let Some(&first) = empty.first() else { continue };
-        let offset = plan.arrangements[class.arrangement as usize].blocks.q[first];
-        let segment = plan.model.segments.iter().rev().find(|segment| segment.start <= offset);
-        let name = segment.map_or("the sequence", |segment| segment.name.as_str());
-        let message = format!("{} of {} q-blocks keep no key, the first in `{name}`", empty.len(), skip.rows());
-        return vec![
-            Diagnostic::new(Code::W0502, span, message)
-                .note("their attention output is zero")
-                .help(format!("say what they attend to, as in `keep {name} -> all`")),
-        ];
-    }
-    Vec::new()
 }

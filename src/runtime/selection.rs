@@ -113,13 +113,11 @@ impl Selection {
         &self.plan
     }
 
-    /// The symbols in force for some heads of a layer at a step; at an update those that it chooses for the steps after
-    /// it.
+    /// The symbols that the rules of a step give some heads of a layer.
     ///
     /// # Shapes
-    /// q and k: `[heads, tokens, head_dim]`, f32, f16 or bf16, in the model's order of tokens, all heads of the model, of the
-    /// step [`Schedule::chosen_at`](crate::plan::Schedule::chosen_at). They are not looked at where the symbols of these
-    /// heads are known.
+    /// q and k: `[heads, tokens, head_dim]`, f32, f16 or bf16, in the model's order of tokens, all heads of the model. They
+    /// are not looked at where the symbols of these heads are known.
     ///
     /// # Errors
     /// [`Error::State`] when q and k are needed and missing, or the plan has no such step, layer or head; [`Error::Shape`]
@@ -131,7 +129,34 @@ impl Selection {
         heads: &[u32],
         qk: Option<(TensorRef<'_>, TensorRef<'_>)>,
     ) -> Result<LayerSymbols> {
+        self.chosen([step; 2], layer, heads, qk)
+    }
+
+    /// The symbols in force at a step: its own where they need no q and k, else those of the step
+    /// [`Schedule::chosen_at`](crate::plan::Schedule::chosen_at), of which q and k are; at an update those that it chooses for
+    /// the steps after it.
+    ///
+    /// # Errors
+    /// As [`Selection::symbols`].
+    pub fn in_force(
+        &mut self,
+        step: u32,
+        layer: u32,
+        heads: &[u32],
+        qk: Option<(TensorRef<'_>, TensorRef<'_>)>,
+    ) -> Result<LayerSymbols> {
         check_place(&self.plan, step, layer)?;
+        self.chosen([step, self.plan.schedule.chosen_at(step, layer)], layer, heads, qk)
+    }
+
+    fn chosen(
+        &mut self,
+        steps: [u32; 2],
+        layer: u32,
+        heads: &[u32],
+        qk: Option<(TensorRef<'_>, TensorRef<'_>)>,
+    ) -> Result<LayerSymbols> {
+        check_place(&self.plan, steps[0], layer)?;
         let count = self.plan.model.heads;
         if let Some(head) = heads.iter().find(|&&head| head >= count) {
             let name = &self.plan.model.name;
@@ -139,8 +164,7 @@ impl Selection {
                 "there is no head {head}: model `{name}` has {count} heads, counted from 0"
             )));
         }
-        let chosen_at = self.plan.schedule.chosen_at(step, layer);
-        let chosen = self.choose([step, chosen_at], layer, heads, qk)?;
+        let chosen = self.choose(steps, layer, heads, qk)?;
         self.assemble(&chosen)
     }
 

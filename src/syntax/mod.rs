@@ -1,6 +1,7 @@
 //! Text to syntax tree and back.
 //!
-//! [`parse`] reads a text and always gives a tree, with every syntax error beside it; [`format()`] writes a
+//! [`parse`] reads a text and always gives a tree, with every syntax error beside it ([`parse_param`] reads `name = value`
+//! alone); [`format()`] writes a
 //! text again in the one canonical form, comments included; [`decode`] turns the bytes of a file into text.
 //! `lexer` is a linear scan that both share: it bounds the nesting before the grammar recurses, and it
 //! finds the comments, which the tree does not hold.
@@ -11,7 +12,7 @@ mod lexer;
 mod parse;
 
 pub use format::format;
-pub use parse::{decode, parse};
+pub use parse::{decode, parse, parse_param};
 
 /// Longest text the compiler reads, in bytes.
 pub const MAX_BYTES: usize = 16 << 20;

@@ -251,7 +251,7 @@ pub struct Source {
     #[arg(long, value_name = "N", requires = "synthetic")]
     pub seed: Option<u64>,
     /// Shrink the model to about this share of its tokens, as in 0.25
-    #[arg(long, value_name = "SHARE", requires = "synthetic", value_parser = share)]
+    #[arg(long, value_name = "SHARE", value_parser = share)]
     pub scale: Option<f64>,
     /// Element type: f32, f16 or bf16; without, that of the recording or the model
     #[arg(long, value_name = "TYPE", value_parser = dtype)]

@@ -36,7 +36,7 @@ pub fn show(args: &Show, console: &Console) -> Result<Exit, Failure> {
     };
     let mut selection = Selection::new(plan.clone())?;
     let qk = qkv.as_ref().map(|[q, k, _]| (q.as_ref(), k.as_ref()));
-    let symbols = selection.symbols(place.step, place.layer, &heads, qk).map_err(|error| match qk {
+    let symbols = selection.in_force(place.step, place.layer, &heads, qk).map_err(|error| match qk {
         None if input::is_state(&error) => {
             Failure::from(error).help("give recorded ones with --qkv FILE, or made-up ones with --synthetic")
         }

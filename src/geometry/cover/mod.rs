@@ -44,6 +44,12 @@ impl Default for Budget {
 }
 
 impl Budget {
+    /// So many operations on single pairs of ranges.
+    #[must_use]
+    pub fn of(operations: u64) -> Self {
+        Budget(AtomicU64::new(operations))
+    }
+
     /// Takes some of it; `false` when too little is left. The sum decides, so that the order of threads does not.
     fn take(&self, operations: usize) -> bool {
         let left = |left: u64| Some(left.saturating_sub(operations as u64));

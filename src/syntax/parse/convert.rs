@@ -202,11 +202,17 @@ impl<'a> Reader<'a> {
     }
 
     fn params(&self, pair: Pair<'_>) -> Vec<(Ident, Expr)> {
-        let param = |pair: Pair<'_>| {
-            let mut inner = parts(pair);
-            (self.name(inner.take(Rule::name)), self.required(inner.take(Rule::expr)))
-        };
-        parts(pair).0.map(param).collect()
+        parts(pair).0.map(|param| self.param(param)).collect()
+    }
+
+    fn param(&self, pair: Pair<'_>) -> (Ident, Expr) {
+        let mut inner = parts(pair);
+        (self.name(inner.take(Rule::name)), self.required(inner.take(Rule::expr)))
+    }
+
+    /// A parameter that is a text of its own.
+    pub(super) fn only_param(&self, pair: Pair<'_>) -> Option<(Ident, Expr)> {
+        parts(pair).take(Rule::param).map(|param| self.param(param))
     }
 
     /// The `///` lines right above a declaration.

@@ -72,6 +72,30 @@ pub fn parse(file: u16, text: &str) -> (ast::File, Vec<Diagnostic>) {
     (tree, found)
 }
 
+/// Reads a parameter and its value, `name = value`. There is none while the list has an error.
+#[must_use]
+pub fn parse_param(file: u16, text: &str) -> (Option<(ast::Ident, ast::Expr)>, Vec<Diagnostic>) {
+    let start = Span { file, start: 0, end: 0 };
+    if text.len() > MAX_BYTES {
+        return (None, vec![too_large(start, text.len())]);
+    }
+    let scan = scan(text);
+    if let Some(at) = scan.too_deep {
+        return (None, vec![too_deep(file, at)]);
+    }
+    let mut found = unclosed_tokens(file, text, &scan);
+    let reader = convert::Reader::new(file, text, &scan);
+    let param = match Grammar::parse(Rule::only_param, text) {
+        Ok(mut pairs) => pairs.next().and_then(|pair| reader.only_param(pair)),
+        Err(_) => {
+            reader.junk(0, text.len(), Rule::only_param, None);
+            None
+        }
+    };
+    found.extend(reader.finish());
+    (param.filter(|_| found.is_empty()), found)
+}
+
 fn too_large(span: Span, bytes: usize) -> Diagnostic {
     let limit = MAX_BYTES >> 20;
     Diagnostic::new(Code::E0105, span, format!("the text has {bytes} bytes, at most {limit} MiB are read"))

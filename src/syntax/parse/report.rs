@@ -201,6 +201,9 @@ impl Reader<'_> {
             let place = self.at(token.start, token.start);
             return Diagnostic::new(Code::E0101, span, message).fix("a value gets a name by `let`", place, "let ");
         }
+        if let Some(diagnostic) = self.out_of_place(token, failure) {
+            return diagnostic;
+        }
         if let Some(near) = self.near(token, failure, only) {
             return self.misspelt(token, message, near);
         }
@@ -223,6 +226,42 @@ impl Reader<'_> {
             Some(opening) => diagnostic.also(self.at(opening.start, opening.end), "opened here"),
             None => diagnostic,
         }
+    }
+
+    /// Mistakes that show by what stands before them.
+    fn out_of_place(&self, token: Token, failure: &Failure) -> Option<Diagnostic> {
+        let word = token.of(self.text);
+        let before = self.token_before(token.start)?;
+        let span = self.at(token.start, token.end);
+        let no_segment = || Diagnostic::new(Code::E0101, span, format!("found {}, expected a segment", quote(word)));
+        if failure.expects(Rule::name) {
+            let opens_rule = matches!(before.of(self.text), "keep" | "skip" | "cache" | "->" | "<->");
+            if opens_rule && matches!(word, "where" | "lower" | "as" | "->" | "<->") {
+                let help = "say which segments, such as `text` or `image`; `all` is the whole sequence";
+                return Some(no_segment().help(help));
+            }
+            if before.of(self.text) == "[" && token.kind == Kind::Number {
+                let help = "brackets take a part of a score, as in `x[text -> image]`; tuples and lists cannot be indexed: \
+                            give each element a name with `let`";
+                return Some(no_segment().help(help));
+            }
+        }
+        if word == "{" && failure.expects(Rule::dots) && !failure.expects(Rule::EOI) {
+            let index = self.tokens.partition_point(|known| known.start < token.start);
+            let guard = self.tokens[..index].iter().rev().find(|known| {
+                matches!(known.of(self.text), "heads" | "layers" | "steps")
+                    && (self.starts_line(**known)
+                        || self
+                            .token_before(known.start)
+                            .is_none_or(|open| matches!(open.of(self.text), "{" | "}" | ";")))
+            })?;
+            let written = self.text.get(guard.end..before.end)?.trim();
+            let place = self.at(before.end - written.len(), before.end);
+            let message = format!("found `{{`, expected `..`: {} alone is no range", quote(written));
+            let help = format!("a single place is written `{} [{written}]`", guard.of(self.text));
+            return Some(Diagnostic::new(Code::E0101, span, message).fix(help, place, format!("[{written}]")));
+        }
+        None
     }
 
     /// What the language writes for a foreign sign, and the bytes of that sign.
@@ -354,6 +393,12 @@ fn hint(word: &str, failure: &Failure, only: Rule) -> Option<String> {
     if only == Rule::only_item && word == "}" {
         return Some("this `}` closes nothing; is there one too many above it?".to_owned());
     }
+    if only == Rule::only_stmt && word == "rest" {
+        return Some("say of what: `heads rest { ... }`, `layers rest { ... }` or `steps rest { ... }`".to_owned());
+    }
+    if only == Rule::only_line && word == "steps" {
+        return Some("a line says when with `while`, as in `while step < 2`, or with `on [0, 1]`".to_owned());
+    }
     if only == Rule::only_stmt && is(LINES) {
         return Some("this stands inside `schedule { ... }`".to_owned());
     }
@@ -382,6 +427,7 @@ fn starters(only: Rule) -> &'static [&'static str] {
         Rule::only_item => ITEMS,
         Rule::only_line => LINES,
         Rule::only_field => FIELDS,
+        Rule::only_param => &[],
         _ => STATEMENTS,
     }
 }
@@ -390,6 +436,7 @@ fn starter_name(only: Rule) -> &'static str {
     match only {
         Rule::only_item => "`import`, `model` or `strategy`",
         Rule::only_line => "a line of the schedule (`dense`, `update`, `refresh`, `dispatch`, `reuse`, `layers`)",
+        Rule::only_param => "a name and its value",
         Rule::only_field => "a field (`layers`, `heads`, `head_dim`, `steps`, `dtype`, `tokens`)",
         _ => "a statement",
     }
@@ -439,6 +486,7 @@ fn describe_rule(rule: Rule, only: Rule) -> Option<&'static str> {
         Rule::EOI if only == Rule::only_stmt => "a new statement",
         Rule::EOI if only == Rule::only_line => "a new line",
         Rule::EOI if only == Rule::only_field => "a new field",
+        Rule::EOI if only == Rule::only_param => "the end of the value",
         Rule::stmt | Rule::line | Rule::field => starter_name(only),
         Rule::import => "`import`",
         Rule::model => "`model`",
