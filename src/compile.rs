@@ -4,6 +4,8 @@
 //! the compiler that reads files. Diagnostics of all stages come back together with the texts they point into.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -97,10 +99,12 @@ impl Compiler {
     /// Compiles a file. Imports and tables are looked up beside it.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read.
+    /// [`Error::Io`] when the file cannot be read. One of more than 16 MiB is read no further, and refused by the compilation.
     pub fn from_file(path: &Path) -> Result<Self> {
-        let bytes =
-            std::fs::read(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?;
+        let mut bytes = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(syntax::MAX_BYTES as u64 + 1).read_to_end(&mut bytes))
+            .map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?;
         let mut compiler = Compiler::from_source(path.display().to_string(), bytes);
         compiler.directory = path.parent().map(Path::to_owned);
         Ok(compiler)

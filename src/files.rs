@@ -23,6 +23,19 @@ pub fn write_atomic(path: impl AsRef<Path>, content: impl FnOnce(&mut dyn Write)
     write(path, content).map_err(|source| Error::Io { action: "write", path: path.to_path_buf(), source })
 }
 
+/// As [`write_atomic`], for a file that must not exist yet: of two that create it at once one succeeds.
+///
+/// # Errors
+/// As [`write_atomic`]; [`Error::Io`] of kind [`io::ErrorKind::AlreadyExists`] when `path` exists, whatever it is.
+pub fn create_atomic(path: impl AsRef<Path>, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let path = path.as_ref();
+    let create = || {
+        let temporary = filled(path, content, None)?;
+        temporary.persist_noclobber(path).map_err(|error| without_path(&error.error))
+    };
+    create().map(|_| ()).map_err(|source| Error::Io { action: "write", path: path.to_path_buf(), source })
+}
+
 fn write(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     let permissions = match fs::metadata(&target) {
@@ -33,8 +46,19 @@ fn write(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
         Ok(metadata) => Some(metadata.permissions()),
         Err(_) => None,
     };
-    let directory = directory_of(&target);
-    let mut temporary = temporary_in(&directory, &target).map_err(|error| without_path(&error))?;
+    let temporary = filled(&target, content, permissions)?;
+    temporary.persist(&target).map_err(|error| without_path(&error.error))?;
+    Ok(())
+}
+
+/// A temporary file beside the target with all of its content on the disk.
+fn filled(
+    target: &Path,
+    content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    permissions: Option<fs::Permissions>,
+) -> io::Result<tempfile::NamedTempFile> {
+    let directory = directory_of(target);
+    let mut temporary = temporary_in(&directory, target).map_err(|error| without_path(&error))?;
     let mut buffer = BufWriter::with_capacity(1 << 16, temporary.as_file_mut());
     content(&mut buffer)?;
     buffer.flush()?;
@@ -43,8 +67,7 @@ fn write(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
         temporary.as_file().set_permissions(permissions)?;
     }
     temporary.as_file().sync_all()?;
-    temporary.persist(&target).map_err(|error| without_path(&error.error))?;
-    Ok(())
+    Ok(temporary)
 }
 
 /// An error of the temporary file ends in the path of that file, which the user has never heard of.
@@ -100,6 +123,17 @@ mod tests {
         write_atomic(&path, |out| out.write_all(b"old")).unwrap();
         write_atomic(&path, |out| out.write_all(b"new")).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(names(directory.path()), ["plan"]);
+    }
+
+    #[test]
+    fn creates_a_file_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("plan");
+        create_atomic(&path, |out| out.write_all(b"first")).unwrap();
+        let error = create_atomic(&path, |out| out.write_all(b"second")).unwrap_err();
+        assert!(matches!(&error, Error::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"first");
         assert_eq!(names(directory.path()), ["plan"]);
     }
 

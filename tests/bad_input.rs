@@ -6,6 +6,8 @@
 use std::time::{Duration, Instant};
 
 use flashomni::Compiler;
+use flashomni::check::InputTensor;
+use flashomni::ir::Kind;
 use flashomni::runtime::Session;
 use flashomni::tensor::{Dtype, Tensor};
 
@@ -166,6 +168,22 @@ fn texts_that_describe_long_computations() {
     ] {
         let found = refused(small(declarations, body));
         assert!(found.contains("E0309") && found.contains(limit), "{limit}: {:.400}", found);
+    }
+}
+
+#[test]
+fn inputs_that_do_not_fill_their_shape() {
+    let text = "model m { layers 2 heads 2 head_dim 16 steps 4 tokens a(64) }
+        strategy s { let x = input(\"x\", steps, kind = real) schedule { reuse while step > 0 and x(step) < 1.0 } }";
+    let with = |count: usize| {
+        let values = vec![0.5; count];
+        let input = InputTensor { shape: vec![4], kind: Kind::Real, values };
+        Compiler::from_source("input.omni", text).input("x", input).compile()
+    };
+    assert!(with(4).is_ok());
+    for count in [0, 3, 5] {
+        let found = with(count).expect_err("refused").to_string();
+        assert!(found.contains("E0305") && found.contains(&format!("[4] and {count} numbers")), "{found}");
     }
 }
 

@@ -167,6 +167,12 @@ fn a_fix_that_mends_nothing_is_not_made() {
     let folder = folder();
     let wrong = SMALL.replace("<= reach", "<= reach.0");
     fs::write(folder.path().join("wrong.omni"), &wrong).unwrap();
+    // A byte order mark stays.
+    let marked = [&b"\xEF\xBB\xBF"[..], SMALL.replace("keep text", "kep text").as_bytes()].concat();
+    fs::write(folder.path().join("marked.omni"), marked).unwrap();
+    assert_eq!(omni(folder.path(), &["check", "--fix", "marked.omni"]).code, 0);
+    let mended = [&b"\xEF\xBB\xBF"[..], SMALL.as_bytes()].concat();
+    assert_eq!(fs::read(folder.path().join("marked.omni")).unwrap(), mended);
     assert_eq!(omni(folder.path(), &["check", "--fix", "wrong.omni"]).code, 1);
     assert_eq!(fs::read_to_string(folder.path().join("wrong.omni")).unwrap(), wrong);
     assert_eq!(omni(folder.path(), &["check", "--fix", "band.omni", "--param", "reach=1"]).code, 2);

@@ -842,7 +842,7 @@ pub struct Model {
     pub layers: u32,
     /// Number of attention heads, 1..=1024.
     pub heads: u32,
-    /// Channels of a head, 1..=1024.
+    /// Channels of a head, 1..=256.
     pub head_dim: u32,
     /// Denoising steps, 1..=10,000.
     pub steps: u32,

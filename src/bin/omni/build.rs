@@ -251,7 +251,8 @@ fn symbols(plan: &Plan) -> String {
     for &class in &plan.class_of {
         uses[class as usize] += 1;
     }
-    let mut table = Table::new(&[">class", ">places", "blocks", ">blocks computed", ">blocks partial", ">q-blocks cached"]);
+    let mut table =
+        Table::new(&[">class", ">places", "blocks", ">blocks computed", ">blocks partial", ">q-blocks cached"]);
     for (index, class) in plan.classes.iter().enumerate() {
         let blocks = &plan.arrangements[class.arrangement as usize].blocks;
         let shape = format!("{}x{}", blocks.q_blocks(), blocks.kv_blocks());

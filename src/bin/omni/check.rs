@@ -10,6 +10,9 @@ use crate::console::Console;
 use crate::exit::{Exit, Failure};
 use crate::{input, table};
 
+/// Byte order mark of UTF-8.
+const MARK: &[u8] = b"\xEF\xBB\xBF";
+
 /// Rounds of `--fix`: an edit may uncover the next.
 const MAX_ROUNDS: usize = 10;
 
@@ -49,7 +52,10 @@ fn one(args: &Check, path: &Path, console: &Console) -> Result<(Diagnostics, usi
         console.detail(format_args!("checked `{name}` in {}", table::duration(start.elapsed())));
         Ok(found)
     };
-    let mut diagnostics = check(input::read(path)?)?;
+    let bytes = input::read(path)?;
+    // The compiler's text has no byte order mark; a file that has one keeps it.
+    let mark: &[u8] = if bytes.starts_with(MARK) { MARK } else { &[] };
+    let mut diagnostics = check(bytes)?;
     let mut edits = 0;
     for _ in 0..if args.fix { MAX_ROUNDS } else { 0 } {
         let files = diagnostics.sources.files();
@@ -63,7 +69,10 @@ fn one(args: &Check, path: &Path, console: &Console) -> Result<(Diagnostics, usi
         if after.list.len() >= diagnostics.list.len() {
             break;
         }
-        write_atomic(path, |out| out.write_all(text.as_bytes()))?;
+        write_atomic(path, |out| {
+            out.write_all(mark)?;
+            out.write_all(text.as_bytes())
+        })?;
         edits += applied;
         diagnostics = after;
     }

@@ -1,10 +1,11 @@
 //! `omni new`: a strategy to begin with.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use flashomni::Compiler;
-use flashomni::files::write_atomic;
+use flashomni::files::create_atomic;
+use flashomni::{Compiler, Error};
 
 use crate::args::New;
 use crate::console::Console;
@@ -47,16 +48,16 @@ pub fn new(args: &New, console: &Console) -> Result<Exit, Failure> {
         Failure::new(format!("`{stem}` gives no name for a strategy"))
             .help("use letters, digits and `_`, as in my_strategy")
     })?;
-    if path.symlink_metadata().is_ok() {
-        return Err(
-            Failure::new(format!("`{}` exists already", path.display())).help("choose another name, or delete it")
-        );
-    }
     let text = args.template.text().replace("NAME", &name);
     if Compiler::from_source("<template>", text.as_str()).check().has_errors() {
         return Err(Failure::new(format!("`{name}` is a word of the language")).help("choose another name"));
     }
-    write_atomic(&path, |out| out.write_all(text.as_bytes()))?;
+    create_atomic(&path, |out| out.write_all(text.as_bytes())).map_err(|error| match &error {
+        Error::Io { source, .. } if source.kind() == ErrorKind::AlreadyExists => {
+            Failure::new(format!("`{}` exists already", path.display())).help("choose another name, or delete it")
+        }
+        _ => error.into(),
+    })?;
     let path = path.display();
     console.print(&format!("wrote {path}: strategy `{name}`\n"))?;
     console.note(format_args!("next: omni check {path}, then omni show {path}{}", args.template.show_with()));

@@ -5,7 +5,11 @@
 //! into one graph that all classes share; hash-consing there makes equal predicates one value, whose bitmap is
 //! computed once. What is left, selections over scores, becomes the class's program.
 
+mod empty_rows;
+
 use std::collections::HashMap;
+
+pub use empty_rows::find_empty_rows;
 
 use super::bind_model::Dependence;
 use super::fold_constants::push_folded;
@@ -26,11 +30,6 @@ use crate::symbols::{BitMatrix, Blocks};
 const MAX_MASK_BYTES: usize = 1 << 29;
 /// Classes of a plan at most.
 const MAX_CLASSES: usize = 1 << 15;
-/// Places, and block pairs of classes, that [`find_empty_rows`] looks at.
-const QUICK_PAIRS: u64 = 1 << 15;
-/// Operations that it spends on predicates, some milliseconds.
-const QUICK_OPERATIONS: u64 = 1 << 22;
-
 /// Builds the plan.
 ///
 /// # Errors
@@ -64,18 +63,6 @@ pub fn specialise(
     Ok((plan, builder.empty_rows.into_iter().collect()))
 }
 
-/// The warning about q-blocks that attend to nothing, without a plan. It is looked for as far as that takes no time: not
-/// where there are many places, nor in classes past the first 32,768 block pairs.
-#[must_use]
-pub fn find_empty_rows(strategy: &Strategy, model: &Model) -> Option<Diagnostic> {
-    let mut builder = Builder::new(strategy, model);
-    builder.budget = Budget::of(QUICK_OPERATIONS);
-    builder.pairs_left = QUICK_PAIRS;
-    builder.classes();
-    // Where a predicate took too much its blocks are not known.
-    builder.empty_rows.filter(|_| builder.errors.is_empty())
-}
-
 /// What the place decides about a class.
 #[derive(PartialEq, Eq, Hash, Clone)]
 struct Key {
@@ -104,6 +91,7 @@ struct Builder<'a> {
     covered: HashMap<(ValueId, Lower, usize), BitMatrix>,
     programs: Vec<Program>,
     predicates: Vec<Predicate>,
+    predicate_ids: HashMap<ValueId, u32>,
     classes: Vec<Class>,
     class_ids: HashMap<Class, u32>,
     /// Bytes of all masks.
@@ -143,6 +131,7 @@ impl<'a> Builder<'a> {
             covered: HashMap::new(),
             programs: Vec::new(),
             predicates: Vec::new(),
+            predicate_ids: HashMap::new(),
             classes: Vec::new(),
             class_ids: HashMap::new(),
             mask_bytes: 0,
@@ -332,70 +321,6 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// A warning where computed q-blocks of a class attend to nothing, at the rule that leaves the first of them so: the
-    /// `skip` that takes its last keys, or the last `keep` where none gives it any.
-    fn rows_without_keys(
-        &mut self,
-        rules: &[&Rule],
-        terms: &[(Role, ValueId)],
-        body: &Body,
-        arrangement: usize,
-        at: At,
-    ) -> Option<Diagnostic> {
-        let Body::Static { skip, cache, .. } = body else { return None };
-        let (skip, cache) = (&self.masks[*skip as usize], &self.masks[*cache as usize]);
-        let q_blocks = skip.rows();
-        let mut empty = (0..q_blocks).filter(|&row| cache.get(0, row) && skip.count_row(row) == 0);
-        let first = empty.next()?;
-        let count = empty.count() + 1;
-        let offset = self.arrangements[arrangement].1.blocks.q[first];
-        let segment = self.model.segments.iter().rev().find(|segment| segment.start <= offset);
-        let name = segment.map_or_else(|| "all".to_owned(), |segment| segment.name.clone());
-
-        let mut skips = rules.iter().filter(|rule| rule.action == Action::Skip);
-        let keep = rules.iter().rev().find(|rule| rule.action == Action::Keep);
-        let mut kept: Option<BitMatrix> = None;
-        let mut taken = None;
-        // Terms of `keep` stand in any order between those of `skip`, which stand in the order of their rules.
-        let (skip_terms, others): (Vec<_>, Vec<_>) = terms.iter().partition(|(role, _)| *role == Role::Skip);
-        for &(_, id) in others.iter().filter(|(role, _)| matches!(role, Role::Whole | Role::Partial)) {
-            let bits = self.row_of(id, first, arrangement)?;
-            kept = Some(kept.map_or_else(|| bits.clone(), |mut kept| (kept.union(&bits), kept).1));
-        }
-        let mut kept = kept.unwrap_or_else(|| BitMatrix::ones(1, self.blocks.kv_blocks()));
-        for (_, id) in skip_terms {
-            let rule = skips.next()?;
-            if kept.count() == 0 {
-                break;
-            }
-            kept.subtract(&self.row_of(id, first, arrangement)?);
-            taken = (kept.count() == 0).then_some(*rule);
-        }
-        let place = format!("q-block {first}, in `{name}`");
-        let (rule, label, help) = match taken {
-            Some(rule) => {
-                let help = "let it leave them some keys, or `cache` these blocks".to_owned();
-                (rule, format!("this takes the last keys of {place}"), help)
-            }
-            None => {
-                let help = format!("say what they attend to, as in `keep {name} -> all`");
-                (*keep?, format!("neither this nor another `keep` gives keys to {place}"), help)
-            }
-        };
-        let message = format!("{count} of {q_blocks} q-blocks keep no key");
-        let step = format!("at step {}, layer {}, head {}: their attention output is zero", at.step, at.layer, at.head);
-        Some(Diagnostic::new(Code::W0502, rule.span, message).label(label).note(step).help(help))
-    }
-
-    /// The bits that a static term has in a row.
-    fn row_of(&mut self, id: ValueId, row: usize, arrangement: usize) -> Option<BitMatrix> {
-        let bits = self.bits(id, arrangement)?;
-        let bits = self.spread(&bits, self.folded.ty(id).extent, Role::Whole);
-        let mut one = BitMatrix::zeros(1, bits.columns());
-        one.row_mut(0).copy_from_slice(bits.row(row));
-        Some(one)
-    }
-
     fn different_forecasts(&mut self, rules: &[&Rule], at: At) {
         let caches: Vec<&&Rule> = rules.iter().filter(|rule| rule.action == Action::Cache).collect();
         if let [first, .., last] = caches.as_slice() {
@@ -447,15 +372,17 @@ impl<'a> Builder<'a> {
     }
 
     fn predicate(&mut self, id: ValueId) -> u32 {
+        // Equal values are one value, so that each is one predicate.
+        if let Some(&index) = self.predicate_ids.get(&id) {
+            return index;
+        }
         let mut graph = self.folded.emptied();
         graph.tables.clear();
         let value = copy(&self.folded, &mut graph, id);
-        let predicate = Predicate { graph, value };
-        let index = self.predicates.iter().position(|known| *known == predicate).unwrap_or_else(|| {
-            self.predicates.push(predicate);
-            self.predicates.len() - 1
-        });
-        index as u32
+        let index = self.predicates.len() as u32;
+        self.predicates.push(Predicate { graph, value });
+        self.predicate_ids.insert(id, index);
+        index
     }
 
     /// Symbols, or the program that computes them.
