@@ -205,6 +205,7 @@ impl Compiler {
         if is_empty && self.strategy.is_none() && !loaded.failed() {
             loaded.no_strategy();
         }
+        let mut pairs_left = passes::specialise::QUICK_PAIRS;
         for name in names {
             let one = self.clone().strategy(name);
             let Some(strategy) = one.check_loaded(&mut loaded) else { continue };
@@ -215,7 +216,11 @@ impl Compiler {
                 None => loaded.default_model(&strategy),
             };
             let Some(model) = model else { continue };
-            let (Ok(findings) | Err(findings)) = passes::check(strategy, &model, !loaded.failed());
+            if loaded.failed() {
+                // Not all rules are known: what they leave is not known either.
+                pairs_left = 0;
+            }
+            let (Ok(findings) | Err(findings)) = passes::check(strategy, &model, &mut pairs_left);
             loaded.findings.extend(findings);
         }
         for model in loaded.own_models() {

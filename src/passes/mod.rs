@@ -50,16 +50,16 @@ pub fn run(
     Ok((plan, findings))
 }
 
-/// The findings of all passes on a strategy that is not built: `specialise` is left out, but for what it finds soon, and that
-/// too where not all rules are known (`is_whole`).
+/// The findings of all passes on a strategy that is not built: of `specialise` only what it finds by looking at so many pairs;
+/// see [`specialise::find_empty_rows`].
 ///
 /// # Errors
 /// The findings of `bind_model` and `build_schedule`.
-pub fn check(strategy: Strategy, model: &Model, is_whole: bool) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
+pub fn check(strategy: Strategy, model: &Model, pairs_left: &mut u64) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
     let (strategy, _, mut findings) = prepare(strategy, model, &mut |_, _| {})?;
     // Without the inputs nothing is known of the blocks.
-    if is_whole && missing_inputs(&strategy).is_ok() {
-        findings.extend(specialise::find_empty_rows(&strategy, model));
+    if missing_inputs(&strategy).is_ok() {
+        findings.extend(specialise::find_empty_rows(&strategy, model, pairs_left));
     }
     Ok(findings)
 }

@@ -8,19 +8,20 @@ use crate::ir::{Action, Model, Rule, Strategy, ValueId};
 use crate::plan::{Body, Role};
 use crate::symbols::BitMatrix;
 
-/// Places, and block pairs of classes, that [`find_empty_rows`] looks at.
-const QUICK_PAIRS: u64 = 1 << 15;
+/// Places, and block pairs of classes, that [`find_empty_rows`] looks at for all strategies of a file.
+pub const QUICK_PAIRS: u64 = 1 << 15;
 /// Operations that it spends on predicates, some milliseconds.
 const QUICK_OPERATIONS: u64 = 1 << 22;
 
 /// The warning about q-blocks that attend to nothing, without a plan. It is looked for as far as that takes no time: not
-/// where there are many places, nor in classes past the first 32,768 block pairs.
+/// where there are more places than `pairs_left`, nor in classes past so many block pairs; what is looked at is taken off.
 #[must_use]
-pub fn find_empty_rows(strategy: &Strategy, model: &Model) -> Option<Diagnostic> {
+pub fn find_empty_rows(strategy: &Strategy, model: &Model, pairs_left: &mut u64) -> Option<Diagnostic> {
     let mut builder = Builder::new(strategy, model);
     builder.budget = Budget::of(QUICK_OPERATIONS);
-    builder.pairs_left = QUICK_PAIRS;
+    builder.pairs_left = *pairs_left;
     builder.classes();
+    *pairs_left = builder.pairs_left;
     // Where a predicate took too much its blocks are not known.
     builder.empty_rows.filter(|_| builder.errors.is_empty())
 }

@@ -9,7 +9,7 @@ mod empty_rows;
 
 use std::collections::HashMap;
 
-pub use empty_rows::find_empty_rows;
+pub use empty_rows::{QUICK_PAIRS, find_empty_rows};
 
 use super::bind_model::Dependence;
 use super::fold_constants::push_folded;
