@@ -3,7 +3,7 @@
 use super::{Checker, Term, code_list, functions};
 use crate::diagnostics::{Code, Diagnostic, did_you_mean};
 use crate::ir::scalar::Scalar;
-use crate::ir::{Binary, Comparison, Extent, Kind, Op, OpenParam, Real, SetId, Type, Unary, ValueId};
+use crate::ir::{Binary, Comparison, Extent, Kind, Op, OpenParam, Place, Real, SetId, Type, Unary, ValueId};
 use crate::source::Span;
 use crate::syntax::ast::{self, BinaryOp, CompareOp, ExprKind, UnaryOp};
 
@@ -349,6 +349,7 @@ impl Checker<'_> {
             let id = if a_kind == Kind::Bool { a } else { b };
             return Err(self.wrong_kind(id, Kind::Real, span));
         }
+        self.place_and_share([a, b], span);
         let (a, b) = if a_kind == b_kind { (a, b) } else { (self.as_real(a, span)?, self.as_real(b, span)?) };
         self.check_extents(a, b, span)?;
         let (op, a, b) = match op {
@@ -360,6 +361,27 @@ impl Checker<'_> {
             CompareOp::GreaterEqual => (Comparison::LessEqual, b, a),
         };
         self.push(Op::Compare(op, a, b), span)
+    }
+
+    /// A warning where a step, layer or head is compared with a share: `step < 20%` holds at step 0 only.
+    fn place_and_share(&mut self, [a, b]: [ValueId; 2], span: Span) {
+        for (place, share) in [(a, b), (b, a)] {
+            let all = match self.strategy.graph.op(place) {
+                Op::Place(Place::Step) => "steps",
+                Op::Place(Place::Layer) => "layers",
+                Op::Place(Place::Head) => "heads",
+                _ => continue,
+            };
+            let Some(Scalar::Real(share)) = self.constant(share) else { continue };
+            if 0.0 < share && share < 1.0 {
+                let name = &all[..all.len() - 1];
+                let message = format!("`{name}` is a whole number from 0, and is compared with a share");
+                self.report(
+                    Diagnostic::new(Code::W0505, span, message)
+                        .help(format!("write `{}% of {all}`", (share * 1e4).round() / 100.0)),
+                );
+            }
+        }
     }
 
     fn slice(&mut self, value: &ast::Expr, first: &ast::Set, second: Option<&ast::Set>, span: Span) -> Term {

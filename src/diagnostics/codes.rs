@@ -76,6 +76,7 @@ codes! {
     W0502 "query blocks that attend to nothing",
     W0503 "tiles that do not line up",
     W0504 "rule without effect",
+    W0505 "a place compared with a share",
 }
 
 impl Code {
