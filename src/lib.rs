@@ -31,7 +31,7 @@
 //!         session.attention(step, layer, q.as_ref(), k.as_ref(), v.as_ref(), out.as_mut())?;
 //!     }
 //! }
-//! let share = session.symbols(0).unwrap().live_share(session.plan())?;
+//! let share = session.symbols(0).unwrap().live_share()?;
 //! assert!(share < 0.6, "more than 40% of the attention is left out");
 //! # Ok::<(), flashomni::Error>(())
 //! ```

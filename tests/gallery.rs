@@ -89,6 +89,10 @@ fn compiled(path: &Path, name: &str) -> Plan {
         // Of the few tiles of a small model the published windows see all.
         own = own.param("window", "(1, 1, 3)");
     }
+    if own.own_models().is_empty() && ["svg2", "svoo", "adacluster"].iter().any(|file| name.starts_with(file)) {
+        // A small model has few tokens for so many clusters.
+        own = own.param("q_clusters", "24").param("k_clusters", "48");
+    }
     let mut small: Vec<Compiler> = Vec::new();
     if !own.own_models().is_empty() {
         small.push(own.clone());
@@ -127,6 +131,7 @@ fn inputs(strategy: &str) -> Vec<(&'static str, InputTensor)> {
         "bigbird" => vec![("random_blocks", tensor(&[4, 94, 3], Kind::Int, drawn))],
         "bigbird_deepspeed" => vec![("random_blocks", tensor(&[4, 96, 2], Kind::Int, drawn))],
         "adacache" => vec![("distances", tensor(&[50, 1], Kind::Real, |i| f64::from(i * 7 % 13) / 100.0))],
+        "svoo" => vec![("min_ratios", tensor(&[50, 20, 4], Kind::Real, |i| f64::from(i % 9) / 60.0))],
         "teacache" => vec![("distances", tensor(&[50], Kind::Real, |i| f64::from(i * 7 % 13) / 50.0))],
         "fbcache" | "dbcache" => {
             vec![("distances", tensor(&[50, 50], Kind::Real, |i| f64::from(i * 7 % 101) / 500.0))]
@@ -185,7 +190,7 @@ fn drawn(entry: &Entry) -> (String, Option<Vec<u8>>) {
             hash.update(&word.to_le_bytes());
         }
     }
-    let live = 100.0 * symbols.live_share(plan).unwrap();
+    let live = 100.0 * symbols.live_share().unwrap();
     writeln!(text, "step {step}, layer {layer}: {live:.2}% computed, bits {}", &hash.finalize().to_hex()[..16])
         .unwrap();
     let mut picture = None;
@@ -201,7 +206,7 @@ fn drawn(entry: &Entry) -> (String, Option<Vec<u8>>) {
         let title = format!("{} on {}, step {step}", entry.name, plan.model.name);
         let drawing = Picture {
             symbols: &group.symbols,
-            blocks: group.blocks(plan),
+            blocks: &group.placement.blocks,
             segments: &plan.drawn_segments(),
             heads: &heads,
             numbers: &group.heads,

@@ -32,6 +32,10 @@ struct Case {
     #[serde(default)]
     arranged: bool,
     step: Option<u32>,
+    /// Whether the golden gives centroids and sizes of clusters. Then each head is a case of its own, whose tokens are copies
+    /// of the centroids, as many as a cluster is large, and clusters begin at the centroids.
+    #[serde(default)]
+    clusters: bool,
     /// What the command writes and the tensor it must equal; `whole` is what is computed and not partial.
     compare: BTreeMap<String, String>,
 }
@@ -47,9 +51,43 @@ fn numbers(file: &TensorFile, name: &str) -> (Vec<usize>, Vec<f64>) {
     (file.shape(name).unwrap().to_vec(), values)
 }
 
-/// The file that the command takes: q and k, stored as eighths, and the inputs as they are.
-fn inputs(case: &Case, golden: &TensorFile, path: &Path) {
-    let mut tensors: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
+type NamedTensor = (String, Vec<usize>, Vec<f32>);
+
+/// q and k of a head of clusters, and the centroids. Copies stand in turn, so that clusters are not together already. q gets
+/// as many tokens as k has, all clusters some more: their sizes decide nothing.
+fn clustered(golden: &TensorFile, head: usize) -> Vec<NamedTensor> {
+    let of_head = |name: &str| {
+        let (shape, values) = numbers(golden, name);
+        let len = values.len() / shape[0];
+        (shape, values[head * len..][..len].to_vec())
+    };
+    let [mut q_sizes, k_sizes] = ["q_sizes", "k_sizes"].map(|name| of_head(name).1);
+    let tokens: f64 = k_sizes.iter().sum();
+    let clusters = q_sizes.len();
+    for index in 0..(tokens - q_sizes.iter().sum::<f64>()) as usize {
+        q_sizes[index % clusters] += 1.0;
+    }
+    let mut tensors = Vec::new();
+    for (name, mut sizes) in [("q", q_sizes), ("k", k_sizes)] {
+        let (shape, values) = of_head(&format!("{name}_centroids_x8"));
+        let centroids: Vec<f32> = values.into_iter().map(|x| x as f32 / 8.0).collect();
+        let dim = shape[2];
+        let mut copies = Vec::new();
+        while sizes.iter().any(|size| *size > 0.0) {
+            for (size, centroid) in sizes.iter_mut().zip(centroids.chunks(dim)).filter(|(size, _)| **size > 0.0) {
+                *size -= 1.0;
+                copies.extend_from_slice(centroid);
+            }
+        }
+        tensors.push((name.to_owned(), vec![1, copies.len() / dim, dim], copies));
+        tensors.push((format!("{name}_centroids"), vec![1, shape[1], dim], centroids));
+    }
+    tensors
+}
+
+/// The tensors that the command takes: q and k, stored as eighths, and the inputs as they are.
+fn inputs(case: &Case, golden: &TensorFile) -> Vec<NamedTensor> {
+    let mut tensors: Vec<NamedTensor> = Vec::new();
     for (name, stored) in [("q", "q_x8"), ("k", "k_x8")] {
         if golden.contains(stored) {
             let (shape, values) = numbers(golden, stored);
@@ -60,6 +98,10 @@ fn inputs(case: &Case, golden: &TensorFile, path: &Path) {
         let (shape, values) = numbers(golden, stored);
         tensors.push((name.clone(), shape, values.into_iter().map(|x| x as f32).collect()));
     }
+    tensors
+}
+
+fn give(tensors: &[NamedTensor], path: &Path) {
     let entries: Vec<Entry<'_>> = tensors
         .iter()
         .map(|(name, shape, values)| Entry {
@@ -75,15 +117,27 @@ fn golden(path: &Path) -> Outcome {
     let case: Case = serde_json::from_str(&std::fs::read_to_string(path)?)?;
     let stem = case.golden.as_deref().or(path.file_stem().and_then(|stem| stem.to_str())).unwrap_or_default();
     let golden = TensorFile::open(path.with_file_name(format!("{stem}.safetensors")))?;
+    if !case.clusters {
+        return call(&case, &golden, &inputs(&case, &golden), None);
+    }
+    let heads = golden.shape("mask")?[0];
+    (0..heads).try_for_each(|head| call(&case, &golden, &clustered(&golden, head), Some(head)))
+}
+
+/// Calls the command for all heads, or for one as if there were no others.
+fn call(case: &Case, golden: &TensorFile, tensors: &[NamedTensor], head: Option<usize>) -> Outcome {
     let directory = tempfile::tempdir()?;
     let (given, out) = (directory.path().join("given.safetensors"), directory.path().join("out.safetensors"));
-    inputs(&case, &golden, &given);
+    give(tensors, &given);
     let mut command = Command::new(env!("CARGO_BIN_EXE_omni"));
     command.arg("symbols").arg(format!("examples/strategies/{}.omni", case.strategy));
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
     command.args(case.name.iter().flat_map(|name| ["--strategy", name]));
     for (name, size) in &case.shape {
         command.arg("--shape").arg(format!("{name}={size}"));
+    }
+    if head.is_some() {
+        command.arg("--shape").arg(format!("w={}", tensors[0].1[1]));
     }
     for (name, value) in &case.params {
         command.arg("--param").arg(format!("{name}={value}"));
@@ -102,7 +156,12 @@ fn golden(path: &Path) -> Outcome {
     let found = TensorFile::open(&out)?;
     assert!(!case.compare.is_empty(), "a case that compares nothing");
     for (written, stored) in &case.compare {
-        let (shape, wanted) = numbers(&golden, stored);
+        let (mut shape, mut wanted) = numbers(golden, stored);
+        if let Some(head) = head {
+            let len = wanted.len() / shape[0];
+            wanted = wanted[head * len..][..len].to_vec();
+            shape[0] = 1;
+        }
         let values = match written.as_str() {
             "whole" => {
                 let (skip, partial) = (numbers(&found, "skip").1, numbers(&found, "partial").1);

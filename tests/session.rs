@@ -1,10 +1,12 @@
 //! Sessions against a simulation in double precision that follows the papers' formulas row by row.
 
+use std::sync::Arc;
+
 use flashomni::cpu::{Weight, linear};
 use flashomni::error::Error;
 use flashomni::ir::StepKind;
 use flashomni::plan::Plan;
-use flashomni::runtime::{LayerSymbols, Selection, Session};
+use flashomni::runtime::{LayerSymbols, Placement, Selection, Session};
 use flashomni::tensor::{Dtype, Tensor, TensorRef};
 
 const HEADS: usize = 4;
@@ -68,9 +70,9 @@ fn rows_of(plan: &Plan, symbols: &LayerSymbols) -> Rows {
     let tokens = plan.model.tokens() as usize;
     let mut rows: Rows = vec![vec![None; tokens]; HEADS];
     for group in &symbols.groups {
-        let arrangement = &plan.arrangements[group.arrangement as usize];
-        let blocks = &arrangement.blocks;
-        let old = |new: usize| arrangement.order.as_ref().map_or(new, |order| order[new] as usize);
+        let Placement { q_order, kv_order, blocks } = &*group.placement;
+        let old =
+            |order: &Option<Arc<[u32]>>, new: u32| order.as_ref().map_or(new, |order| order[new as usize]) as usize;
         for (position, &head) in group.heads.iter().enumerate() {
             for q_block in (0..blocks.q_blocks()).filter(|&block| group.symbols.cache.get(position, block)) {
                 let row = position * blocks.q_blocks() + q_block;
@@ -81,11 +83,11 @@ fn rows_of(plan: &Plan, symbols: &LayerSymbols) -> Rows {
                         for key in blocks.kv[kv_block]..blocks.kv[kv_block + 1] {
                             let within = ((query - blocks.q[q_block]) as usize, (key - blocks.kv[kv_block]) as usize);
                             if tile.is_none_or(|tile| tile.get(within.0, within.1)) {
-                                keys.push(old(key as usize));
+                                keys.push(old(kv_order, key));
                             }
                         }
                     }
-                    rows[head as usize][old(query as usize)] = Some(keys);
+                    rows[head as usize][old(q_order, query)] = Some(keys);
                 }
             }
         }
@@ -165,6 +167,7 @@ fn simulate(plan: Plan, order: usize) -> Vec<StepKind> {
     let mut session = Session::new(plan.clone()).unwrap();
     let mut selection = Selection::new(plan.clone()).unwrap();
     let (mut features, mut outputs) = (History::default(), History::default());
+    let is_clustered = plan.arrangements.iter().any(|arrangement| arrangement.clustering.is_some());
     let mut rows: Option<Rows> = None;
     let mut kinds = Vec::new();
     for step in 0..plan.model.steps {
@@ -173,7 +176,10 @@ fn simulate(plan: Plan, order: usize) -> Vec<StepKind> {
         let mut out = Tensor::from_f32(qkv[0].shape(), vec![f32::NAN; q.to_f32().len()]).unwrap();
         let kind = session.attention(step, 0, q, k, v, out.as_mut()).unwrap().kind;
         assert_eq!(kind, plan.schedule.kind(step, 0));
-        if matches!(kind, StepKind::Update | StepKind::Refresh) {
+        if is_clustered {
+            // Clusters begin where those of the session's last choice ended.
+            rows = session.symbols(0).map(|symbols| rows_of(&plan, symbols));
+        } else if matches!(kind, StepKind::Update | StepKind::Refresh) {
             rows = Some(rows_of(&plan, &selection.symbols(step, 0, &ALL, Some((q, k))).unwrap()));
         } else if !plan.is_dynamic() {
             rows = Some(rows_of(&plan, &selection.symbols(step, 0, &ALL, None).unwrap()));
@@ -241,6 +247,52 @@ fn heads_may_see_the_tokens_in_orders_of_their_own() {
         heads ..3 { keep video -> video where abs(pos(q) - pos(k)) <= 20 lower exact }
         keep text <-> all";
     simulate(plan("video(t = 4, h = 4, w = 6) ++ text(7)", 2, strategy), 0);
+}
+
+const CLUSTERS: &str = "layout text ++ video(t, h, w)
+    block 16
+    order clusters(5, 9, iterations = 10, again = 1)
+    schedule { update every 3 }
+    let score = dot(mean(q), mean(k))[video -> video] / sqrt(head_dim)
+    let weight = block_tokens(k)[video] * exp(score - max(score, over = k))
+    keep video -> video where top_p(weight / sum(weight, over = k), 0.5)
+    keep text <-> all";
+
+#[test]
+fn heads_have_clusters_of_their_own() {
+    simulate(plan("text(20) ++ video(t = 3, h = 5, w = 6)", 7, CLUSTERS), 0);
+    // Clusters larger than any block a kernel takes; without scores, blocks still begin where clusters do.
+    let large = "layout video(t, h, w)
+        order clusters(2, 3)
+        keep video -> video where block_tokens(q) > block_tokens(k)
+        keep video -> video where top_k(dot(mean(q), mean(k)), 1)";
+    simulate(plan("video(t = 3, h = 16, w = 16)", 2, large), 0);
+}
+
+#[test]
+fn clusters_of_a_step_are_what_attention_obeys() {
+    let plan = plan("text(20) ++ video(t = 3, h = 5, w = 6)", 4, CLUSTERS);
+    let series = Series::new(&plan, 5);
+    let mut session = Session::new(plan.clone()).unwrap();
+    for step in 0..2 {
+        let [q, k, v] = series.at(step);
+        let mut out = Tensor::zeros(q.shape(), Dtype::F32);
+        session.attention(step, 0, q.as_ref(), k.as_ref(), v.as_ref(), out.as_mut()).unwrap();
+    }
+    let symbols = session.symbols(0).unwrap();
+    assert_eq!(symbols.groups.len(), HEADS, "each head has an order of its own");
+    for group in &symbols.groups {
+        let Placement { q_order, kv_order, blocks } = &*group.placement;
+        assert_eq!((blocks.q_blocks(), blocks.kv_blocks()), (2 + 5, 2 + 9));
+        for (order, end) in [(q_order, blocks.q.last()), (kv_order, blocks.kv.last())] {
+            let mut sorted = order.as_ref().unwrap().to_vec();
+            assert_eq!(sorted[..20], (0..20).collect::<Vec<u32>>(), "text stays where it is");
+            sorted.sort_unstable();
+            assert_eq!((sorted, end), ((0..110).collect(), Some(&110)));
+        }
+        let live = symbols.live_share().unwrap();
+        assert!((0.3..0.9).contains(&live), "{live}");
+    }
 }
 
 #[test]
@@ -350,6 +402,11 @@ fn random_step(session: &mut Session, series: &Series, step: u32) -> Result<Step
     let [q, k, v] = series.at(step);
     let mut out = Tensor::zeros(q.shape(), Dtype::F32);
     session.attention(step, 1, q.as_ref(), k.as_ref(), v.as_ref(), out.as_mut()).map(|report| report.kind)
+}
+
+#[test]
+fn projections_of_clusters_are_those_of_all_rows() {
+    compare_projections(plan("text(20) ++ video(t = 3, h = 5, w = 6)", 7, CLUSTERS));
 }
 
 #[test]

@@ -97,6 +97,7 @@ pub fn check(
     checker.body(strategy, args, true);
     checker.size();
     checker.looks_back_in_rules();
+    checker.rules_over_clusters();
     let failed = checker.diagnostics.iter().any(|found| found.severity() == Severity::Error);
     if failed {
         // Behind a mistake nothing is looked up, so that names seem unused.

@@ -640,11 +640,12 @@ impl Checker<'_> {
             ExprKind::Call(name, args) if name.node == "axes" => self.axes_order(args, &axes, order.span),
             ExprKind::Name(name) if name == "gilbert" => Some(ir::Order::Gilbert),
             ExprKind::Call(name, _) if name.node == "input" => self.given_order(order),
+            ExprKind::Call(name, args) if name.node == "clusters" => self.clusters(args, order.span),
             _ => {
-                self.report(
-                    Diagnostic::new(Code::E0203, order.span, "expected an order of tokens")
-                        .help("write `tiles(6, 8, 8)`, `axes(h, w, t)`, `gilbert` or `input(\"order\", size(video))`"),
-                );
+                self.report(Diagnostic::new(Code::E0203, order.span, "expected an order of tokens").help(
+                    "write `tiles(6, 8, 8)`, `axes(h, w, t)`, `gilbert`, `clusters(300, 1000)` or \
+                             `input(\"order\", size(video))`",
+                ));
                 None
             }
         };
@@ -672,6 +673,69 @@ impl Checker<'_> {
         let sizes: Option<Vec<ValueId>> =
             args.iter().map(|arg| self.constant_size(&arg.value, "the size of a tile")).collect();
         Some(ir::Order::Tiles(sizes?))
+    }
+
+    /// `clusters(q, k, iterations = 50, again = 2)`.
+    fn clusters(&mut self, args: &[ast::Arg], span: Span) -> Option<ir::Order> {
+        let named = |name: &str| args.iter().find(|arg| arg.name.as_ref().is_some_and(|ident| ident.node == name));
+        let known = |arg: &ast::Arg| {
+            matches!(arg.name.as_ref().map(|name| name.node.as_str()), None | Some("iterations" | "again"))
+        };
+        let positional: Vec<&ast::Arg> = args.iter().filter(|arg| arg.name.is_none()).collect();
+        let ([q, kv], true) = (positional.as_slice(), args.iter().all(known)) else {
+            let diagnostic =
+                Diagnostic::new(Code::E0204, span, "an order of clusters takes the clusters of q and of k");
+            self.report(diagnostic.help("write `clusters(300, 1000, iterations = 50, again = 2)`"));
+            return None;
+        };
+        if self.guard.is_some() || !self.strategy.orders.is_empty() {
+            self.report(
+                Diagnostic::new(Code::E0208, span, "where tokens are clustered, all heads are")
+                    .help("write this `order` without a guard, and no other"),
+            );
+            return None;
+        }
+        let rounds = |checker: &mut Self, name: &str, default: i64| match named(name) {
+            Some(arg) => checker.constant_size(&arg.value, "a number of rounds"),
+            None => Some(checker.int(default, span)),
+        };
+        let (iterations, again) = (rounds(self, "iterations", 50), rounds(self, "again", 2));
+        let [q, kv] = [q, kv].map(|arg| self.constant_size(&arg.value, "a number of clusters"));
+        Some(ir::Order::Clusters { q: q?, kv: kv?, iterations: iterations?, again: again? })
+    }
+
+    /// Reports what clusters do not have: a place, the clusters of another head, features that are kept from step to step.
+    pub(super) fn rules_over_clusters(&mut self) {
+        let is_clustered = |rule: &ir::OrderRule| matches!(rule.order, ir::Order::Clusters { .. });
+        let Some(order) = self.strategy.orders.iter().find(|rule| is_clustered(rule)).map(|rule| rule.span) else {
+            return;
+        };
+        let also = |diagnostic: Diagnostic| diagnostic.also(order, "the tokens are clustered here");
+        if let Some(rule) = self.strategy.rules.iter().find(|rule| rule.action == Action::Cache) {
+            let message = "clusters are new at every update, so that no feature of theirs can be cached";
+            let diagnostic = Diagnostic::new(Code::E0208, rule.span, message);
+            return self.report(also(diagnostic).help("`reuse` in the schedule takes the output of a whole layer"));
+        }
+        let (mut open, mut seen) =
+            (self.strategy.rules.iter().map(|rule| rule.predicate).collect::<Vec<_>>(), HashSet::new());
+        while let Some(id) = open.pop() {
+            if !seen.insert(id) {
+                continue;
+            }
+            let value = self.strategy.graph.value(id);
+            let lacks = match &value.op {
+                Op::Coordinate(..) => "a token of a cluster has no place of its own",
+                Op::AntiDiagonal { .. } | Op::Shift { .. } => "clusters have no neighbours",
+                Op::Transpose(_) => "queries and keys have clusters of their own",
+                op if op.crosses_heads() => "each head has clusters of its own",
+                _ => {
+                    open.extend(value.op.operands());
+                    continue;
+                }
+            };
+            let diagnostic = Diagnostic::new(Code::E0208, value.span, lacks);
+            return self.report(also(diagnostic).help("choose clusters by their scores and segments"));
+        }
     }
 
     fn axes_order(&mut self, args: &[ast::Arg], axes: &[String], span: Span) -> Option<ir::Order> {

@@ -1,8 +1,8 @@
 //! Token orders: which token stands where.
 
 use crate::ir::scalar::{At, NoTokens, evaluate};
-use crate::ir::{Graph, Model, Order, OrderRule, Segment, ValueId};
-use crate::plan::Tiling;
+use crate::ir::{Blocking, Graph, Model, Order, OrderRule, Segment, ValueId};
+use crate::plan::{Clustering, Tiling};
 use crate::symbols::Blocks;
 
 /// The order of a model's tokens under an order rule: `order[new] = old`. `None` where nothing moves.
@@ -29,6 +29,8 @@ pub fn token_order(graph: &Graph, model: &Model, rule: &OrderRule) -> Option<Vec
             let order: Vec<u32> = table.values.iter().map(|&old| old as u32).collect();
             return placed(model, segment, &order);
         }
+        // Known at run time; until then tokens stay where they are.
+        Order::Clusters { .. } => return None,
     };
     let strides = strides(&sizes);
     let mut keys: Vec<(u64, u32)> = (0..segment.tokens)
@@ -56,8 +58,7 @@ fn placed(model: &Model, segment: &Segment, within: &[u32]) -> Option<Vec<u32>> 
 }
 
 /// The blocks where each tile is one; other segments are cut into runs of a whole tile's size.
-#[must_use]
-pub fn tile_blocks(graph: &Graph, model: &Model, orders: &[OrderRule]) -> Blocks {
+fn tile_blocks(graph: &Graph, model: &Model, orders: &[OrderRule]) -> Blocks {
     let tiling = orders.iter().find_map(|rule| tiling(graph, model, rule));
     let whole = tiling.as_ref().map_or(128, |tiling| tiling.sizes.iter().product::<u32>().clamp(1, 256));
     let mut offsets = vec![0];
@@ -85,6 +86,9 @@ fn tile_tokens(segment: &Segment, tiles: &[u32]) -> Vec<u32> {
     }
     tokens
 }
+
+/// Rounds of k-means at most.
+pub const MAX_ROUNDS: u32 = 1000;
 
 type Vector = [i64; 3];
 
@@ -157,6 +161,58 @@ pub fn tiling(graph: &Graph, model: &Model, rule: &OrderRule) -> Option<Tiling> 
     let Order::Tiles(tiles) = &rule.order else { return None };
     let segment = segment_of(model, rule)?;
     Some(Tiling { segment: segment.name.clone(), sizes: tile_sizes(graph, tiles) })
+}
+
+/// The blocks of a strategy; its sizes where neither tiles nor clusters are blocks.
+#[must_use]
+pub fn blocks(
+    graph: &Graph,
+    model: &Model,
+    orders: &[OrderRule],
+    blocking: Option<Blocking>,
+    sizes: [usize; 2],
+) -> Blocks {
+    if blocking == Some(Blocking::Tiles) {
+        return tile_blocks(graph, model, orders);
+    }
+    if let Some(clustering) = orders.iter().find_map(|rule| clustering(graph, model, rule)) {
+        return cluster_blocks(model, &clustering, sizes);
+    }
+    let tokens = model.tokens() as usize;
+    Blocks::regular(tokens, tokens, sizes[0], sizes[1])
+}
+
+/// The clusters of an order rule, where it has some. Numbers are at least 1.
+#[must_use]
+pub fn clustering(graph: &Graph, model: &Model, rule: &OrderRule) -> Option<Clustering> {
+    let Order::Clusters { q, kv, iterations, again } = rule.order else { return None };
+    let segment = segment_of(model, rule)?;
+    let number = |id, most: u32| evaluate(graph, id, At::default(), &NoTokens).int().clamp(1, i64::from(most)) as u32;
+    Some(Clustering {
+        segment: segment.name.clone(),
+        q: number(q, segment.tokens),
+        kv: number(kv, segment.tokens),
+        iterations: number(iterations, MAX_ROUNDS),
+        again: number(again, MAX_ROUNDS),
+    })
+}
+
+/// Blocks where each cluster is one, of nearly the same size as long as nothing is known of them; other segments are cut into
+/// blocks of their own.
+fn cluster_blocks(model: &Model, clustering: &Clustering, [block_q, block_kv]: [usize; 2]) -> Blocks {
+    let cut = |clusters: u32, block: usize| {
+        let mut offsets = vec![0];
+        for segment in &model.segments {
+            let (tokens, block) = (u64::from(segment.tokens), block as u64);
+            let cuts: Vec<u64> = match segment.name == clustering.segment {
+                true => (1..=u64::from(clusters)).map(|cluster| tokens * cluster / u64::from(clusters)).collect(),
+                false => (1..=tokens.div_ceil(block)).map(|index| tokens.min(index * block)).collect(),
+            };
+            offsets.extend(cuts.into_iter().map(|at| segment.start + at as u32));
+        }
+        offsets
+    };
+    Blocks { q: cut(clustering.q, block_q), kv: cut(clustering.kv, block_kv) }
 }
 
 fn segment_of<'a>(model: &'a Model, rule: &OrderRule) -> Option<&'a Segment> {

@@ -346,6 +346,7 @@ forms! {
         [Order::Tiles(sizes)] = {"tiles" (sizes)}
         [Order::Gilbert] = {"gilbert"}
         [Order::Given(table)] = {"given" (table)}
+        [Order::Clusters { q, kv, iterations, again }] = {"clusters" (q) "," (kv) "rounds" (iterations) "," (again)}
     }
     Blocking "a size of blocks" {
         [Blocking::Tiles] = {"tiles"}

@@ -984,6 +984,32 @@ pub enum Order {
     Gilbert,
     /// `order[new] = old` within the segment, from an input: index into [`Graph::tables`].
     Given(u16),
+    /// Clusters of queries and of keys, found at run time for each head by k-means and sorted one after the other, which
+    /// are the blocks of the segment. Integer scalars.
+    ///
+    /// # Source
+    /// Sparse VideoGen 2, arXiv 2505.18875, section 4.1.
+    Clusters {
+        /// Clusters of queries.
+        q: ValueId,
+        /// Clusters of keys.
+        kv: ValueId,
+        /// Rounds of k-means where nothing is known of the clusters.
+        iterations: ValueId,
+        /// Rounds where they begin with those of the last time.
+        again: ValueId,
+    },
+}
+
+impl Order {
+    /// The values it refers to.
+    pub fn values_mut(&mut self) -> Vec<&mut ValueId> {
+        match self {
+            Order::Axes(_) | Order::Gilbert | Order::Given(_) => Vec::new(),
+            Order::Tiles(sizes) => sizes.iter_mut().collect(),
+            Order::Clusters { q, kv, iterations, again } => vec![q, kv, iterations, again],
+        }
+    }
 }
 
 /// How tokens become blocks.

@@ -208,7 +208,13 @@ pub(crate) fn strategy(r: &mut Random, model: Option<Model>) -> Strategy {
             OrderRule {
                 guard: Some(r.of(&truths)),
                 segment: Some(r.name()),
-                order: Order::Tiles(vec![r.of(&ints)]),
+                order: match r.flag() {
+                    true => Order::Tiles(vec![r.of(&ints)]),
+                    false => {
+                        let [q, kv, iterations, again] = [(); 4].map(|()| r.of(&ints));
+                        Order::Clusters { q, kv, iterations, again }
+                    }
+                },
                 span,
             },
         ],

@@ -138,7 +138,7 @@ pub fn validate_model(model: &Model) -> Result<(), Vec<String>> {
     let counts = [
         ("layers", model.layers, 4096),
         ("heads", model.heads, 1024),
-        ("channels of a head", model.head_dim, 1024),
+        ("channels of a head", model.head_dim, 256),
         ("steps", model.steps, 10_000),
     ];
     for (what, number, most) in counts {
@@ -270,6 +270,10 @@ impl Problems {
                 Order::Tiles(sizes) if sizes.is_empty() => self.add("tiles have no size".to_string()),
                 Order::Tiles(sizes) => {
                     sizes.iter().for_each(|id| self.scalar(graph, *id, Kind::Int, "the size of a tile"));
+                }
+                Order::Clusters { q, kv, iterations, again } => {
+                    let all = [q, kv, iterations, again];
+                    all.into_iter().for_each(|id| self.scalar(graph, *id, Kind::Int, "a number of clusters"));
                 }
             }
         }

@@ -6,7 +6,7 @@
 use super::bind_model::Dependence;
 use crate::diagnostics::{Code, Diagnostic};
 use crate::ir::scalar::{At, NoTokens, evaluate};
-use crate::ir::{Action, Clause, Extent, Model, Place, ScheduleRule, StepKind, Strategy};
+use crate::ir::{Action, Clause, Extent, Model, Order, Place, ScheduleRule, StepKind, Strategy};
 use crate::plan::Schedule;
 
 /// The schedule of a bound strategy.
@@ -62,8 +62,13 @@ fn depends_on_layer(strategy: &Strategy, rule: &ScheduleRule) -> bool {
 /// The kind of steps that no line speaks of.
 fn default_kind(strategy: &Strategy) -> StepKind {
     let refreshes = strategy.schedule.iter().any(|rule| matches!(rule.kind, StepKind::Update | StepKind::Refresh));
-    let is_dynamic = strategy.rules.iter().any(|rule| is_dynamic(strategy, rule.predicate));
+    let is_dynamic = is_clustered(strategy) || strategy.rules.iter().any(|rule| is_dynamic(strategy, rule.predicate));
     if refreshes || !is_dynamic { StepKind::Dispatch } else { StepKind::Refresh }
+}
+
+/// Whether q and k decide where blocks begin.
+fn is_clustered(strategy: &Strategy) -> bool {
+    strategy.orders.iter().any(|rule| matches!(rule.order, Order::Clusters { .. }))
 }
 
 /// Whether a predicate needs q and k.
@@ -152,7 +157,7 @@ type Needs<'a> = &'a dyn Fn(&crate::ir::Rule) -> bool;
 /// # Errors
 /// The first such step.
 pub fn check_schedule(strategy: &Strategy, model: &Model, schedule: &Schedule) -> Result<(), Vec<Diagnostic>> {
-    let dynamic = |rule: &crate::ir::Rule| is_dynamic(strategy, rule.predicate);
+    let dynamic = |rule: &crate::ir::Rule| is_clustered(strategy) || is_dynamic(strategy, rule.predicate);
     let cached = |rule: &crate::ir::Rule| rule.action == Action::Cache;
     let needs_symbols = held(strategy, model, dynamic);
     let needs_features = held(strategy, model, cached);

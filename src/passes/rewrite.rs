@@ -1,6 +1,6 @@
 //! Rebuilding a graph value by value.
 
-use crate::ir::{Blocking, Clause, Graph, Op, Order, Strategy, ValueId};
+use crate::ir::{Blocking, Clause, Graph, Op, Strategy, ValueId};
 
 impl Strategy {
     /// Every value that something outside of the graph refers to.
@@ -11,9 +11,7 @@ impl Strategy {
         }
         for rule in &mut self.orders {
             rule.guard.iter_mut().for_each(&mut visit);
-            if let Order::Tiles(sizes) = &mut rule.order {
-                sizes.iter_mut().for_each(&mut visit);
-            }
+            rule.order.values_mut().into_iter().for_each(&mut visit);
         }
         if let Some(Blocking::Sizes(q, kv)) = &mut self.block {
             visit(q);

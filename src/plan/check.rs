@@ -4,14 +4,15 @@
 //! 1. The model is one; its schedule has a kind for each step and layer, orders of forecasts are at most
 //!    [`MAX_FORECAST_ORDER`] and 0 where nothing is reused.
 //! 2. Orders of tokens are permutations, tiles fit their segment. Offsets of blocks begin at 0, ascend and end at the number of tokens; no block is
-//!    larger than [`MAX_BLOCK_TOKENS`].
+//!    larger than [`MAX_BLOCK_TOKENS`], except for clusters, of which there are as many as their segment has blocks.
+//!    A program over clusters does not transpose, and looks at no other head and no neighbours.
 //! 3. Programs and predicates are valid, see [`validate`].
 //! 4. Classes name arrangements, programs, predicates and bitmaps that exist, and the bitmaps have the shape of the
 //!    arrangement's blocks. Where blocks may be partial there is a predicate. A program that transposes is used only
 //!    where q-blocks and kv-blocks are the same.
 //! 5. Each step, layer and head has a class that exists.
 
-use super::{Arrangement, Blocks, Body, Class, MaskId, Plan, Program, Role, Tiling};
+use super::{Arrangement, Blocks, Body, Class, Clustering, MaskId, Plan, Program, Role, Tiling};
 use crate::ir::{Extent, Model, Op, SetId, StepKind, validate};
 
 /// Highest order of a forecast.
@@ -110,6 +111,9 @@ impl Plan {
                     };
                     self.check_mask(mask, blocks, extent)?;
                 }
+                if arrangement.clustering.is_some() && (needs.knows_places || needs.transposes) {
+                    return Err("its program needs places, which clusters have not".to_string());
+                }
                 if needs.transposes && blocks.q != blocks.kv {
                     return Err("its program transposes, but q-blocks and kv-blocks differ".to_string());
                 }
@@ -144,6 +148,8 @@ struct Needs {
     /// Slots of its bitmaps, and what they vary over.
     slots: Vec<(u16, Extent)>,
     transposes: bool,
+    /// Looks at other heads, or at blocks by their places.
+    knows_places: bool,
     partial: bool,
 }
 
@@ -158,9 +164,30 @@ impl Needs {
         Needs {
             slots,
             transposes: program.graph.values().any(|(_, value)| matches!(value.op, Op::Transpose(_))),
+            knows_places: program.graph.values().any(|(_, value)| {
+                value.op.crosses_heads() || matches!(value.op, Op::AntiDiagonal { .. } | Op::Shift { .. })
+            }),
             partial: program.terms.iter().any(|(role, _)| *role == Role::Partial),
         }
     }
+}
+
+/// Where the clustered tokens begin and end. They have as many blocks as there are clusters.
+fn check_clustering(clustering: &Clustering, arrangement: &Arrangement, model: &Model) -> Result<(u32, u32), String> {
+    let Clustering { segment, q, kv, iterations, again } = clustering;
+    let Some(found) = model.segment(segment) else { return Err(format!("there is no segment `{segment}` to cluster")) };
+    let tokens = 1..=found.tokens;
+    if !tokens.contains(q) || !tokens.contains(kv) || *iterations == 0 || *again == 0 || arrangement.order.is_some() {
+        return Err(format!("{q} and {kv} clusters do not fit the {} tokens of `{segment}`", found.tokens));
+    }
+    let (start, end) = (found.start, found.start + found.tokens);
+    for (offsets, clusters) in [(&arrangement.blocks.q, q), (&arrangement.blocks.kv, kv)] {
+        let inside = offsets.iter().filter(|&&offset| start <= offset && offset < end).count();
+        if inside != *clusters as usize || !offsets.contains(&start) {
+            return Err(format!("`{segment}` has {inside} blocks for {clusters} clusters"));
+        }
+    }
+    Ok((start, end))
 }
 
 fn check_arrangement(arrangement: &Arrangement, model: &Model) -> Result<(), String> {
@@ -178,11 +205,18 @@ fn check_arrangement(arrangement: &Arrangement, model: &Model) -> Result<(), Str
             return Err(format!("the order is not a permutation of the {tokens} tokens"));
         }
     }
+    let clustered = match &arrangement.clustering {
+        Some(clustering) => Some(check_clustering(clustering, arrangement, model)?),
+        None => None,
+    };
     for (side, offsets) in [("q-blocks", &arrangement.blocks.q), ("kv-blocks", &arrangement.blocks.kv)] {
         if offsets.len() < 2 || offsets.first() != Some(&0) || offsets.last() != Some(&tokens) {
             return Err(format!("the {side} do not cover the {tokens} tokens"));
         }
-        if let Some(pair) = offsets.windows(2).find(|pair| pair[0] >= pair[1] || pair[1] - pair[0] > MAX_BLOCK_TOKENS) {
+        // Clusters have any size.
+        let is_cluster = |pair: &[u32]| clustered.is_some_and(|(start, end)| start <= pair[0] && pair[1] <= end);
+        let fits = |pair: &[u32]| pair[0] < pair[1] && (pair[1] - pair[0] <= MAX_BLOCK_TOKENS || is_cluster(pair));
+        if let Some(pair) = offsets.windows(2).find(|pair| !fits(pair)) {
             return Err(format!(
                 "one of the {side} goes from {} to {}, but holds 1 to {MAX_BLOCK_TOKENS} tokens",
                 pair[0], pair[1]

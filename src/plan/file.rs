@@ -19,8 +19,8 @@ use std::path::Path;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
-use super::record::{ClassRecord, ModelRecord};
-use super::{Arrangement, Blocks, Plan, Schedule, Tiling};
+use super::record::{ArrangementRecord, ClassRecord, ModelRecord};
+use super::{Arrangement, Blocks, Plan, Schedule};
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use crate::ir::StepKind;
@@ -133,7 +133,7 @@ impl Plan {
             params: json(&self.params),
             quirks: json(&self.quirks),
             model: json(&ModelRecord::from(&self.model)),
-            arrangements: json(&self.arrangements.iter().map(|arrangement| &arrangement.tiling).collect::<Vec<_>>()),
+            arrangements: json(&self.arrangements.iter().map(ArrangementRecord::from).collect::<Vec<_>>()),
             masks: json(&shapes),
             classes: json(&classes),
             programs: json(&self.programs.iter().map(ToString::to_string).collect::<Vec<_>>()),
@@ -299,14 +299,16 @@ impl Reader<'_> {
     }
 
     fn arrangements(&self) -> Result<Vec<Arrangement>, String> {
-        let tilings: Vec<Option<Tiling>> = self.json("arrangements")?;
-        let read_one = |(index, tiling): (usize, Option<Tiling>)| -> Result<Arrangement, String> {
+        let records: Vec<ArrangementRecord> = self.json("arrangements")?;
+        let read_one = |(index, record): (usize, ArrangementRecord)| -> Result<Arrangement, String> {
+            let ArrangementRecord { tiling, clustering } = record;
             let order = format!("arrangement.{index}.order");
             let order = self.tensors.tensor(&order).is_ok().then(|| self.words(&order)).transpose()?;
             let offsets = |side: &str| self.words(&format!("arrangement.{index}.{side}"));
-            Ok(Arrangement { order, tiling, blocks: Blocks { q: offsets("q")?, kv: offsets("kv")? } })
+            let blocks = Blocks { q: offsets("q")?, kv: offsets("kv")? };
+            Ok(Arrangement { order, tiling, clustering, blocks })
         };
-        tilings.into_iter().enumerate().map(read_one).collect()
+        records.into_iter().enumerate().map(read_one).collect()
     }
 
     fn class_of(&self, shape: &[usize]) -> Result<Vec<u32>, String> {

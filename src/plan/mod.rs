@@ -56,8 +56,27 @@ pub struct Arrangement {
     pub order: Option<Vec<u32>>,
     /// The tiles that the order goes through, where it does.
     pub tiling: Option<Tiling>,
+    /// The clusters that become blocks of a segment at run time, where they do; `order` is `None` then, and `blocks` gives
+    /// clusters their number, not their sizes.
+    pub clustering: Option<Clustering>,
     /// The blocks.
     pub blocks: Blocks,
+}
+
+/// Clusters of the tokens of a segment, for each head.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Clustering {
+    /// The segment that is clustered.
+    pub segment: String,
+    /// Clusters of queries, 1 to the segment's tokens.
+    pub q: u32,
+    /// Clusters of keys, 1 to the segment's tokens.
+    pub kv: u32,
+    /// Rounds of k-means where nothing is known of the clusters, at least 1.
+    pub iterations: u32,
+    /// Rounds where they begin with those of the last time, at least 1.
+    pub again: u32,
 }
 
 /// Tiles of a grid.
@@ -208,10 +227,17 @@ impl Plan {
         ((step * self.model.layers + layer) * self.model.heads + head) as usize
     }
 
+    /// Whether the symbols of a class depend on q and k, or where its blocks begin.
+    #[must_use]
+    pub fn needs_qk(&self, class: &Class) -> bool {
+        let arrangement = &self.arrangements[class.arrangement as usize];
+        matches!(class.body, Body::Dynamic { .. }) || arrangement.clustering.is_some()
+    }
+
     /// Whether some class needs q and k.
     #[must_use]
     pub fn is_dynamic(&self) -> bool {
-        !self.programs.is_empty()
+        self.classes.iter().any(|class| self.needs_qk(class))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Body, Class, MaskId};
+use super::{Arrangement, Body, Class, Clustering, MaskId, Tiling};
 use crate::ir::{Model, Segment};
 use crate::source::Span;
 use crate::tensor::Dtype;
@@ -72,6 +72,20 @@ impl TryFrom<ModelRecord> for Model {
             segments,
             span: Span::default(),
         })
+    }
+}
+
+/// What the metadata says of an [`Arrangement`]; its numbers are tensors.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ArrangementRecord {
+    pub(super) tiling: Option<Tiling>,
+    pub(super) clustering: Option<Clustering>,
+}
+
+impl From<&Arrangement> for ArrangementRecord {
+    fn from(arrangement: &Arrangement) -> Self {
+        ArrangementRecord { tiling: arrangement.tiling.clone(), clustering: arrangement.clustering.clone() }
     }
 }
 

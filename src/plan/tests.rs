@@ -25,7 +25,7 @@ fn plan(seed: u64) -> Plan {
                 segment: segment.name.clone(),
                 sizes: segment.axes.iter().map(|_| 1 + r.below(8) as u32).collect(),
             });
-            Arrangement { order: (r.below(2) == 0).then_some(order), tiling, blocks }
+            Arrangement { order: (r.below(2) == 0).then_some(order), tiling, clustering: None, blocks }
         })
         .collect();
     let kinds: Vec<StepKind> = (0..model.steps * model.layers)
@@ -118,6 +118,38 @@ proptest! {
 }
 
 #[test]
+fn clusters_are_kept_and_checked() {
+    let text = "model m { layers 1 heads 2 head_dim 16 steps 2 tokens text(20) ++ video(t = 2, h = 4, w = 4) }
+        strategy s {
+            layout text ++ video(t, h, w)
+            block 16
+            order clusters(3, size(video) div 8, iterations = 9, again = 4)
+            keep all -> all where top_k(dot(mean(q), mean(k)), kv_blocks div 2)
+        }";
+    let plan = crate::Compiler::from_source("s.omni", text).compile().unwrap().plan;
+    let clustering = Clustering { segment: "video".to_string(), q: 3, kv: 4, iterations: 9, again: 4 };
+    assert_eq!(plan.arrangements[0].clustering, Some(clustering));
+    assert_eq!(
+        plan.arrangements[0].blocks,
+        Blocks { q: vec![0, 16, 20, 30, 41, 52], kv: vec![0, 16, 20, 28, 36, 44, 52] }
+    );
+    let read = Plan::from_bytes(&plan.to_bytes(), "a.plan").unwrap();
+    assert_eq!((&read.arrangements, read.to_bytes()), (&plan.arrangements, plan.to_bytes()));
+    let broken: [fn(&mut Arrangement); 5] = [
+        |arrangement| arrangement.order = Some((0..52).rev().collect()),
+        |arrangement| arrangement.blocks.q = vec![0, 16, 20, 52],
+        |arrangement| arrangement.clustering.as_mut().unwrap().kv = 5,
+        |arrangement| arrangement.clustering.as_mut().unwrap().again = 0,
+        |arrangement| arrangement.clustering.as_mut().unwrap().segment = "image".to_string(),
+    ];
+    for (index, breaks) in broken.into_iter().enumerate() {
+        let mut plan = plan.clone();
+        breaks(&mut plan.arrangements[0]);
+        assert!(!reason(&plan.to_bytes()).is_empty(), "{index}");
+    }
+}
+
+#[test]
 fn every_truncation_and_every_flip_of_the_header_is_refused() {
     let mut plan = plan(3);
     plan.programs.clear();
@@ -177,7 +209,12 @@ fn a_large_plan_is_small_and_fast() {
         strategy: "sliding_tile".to_string(),
         params: Vec::new(),
         quirks: Vec::new(),
-        arrangements: vec![Arrangement { order: Some((0..118_800).rev().collect()), tiling: None, blocks }],
+        arrangements: vec![Arrangement {
+            order: Some((0..118_800).rev().collect()),
+            tiling: None,
+            clustering: None,
+            blocks,
+        }],
         schedule: Schedule { layers: 60, kinds: vec![StepKind::Dispatch; 3000], reuse_orders: vec![0; 3000] },
         masks,
         programs: Vec::new(),

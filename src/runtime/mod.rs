@@ -27,12 +27,15 @@
 //! # Source
 //! FlashOmni, arXiv 2509.25401, section 3; forecasts as in TaylorSeer, arXiv 2503.06923.
 
+mod clusters;
+mod placement;
 mod projections;
 mod selection;
 mod session;
 mod token_masks;
 mod unpacked;
 
+pub use placement::Placement;
 pub use selection::{HeadGroup, LayerSymbols, Selection};
 pub use session::{Report, Session, Step};
 pub use unpacked::Unpacked;

@@ -4,6 +4,7 @@
 //! projection of cached heads is made once for the symbols in force, from each order of the cached features; at a
 //! dispatch step its forecast is a weighted sum, because projecting and forecasting commute.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::cpu::{
 };
 use crate::error::{Error, Result};
 use crate::ir::StepKind;
-use crate::plan::{Arrangement, Plan};
+use crate::plan::Plan;
 use crate::symbols::BitMatrix;
 use crate::tensor::{Dtype, Tensor, TensorMut, TensorRef};
 
@@ -77,18 +78,17 @@ impl Step<'_> {
             return gemm_q(x, weight, bias, &Tiles { cache: &cache, q_blocks: &offsets, tokens }, q);
         };
         for group in &symbols.groups {
-            let arrangement = &plan.arrangements[group.arrangement as usize];
-            let cache = spread(group, &group.symbols.cache, heads, Tile::Live);
-            let tiles = Tiles { cache: &cache, q_blocks: &arrangement.blocks.q, tokens: tokens.clone() };
-            let Some(order) = order_within(arrangement, &tokens)? else {
+            let rows = Rows::of(group, &plan, Tile::Live);
+            let tiles = rows.tiles(&tokens);
+            let Some(within) = order_within(rows.order, &tokens)? else {
                 gemm_q(x, weight, bias, &tiles, q.reborrow())?;
                 continue;
             };
-            let x = reorder_rows(x, &order)?;
+            let x = reorder_rows(x, &within)?;
             let mut part = Tensor::zeros(q.as_ref().shape(), q.dtype());
             gemm_q(x.as_ref(), weight, bias, &tiles, part.as_mut())?;
             let all: Vec<u32> = (0..plan.model.heads).collect();
-            scatter_heads(part.as_ref(), &all, arrangement.order.as_deref(), &tiles, &[], q.reborrow())?;
+            scatter_heads(part.as_ref(), &all, rows.order, &tiles, &[], q.reborrow())?;
         }
         Ok(())
     }
@@ -162,10 +162,10 @@ impl Step<'_> {
         let chosen = state.current().filter(|symbols| kind == StepKind::Update && symbols.has_cached()).cloned();
         if let Some(symbols) = chosen
             && let [group] = symbols.groups.as_slice()
-            && plan.arrangements[group.arrangement as usize].order.is_none()
+            && group.placement.q_order.is_none()
             && let Some(update) = state.features.as_ref().and_then(Taylor::step)
         {
-            let q_blocks = &group.blocks(&plan).q;
+            let q_blocks = &group.placement.blocks.q;
             let tiles = Tiles { cache: &group.symbols.cache, q_blocks, tokens: tokens.clone() };
             let mut cached = vec![0.0; tokens.len() * weight.rows()];
             gemm_o_split(o, weight, start, &tiles, out, &mut cached)?;
@@ -200,22 +200,20 @@ impl Step<'_> {
                 terms.extend(group.iter().map(Tensor::as_ref).zip(weights.as_slice().iter().copied()));
             }
         }
-        // Heads that see the model's order are added up by the last call; those of other orders are terms of it.
-        let base = symbols.groups.iter().find(|group| plan.arrangements[group.arrangement as usize].order.is_none());
-        let base = base.map(|group| group.arrangement);
-        let mut parts = Vec::new();
-        for group in symbols.groups.iter().filter(|group| Some(group.arrangement) != base) {
-            parts.push(project_part(&plan, group, Tile::Live, o, weight, &tokens)?);
-        }
+        // Heads whose rows are cut alike in the model's order are added up by the last call; the others are terms of it.
+        let live: Vec<Rows<'_>> = symbols.groups.iter().map(|group| Rows::of(group, &plan, Tile::Live)).collect();
+        let base = live.iter().find(|rows| rows.order.is_none());
+        let (same, others): (Vec<&Rows<'_>>, Vec<&Rows<'_>>) = live
+            .iter()
+            .partition(|rows| base.is_some_and(|base| rows.order.is_none() && rows.q_blocks == base.q_blocks));
+        let parts: Vec<Tensor> =
+            others.into_iter().map(|rows| project_part(&plan, rows, o, weight, &tokens)).collect::<Result<_>>()?;
         terms.extend(parts.iter().map(|part| (part.as_ref(), 1.0)));
-        let heads = plan.model.heads as usize;
-        let offsets = &plan.arrangements[base.unwrap_or(symbols.groups[0].arrangement) as usize].blocks.q;
-        let mut cache = BitMatrix::zeros(heads, offsets.len() - 1);
-        for group in symbols.groups.iter().filter(|group| Some(group.arrangement) == base) {
-            cache.union(&spread(group, &group.symbols.cache, heads, Tile::Live));
-        }
+        let offsets = base.map_or_else(|| whole_blocks(plan.model.tokens()), |base| base.q_blocks.to_vec());
+        let mut cache = BitMatrix::zeros(plan.model.heads as usize, offsets.len() - 1);
+        same.into_iter().for_each(|rows| cache.union(&rows.cache));
         let start = Start { bias, terms: &terms };
-        gemm_o(o, weight, Part::Live, start, &Tiles { cache: &cache, q_blocks: offsets, tokens }, out)
+        gemm_o(o, weight, Part::Live, start, &Tiles { cache: &cache, q_blocks: &offsets, tokens }, out)
     }
 
     /// Projects the cached features, unless that was done for these symbols and features.
@@ -238,7 +236,8 @@ impl Step<'_> {
             let orders = up_to(Some(&terms), group.forecast_order);
             // An update has made the first order on its way.
             for (feature, _) in orders.get(made.len()..).unwrap_or_default() {
-                made.push(project_part(&plan, group, Tile::Cached, *feature, weight, &projected.tokens)?);
+                let rows = Rows::of(group, &plan, Tile::Cached);
+                made.push(project_part(&plan, &rows, *feature, weight, &projected.tokens)?);
             }
         }
         projected.biases = Some(biases);
@@ -253,49 +252,68 @@ enum Tile {
     Cached,
 }
 
-/// The projection of the live or the cached tiles of a group: `[tokens.len(), features]`, f32, in the model's order.
+/// The live or the cached tiles of a group, as rows of all heads.
+struct Rows<'a> {
+    /// Where the rows stand; `None` for the model's order.
+    order: Option<&'a [u32]>,
+    q_blocks: Cow<'a, [u32]>,
+    /// `[heads of the model][q_blocks]`; nothing for heads of other groups.
+    cache: BitMatrix,
+}
+
+impl<'a> Rows<'a> {
+    fn of(group: &'a HeadGroup, plan: &Plan, tile: Tile) -> Self {
+        let own = &group.symbols.cache;
+        let is_live = own.count() == own.rows() * own.columns();
+        // Where all rows are live it does not matter how they are cut, nor in which order they stand.
+        let (order, q_blocks) = match (&group.placement.q_order, is_live) {
+            (Some(_), true) => (None, Cow::Owned(whole_blocks(plan.model.tokens()))),
+            (order, _) => (order.as_deref(), Cow::Borrowed(group.placement.blocks.q.as_slice())),
+        };
+        let columns = q_blocks.len() - 1;
+        let mut cache = BitMatrix::zeros(plan.model.heads as usize, columns);
+        let ones = BitMatrix::ones(1, columns);
+        for (position, &head) in group.heads.iter().enumerate() {
+            let row = cache.row_mut(head as usize);
+            row.copy_from_slice(if is_live { ones.row(0) } else { own.row(position) });
+            if tile == Tile::Cached {
+                row.iter_mut().zip(ones.row(0)).for_each(|(word, ones)| *word = !*word & ones);
+            }
+        }
+        Rows { order, q_blocks, cache }
+    }
+
+    fn tiles(&self, tokens: &Range<usize>) -> Tiles<'_> {
+        Tiles { cache: &self.cache, q_blocks: &self.q_blocks, tokens: tokens.clone() }
+    }
+}
+
+/// The projection of some rows: `[tokens.len(), features]`, f32, in the model's order.
 fn project_part(
     plan: &Plan,
-    group: &HeadGroup,
-    tile: Tile,
+    rows: &Rows<'_>,
     o: TensorRef<'_>,
     weight: AnyWeight<'_>,
     tokens: &Range<usize>,
 ) -> Result<Tensor> {
-    let arrangement = &plan.arrangements[group.arrangement as usize];
-    let cache = spread(group, &group.symbols.cache, plan.model.heads as usize, tile);
-    let tiles = Tiles { cache: &cache, q_blocks: &arrangement.blocks.q, tokens: tokens.clone() };
+    let tiles = rows.tiles(tokens);
     let mut part = Tensor::zeros(&[tokens.len(), weight.rows()], Dtype::F32);
-    let Some(order) = order_within(arrangement, tokens)? else {
+    let Some(order) = order_within(rows.order, tokens)? else {
         gemm_o(o, weight, Part::Live, Start::default(), &tiles, part.as_mut())?;
         return Ok(part);
     };
     let mut arranged = Tensor::zeros(o.shape(), o.dtype());
     let heads: Vec<u32> = (0..plan.model.heads).collect();
-    gather_heads(o, &heads, arrangement.order.as_deref(), arranged.as_mut())?;
+    gather_heads(o, &heads, rows.order, arranged.as_mut())?;
     gemm_o(arranged.as_ref(), weight, Part::Live, Start::default(), &tiles, part.as_mut())?;
     let mut inverse = vec![0; order.len()];
     order.iter().enumerate().for_each(|(new, &old)| inverse[old as usize] = new as u32);
     reorder_rows(part.as_ref(), &inverse)
 }
 
-/// The tiles of a group as a matrix over all heads.
-fn spread(group: &HeadGroup, cache: &BitMatrix, heads: usize, tile: Tile) -> BitMatrix {
-    let mut all = BitMatrix::zeros(heads, cache.columns());
-    let ones = BitMatrix::ones(1, cache.columns());
-    for (position, &head) in group.heads.iter().enumerate() {
-        let row = all.row_mut(head as usize);
-        row.copy_from_slice(cache.row(position));
-        if tile == Tile::Cached {
-            row.iter_mut().zip(ones.row(0)).for_each(|(word, ones)| *word = !*word & ones);
-        }
-    }
-    all
-}
-
-/// The order of some tokens among themselves; `None` where the arrangement keeps the model's.
-fn order_within(arrangement: &Arrangement, tokens: &Range<usize>) -> Result<Option<Vec<u32>>> {
-    let Some(order) = &arrangement.order else { return Ok(None) };
+/// The order of some tokens among themselves; `None` where they stand in the model's.
+fn order_within(order: Option<&[u32]>, tokens: &Range<usize>) -> Result<Option<Vec<u32>>> {
+    let Some(order) = order else { return Ok(None) };
     let Some(order) = order.get(tokens.clone()) else {
         return Err(Error::Shape(format!("tokens {tokens:?} were asked for, there are {}", order.len())));
     };

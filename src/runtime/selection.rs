@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::clusters::{Centroids, cluster};
+use super::placement::Placement;
 use super::token_masks::TokenMasks;
 use crate::cpu::head_to_f32;
 use crate::error::{Error, Result};
 use crate::ir::scalar::At;
-use crate::plan::{Arrangement, Body, Class, HeadSymbols, Plan};
+use crate::plan::{Body, Class, HeadSymbols, Plan};
 use crate::selector::{Evaluator, LayerInput, SelectorInput, crosses_heads};
 use crate::symbols::statistics::Statistics;
 use crate::symbols::{BitMatrix, Blocks, Partial, Symbols};
@@ -28,8 +30,8 @@ pub struct LayerSymbols {
 pub struct HeadGroup {
     /// The heads, ascending.
     pub heads: Vec<u32>,
-    /// Index into [`Plan::arrangements`]: order of the tokens, and blocks.
-    pub arrangement: u32,
+    /// Where their tokens stand, and blocks.
+    pub placement: Arc<Placement>,
     /// Order of the forecast of cached q-blocks.
     pub forecast_order: u8,
     /// Symbols of these heads, in the order of `heads`.
@@ -37,12 +39,6 @@ pub struct HeadGroup {
 }
 
 impl HeadGroup {
-    /// The blocks of the group.
-    #[must_use]
-    pub fn blocks<'a>(&self, plan: &'a Plan) -> &'a Blocks {
-        &plan.arrangements[self.arrangement as usize].blocks
-    }
-
     /// The symbols of one of its heads.
     #[must_use]
     pub fn position(&self, head: u32) -> Option<usize> {
@@ -54,17 +50,17 @@ impl LayerSymbols {
     /// Statistics of each group, in order.
     ///
     /// # Errors
-    /// [`Error::Shape`] when the symbols are not those of `plan`.
-    pub fn statistics(&self, plan: &Plan) -> Result<Vec<Statistics>> {
-        self.groups.iter().map(|group| Statistics::of(&group.symbols, group.blocks(plan))).collect()
+    /// [`Error::Shape`] when the symbols of a group do not fit its blocks.
+    pub fn statistics(&self) -> Result<Vec<Statistics>> {
+        self.groups.iter().map(|group| Statistics::of(&group.symbols, &group.placement.blocks)).collect()
     }
 
     /// Share of the attention work that is left, all heads together.
     ///
     /// # Errors
     /// As [`LayerSymbols::statistics`].
-    pub fn live_share(&self, plan: &Plan) -> Result<f64> {
-        let statistics = self.statistics(plan)?;
+    pub fn live_share(&self) -> Result<f64> {
+        let statistics = self.statistics()?;
         let sum = |count: fn(&Statistics) -> u64| statistics.iter().map(count).sum::<u64>() as f64;
         Ok(sum(|group| group.total.live_pairs) / sum(|group| group.total.pairs))
     }
@@ -85,6 +81,10 @@ pub struct Selection {
     evaluators: Vec<Evaluator>,
     /// By predicate and arrangement.
     masks: HashMap<(u32, u32), TokenMasks>,
+    /// Of the plan's arrangements.
+    placements: Vec<Arc<Placement>>,
+    /// Where the clusters of each head begin when there are none of an earlier step.
+    start: Vec<Option<Arc<Centroids>>>,
 }
 
 /// The symbols of a head as its class gives them.
@@ -92,7 +92,10 @@ pub struct Selection {
 pub(super) struct Chosen {
     pub(super) head: u32,
     pub(super) class: u32,
+    pub(super) placement: Arc<Placement>,
     pub(super) symbols: Arc<HeadSymbols>,
+    /// Of its clusters, where its tokens are clustered.
+    pub(super) centroids: Option<Arc<Centroids>>,
 }
 
 impl Selection {
@@ -104,7 +107,36 @@ impl Selection {
         let plan = plan.into();
         let evaluators =
             plan.programs.iter().map(|program| Evaluator::new(program, &plan.model)).collect::<Result<_>>()?;
-        Ok(Selection { plan, evaluators, masks: HashMap::new() })
+        let placements = plan.arrangements.iter().map(|arrangement| Arc::new(Placement::of(arrangement))).collect();
+        let start = vec![None; plan.model.heads as usize];
+        Ok(Selection { plan, evaluators, masks: HashMap::new(), placements, start })
+    }
+
+    /// Begins clusters at these centroids where there are none of an earlier step.
+    ///
+    /// # Shapes
+    /// `[heads, clusters, head_dim]` of queries and of keys.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the plan has no such clusters.
+    pub fn start_clusters(&mut self, q: TensorRef<'_>, k: TensorRef<'_>) -> Result<()> {
+        let model = &self.plan.model;
+        let Some(clustering) = self.plan.arrangements.iter().find_map(|arrangement| arrangement.clustering.as_ref())
+        else {
+            return Err(Error::Shape(format!("strategy `{}` clusters no tokens", self.plan.strategy)));
+        };
+        for (name, tensor, clusters) in [("q", q, clustering.q), ("k", k, clustering.kv)] {
+            let wanted = [model.heads, clusters, model.head_dim].map(|size| size as usize);
+            if tensor.shape() != wanted {
+                return Err(Error::Shape(format!(
+                    "the centroids of {name} have the shape {:?}, the plan's are {wanted:?} (heads, clusters, head_dim)",
+                    tensor.shape()
+                )));
+            }
+        }
+        let of_head = |head| Centroids { q: head_to_f32(q, head, None), kv: head_to_f32(k, head, None) };
+        self.start = (0..model.heads as usize).map(|head| Some(Arc::new(of_head(head)))).collect();
+        Ok(())
     }
 
     /// The plan.
@@ -164,17 +196,19 @@ impl Selection {
                 "there is no head {head}: model `{name}` has {count} heads, counted from 0"
             )));
         }
-        let chosen = self.choose(steps, layer, heads, qk)?;
+        let chosen = self.choose(steps, layer, heads, qk, &[])?;
         self.assemble(&chosen)
     }
 
-    /// The symbols of heads at a step where they are known, and elsewhere those that q and k of `chosen_at` choose.
+    /// The symbols of heads at a step where they are known, and elsewhere those that q and k of `chosen_at` choose. `last` is
+    /// what was chosen before, by head.
     pub(super) fn choose(
         &self,
         [step, chosen_at]: [u32; 2],
         layer: u32,
         heads: &[u32],
         qk: Option<(TensorRef<'_>, TensorRef<'_>)>,
+        last: &[Option<Chosen>],
     ) -> Result<Vec<Chosen>> {
         if let Some((q, k)) = qk {
             check_heads(&self.plan, "q", q)?;
@@ -185,10 +219,17 @@ impl Selection {
             .into_par_iter()
             .map(|&head| {
                 let own = self.plan.class_of[self.plan.place(step, layer, head)];
-                if let Some(symbols) = self.known(own) {
-                    return Ok(Chosen { head, class: own, symbols: Arc::new(symbols) });
+                if let Some(known) = self.known(own, head) {
+                    return Ok(known);
                 }
-                self.choose_one(At { step: chosen_at, layer, head, ..At::default() }, qk, &layers)
+                let last = last.get(head as usize).and_then(|last| last.as_ref()?.centroids.as_ref());
+                let start = last.or(self.start[head as usize].as_ref());
+                self.choose_one(
+                    At { step: chosen_at, layer, head, ..At::default() },
+                    qk,
+                    &layers,
+                    start.map(Arc::as_ref),
+                )
             })
             .collect()
     }
@@ -216,25 +257,58 @@ impl Selection {
         at: At,
         qk: Option<(TensorRef<'_>, TensorRef<'_>)>,
         layers: &HashMap<u32, LayerInput>,
+        start: Option<&Centroids>,
     ) -> Result<Chosen> {
         let class = self.plan.class_of[self.plan.place(at.step, at.layer, at.head)];
-        if let Some(symbols) = self.known(class) {
-            return Ok(Chosen { head: at.head, class, symbols: Arc::new(symbols) });
+        if let Some(known) = self.known(class, at.head) {
+            return Ok(known);
         }
         let Some((q, k)) = qk else {
             let At { step, layer, head, .. } = at;
             return Err(Error::State(format!(
-                "the rules of head {head} (layer {layer}) choose blocks by their scores: q and k of step {step} are needed"
+                "the rules of head {head} (layer {layer}) choose blocks by what is in them: q and k of step {step} are needed"
             )));
         };
-        let symbols = Arc::new(self.compute(class, at, q, k, layers.get(&class))?);
-        Ok(Chosen { head: at.head, class, symbols })
+        let model = &self.plan.model;
+        let Class { arrangement, body, .. } = &self.plan.classes[class as usize];
+        let arranged = &self.plan.arrangements[*arrangement as usize];
+        let head = at.head as usize;
+        let [mut q, mut k] = [q, k].map(|tensor| head_to_f32(tensor, head, arranged.order.as_deref()));
+        let Some(clustering) = &arranged.clustering else {
+            let symbols = Arc::new(self.compute(body, at, [&q, &k], &arranged.blocks, layers.get(&class))?);
+            let placement = Arc::clone(&self.placements[*arrangement as usize]);
+            return Ok(Chosen { head: at.head, class, placement, symbols, centroids: None });
+        };
+        let (placement, centroids) = cluster(model, arranged, clustering, [&q, &k], start);
+        for (values, order) in [(&mut q, &placement.q_order), (&mut k, &placement.kv_order)] {
+            if let Some(order) = order {
+                let rows = order
+                    .iter()
+                    .flat_map(|&old| &values[old as usize * model.head_dim as usize..][..model.head_dim as usize]);
+                *values = rows.copied().collect();
+            }
+        }
+        let symbols = self.compute(body, at, [&q, &k], &placement.blocks, None)?;
+        let (placement, symbols) = placement.cut(symbols);
+        let (placement, symbols) = (Arc::new(placement), Arc::new(symbols));
+        Ok(Chosen { head: at.head, class, placement, symbols, centroids: Some(Arc::new(centroids)) })
     }
 
-    /// The symbols of a class that needs no q and k.
-    pub(super) fn known(&self, class: u32) -> Option<HeadSymbols> {
+    /// The symbols of a head of a class that needs no q and k.
+    pub(super) fn known(&self, class: u32, head: u32) -> Option<Chosen> {
+        let one = &self.plan.classes[class as usize];
+        if self.plan.needs_qk(one) {
+            return None;
+        }
+        let symbols = Arc::new(self.fixed(&one.body)?);
+        let placement = Arc::clone(&self.placements[one.arrangement as usize]);
+        Some(Chosen { head, class, placement, symbols, centroids: None })
+    }
+
+    /// Symbols that are in the plan.
+    fn fixed(&self, body: &Body) -> Option<HeadSymbols> {
         let mask = |id: u32| self.plan.masks[id as usize].clone();
-        match self.plan.classes[class as usize].body {
+        match *body {
             Body::Static { skip, partial, cache } => {
                 Some(HeadSymbols { skip: mask(skip), partial: partial.map(mask), cache: mask(cache) })
             }
@@ -244,23 +318,20 @@ impl Selection {
 
     fn compute(
         &self,
-        class: u32,
+        body: &Body,
         at: At,
-        q: TensorRef<'_>,
-        k: TensorRef<'_>,
+        [q, k]: [&[f32]; 2],
+        blocks: &Blocks,
         layer: Option<&LayerInput>,
     ) -> Result<HeadSymbols> {
-        let Class { arrangement, body: Body::Dynamic { program, masks }, .. } = &self.plan.classes[class as usize]
-        else {
-            return Err(Error::State("a class without a program has no symbols to compute".to_owned()));
+        let Body::Dynamic { program, masks } = body else {
+            let fixed = self.fixed(body);
+            return fixed.ok_or_else(|| Error::State("a class without a program has no symbols to compute".to_owned()));
         };
-        let Arrangement { order, blocks, .. } = &self.plan.arrangements[*arrangement as usize];
         let model = &self.plan.model;
-        let head = at.head as usize;
-        let (q, k) = (head_to_f32(q, head, order.as_deref()), head_to_f32(k, head, order.as_deref()));
         let slots: Vec<&BitMatrix> = masks.iter().map(|&mask| &self.plan.masks[mask as usize]).collect();
         let head_dim = model.head_dim as usize;
-        let input = SelectorInput { model, blocks, masks: &slots, at, q: &q, k: &k, layer, head_dim };
+        let input = SelectorInput { model, blocks, masks: &slots, at, q, k, layer, head_dim };
         let bits = self.evaluators[*program as usize].evaluate(&input)?;
         let roles = self.plan.programs[*program as usize].terms.iter().map(|(role, _)| *role);
         Ok(HeadSymbols::of_terms(roles.zip(bits), blocks))
@@ -269,50 +340,54 @@ impl Selection {
     /// Joins the symbols of heads into groups.
     pub(super) fn assemble(&mut self, chosen: &[Chosen]) -> Result<LayerSymbols> {
         let plan = Arc::clone(&self.plan);
-        let mut groups: Vec<((u32, u8), Vec<&Chosen>)> = Vec::new();
+        let mut groups: Vec<(&Arc<Placement>, u8, Vec<&Chosen>)> = Vec::new();
         for one in chosen {
-            let class = &plan.classes[one.class as usize];
-            let key = (class.arrangement, class.forecast_order);
-            match groups.iter_mut().find(|(known, _)| *known == key) {
-                Some((_, of_heads)) => of_heads.push(one),
-                None => groups.push((key, vec![one])),
+            let order = plan.classes[one.class as usize].forecast_order;
+            let same = |(placement, forecast_order, _): &&mut (&Arc<Placement>, u8, Vec<&Chosen>)| {
+                Arc::ptr_eq(placement, &one.placement) && *forecast_order == order
+            };
+            match groups.iter_mut().find(same) {
+                Some((.., of_heads)) => of_heads.push(one),
+                None => groups.push((&one.placement, order, vec![one])),
             }
         }
-        let groups = groups.into_iter().map(|((arrangement, forecast_order), of_heads)| {
-            let blocks = &plan.arrangements[arrangement as usize].blocks;
+        let groups = groups.into_iter().map(|(placement, forecast_order, of_heads)| {
+            let blocks = &placement.blocks;
             let symbols = Symbols {
                 cache: stack(of_heads.iter().map(|chosen| &chosen.symbols.cache), blocks.q_blocks()),
                 skip: stack(of_heads.iter().map(|chosen| &chosen.symbols.skip), blocks.kv_blocks()),
-                partial: self.partial(&of_heads, arrangement)?,
+                partial: self.partial(&of_heads, blocks)?,
             };
             let heads = of_heads.iter().map(|chosen| chosen.head).collect();
-            Ok(HeadGroup { heads, arrangement, forecast_order, symbols })
+            Ok(HeadGroup { heads, placement: Arc::clone(placement), forecast_order, symbols })
         });
         Ok(LayerSymbols { groups: groups.collect::<Result<_>>()? })
     }
 
-    /// The partial blocks of some heads, with their token masks.
-    fn partial(&mut self, heads: &[&Chosen], arrangement: u32) -> Result<Option<Partial>> {
+    /// The partial blocks of some heads of one placement, with their token masks.
+    fn partial(&mut self, heads: &[&Chosen], blocks: &Blocks) -> Result<Option<Partial>> {
         if heads.iter().all(|chosen| chosen.symbols.partial.is_none()) {
             return Ok(None);
         }
         let plan = Arc::clone(&self.plan);
-        let arranged = &plan.arrangements[arrangement as usize];
-        let blocks = &arranged.blocks;
         let none = BitMatrix::zeros(blocks.q_blocks(), blocks.kv_blocks());
         let bits =
             stack(heads.iter().map(|chosen| chosen.symbols.partial.as_ref().unwrap_or(&none)), blocks.kv_blocks());
         let (mut row_start, mut tile_of, mut tiles) = (vec![0], Vec::new(), Vec::new());
         let mut local: HashMap<(u32, u32), u32> = HashMap::new();
+        // Blocks of clusters are those of one head at one step: their masks are not kept.
+        let mut of_clusters: HashMap<(u32, u32), TokenMasks> = HashMap::new();
         for chosen in heads {
             let partial = chosen.symbols.partial.as_ref().unwrap_or(&none);
-            let predicate = plan.classes[chosen.class as usize].predicate;
+            let Class { predicate, arrangement, .. } = plan.classes[chosen.class as usize];
+            let kept = if chosen.centroids.is_some() { &mut of_clusters } else { &mut self.masks };
             for q_block in 0..partial.rows() {
                 for kv_block in partial.ones_of_row(q_block) {
                     let Some(predicate) = predicate else {
                         return Err(Error::State("a partial block has no predicate".to_owned()));
                     };
-                    let masks = self.masks.entry((predicate, arrangement)).or_insert_with(|| {
+                    let masks = kept.entry((predicate, arrangement)).or_insert_with(|| {
+                        let arranged = &plan.arrangements[arrangement as usize];
                         TokenMasks::new(&plan.predicates[predicate as usize], &plan.model, arranged)
                     });
                     let number = masks.number(q_block, kv_block, blocks)?;

@@ -36,7 +36,7 @@ const DENSE_BLOCK: usize = 128;
 /// for step in 0..4 {
 ///     session.attention(step, 0, q.as_ref(), k.as_ref(), v.as_ref(), out.as_mut())?;
 /// }
-/// let live = session.symbols(0).unwrap().live_share(session.plan())?;
+/// let live = session.symbols(0).unwrap().live_share()?;
 /// assert!(live < 0.7);
 /// # Ok::<(), flashomni::Error>(())
 /// ```
@@ -166,7 +166,7 @@ impl Session {
             StepKind::Dense | StepKind::Update => false,
             StepKind::Refresh => no_features && heads.any(|(_, class)| caches(plan, class)),
             StepKind::Dispatch => heads.any(|(head, class)| {
-                let unknown = matches!(class.body, Body::Dynamic { .. }) && state.chosen[head].is_none();
+                let unknown = plan.needs_qk(class) && state.chosen[head].is_none();
                 unknown || (no_features && caches(plan, class))
             }),
             StepKind::Reuse => {
@@ -188,20 +188,19 @@ impl Session {
         {
             return Ok(Arc::clone(&current.symbols));
         }
-        let all_known = classes.iter().all(|&class| matches!(plan.classes[class as usize].body, Body::Static { .. }));
+        let all_known = classes.iter().all(|&class| !plan.needs_qk(&plan.classes[class as usize]));
         let known = if all_known { self.shared.get(classes).and_then(Weak::upgrade) } else { None };
         let symbols = match known {
             Some(symbols) => symbols,
             None => {
-                let mut of_class: HashMap<u32, Arc<_>> = HashMap::new();
+                let mut of_class: HashMap<u32, Chosen> = HashMap::new();
                 let mut chosen = Vec::with_capacity(classes.len());
                 for ((head, &class), last) in (0..).zip(classes).zip(&state.chosen) {
-                    if let Some(symbols) = of_class.get(&class) {
-                        chosen.push(Chosen { head, class, symbols: Arc::clone(symbols) });
-                    } else if let Some(symbols) = self.selection.known(class) {
-                        let symbols = Arc::new(symbols);
-                        of_class.insert(class, Arc::clone(&symbols));
-                        chosen.push(Chosen { head, class, symbols });
+                    if let Some(known) = of_class.get(&class) {
+                        chosen.push(Chosen { head, ..known.clone() });
+                    } else if let Some(known) = self.selection.known(class, head) {
+                        of_class.insert(class, known.clone());
+                        chosen.push(known);
                     } else if let Some(last) = last {
                         chosen.push(last.clone());
                     } else {
@@ -223,7 +222,8 @@ impl Session {
     /// Chooses symbols from q and k.
     fn choose(&mut self, step: u32, layer: u32, q: TensorRef<'_>, k: TensorRef<'_>) -> Result<Arc<LayerSymbols>> {
         let heads: Vec<u32> = (0..self.plan().model.heads).collect();
-        let chosen = self.selection.choose([step; 2], layer, &heads, Some((q, k)))?;
+        let chosen =
+            self.selection.choose([step; 2], layer, &heads, Some((q, k)), &self.layers[layer as usize].chosen)?;
         let symbols = Arc::new(self.selection.assemble(&chosen)?);
         let classes = chosen.iter().map(|chosen| chosen.class).collect();
         let state = &mut self.layers[layer as usize];
@@ -441,23 +441,23 @@ fn attend(
     terms: &[(TensorRef<'_>, f32)],
     out: TensorMut<'_>,
 ) -> Result<()> {
-    let arrangement = &plan.arrangements[group.arrangement as usize];
-    let (order, blocks) = (arrangement.order.as_deref(), &arrangement.blocks);
-    if order.is_none() && group.heads.len() == plan.model.heads as usize {
+    let super::Placement { q_order, kv_order, blocks } = &*group.placement;
+    let (q_order, kv_order) = (q_order.as_deref(), kv_order.as_deref());
+    if q_order.is_none() && kv_order.is_none() && group.heads.len() == plan.model.heads as usize {
         let cached = if terms.is_empty() { Cached::Untouched } else { Cached::Forecast(terms) };
         let options = AttentionOptions { cached, ..AttentionOptions::default() };
         return attention(q, k, v, &group.symbols, blocks, options, out, None);
     }
     let shape = [group.heads.len(), q.shape()[1], q.shape()[2]];
-    let gathered = |tensor: TensorRef<'_>| -> Result<Tensor> {
+    let gathered = |tensor: TensorRef<'_>, order: Option<&[u32]>| -> Result<Tensor> {
         let mut part = Tensor::zeros(&shape, tensor.dtype());
         gather_heads(tensor, &group.heads, order, part.as_mut())?;
         Ok(part)
     };
-    let (q, k, v) = (gathered(q)?, gathered(k)?, gathered(v)?);
+    let (q, k, v) = (gathered(q, q_order)?, gathered(k, kv_order)?, gathered(v, kv_order)?);
     let mut part = Tensor::zeros(&shape, q.dtype());
     let options = AttentionOptions::default();
     attention(q.as_ref(), k.as_ref(), v.as_ref(), &group.symbols, blocks, options, part.as_mut(), None)?;
     let tiles = Tiles::all(&group.symbols.cache, &blocks.q);
-    scatter_heads(part.as_ref(), &group.heads, order, &tiles, terms, out)
+    scatter_heads(part.as_ref(), &group.heads, q_order, &tiles, terms, out)
 }

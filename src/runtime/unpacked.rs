@@ -1,8 +1,9 @@
 //! Symbols as plain bytes, for files and comparisons.
 
+use std::sync::Arc;
+
 use super::LayerSymbols;
 use crate::error::{Error, Result};
-use crate::plan::Plan;
 use crate::symbols::Symbols;
 
 /// The symbols of a layer, one byte a bit, and what its token masks say of every pair of tokens.
@@ -60,30 +61,33 @@ impl LayerSymbols {
     /// Which keys each query token attends to, blocks and token masks together: `[heads, tokens, ceil(tokens / 8)]`, least
     /// significant bit first, tokens in the model's order.
     ///
-    /// # Errors
-    /// [`Error::Shape`] when the symbols are not those of `plan`.
-    pub fn token_bits(&self, plan: &Plan) -> Result<Vec<u8>> {
-        let tokens = plan.model.tokens() as usize;
+    /// All groups are over the same tokens.
+    #[must_use]
+    pub fn token_bits(&self) -> Vec<u8> {
+        let tokens =
+            self.groups.first().and_then(|group| group.placement.blocks.q.last()).map_or(0, |&end| end as usize);
         let row_bytes = tokens.div_ceil(8);
         let heads: usize = self.groups.iter().map(|group| group.heads.len()).sum();
         let mut bits = vec![0; heads * tokens * row_bytes];
         for group in &self.groups {
-            let Some(arrangement) = plan.arrangements.get(group.arrangement as usize) else {
-                return Err(Error::Shape(format!("the plan has no arrangement {}", group.arrangement)));
-            };
-            let old = |new: u32| arrangement.order.as_ref().map_or(new, |order| order[new as usize]) as usize;
-            let (symbols, blocks) = (&group.symbols, &arrangement.blocks);
+            let (placement, symbols) = (&group.placement, &group.symbols);
+            let blocks = &placement.blocks;
+            let old_of =
+                |order: &Option<Arc<[u32]>>, new: u32| order.as_ref().map_or(new, |order| order[new as usize]) as usize;
             for (position, &head) in group.heads.iter().enumerate() {
                 for q_block in 0..symbols.q_blocks() {
                     let row = position * symbols.q_blocks() + q_block;
                     for kv_block in symbols.skip.ones_of_row(row) {
                         let tile = symbols.partial.as_ref().and_then(|partial| partial.tile(row, kv_block));
                         for query in blocks.q[q_block]..blocks.q[q_block + 1] {
-                            let line = &mut bits[(head as usize * tokens + old(query)) * row_bytes..][..row_bytes];
+                            let line = &mut bits
+                                [(head as usize * tokens + old_of(&placement.q_order, query)) * row_bytes..]
+                                [..row_bytes];
                             for key in blocks.kv[kv_block]..blocks.kv[kv_block + 1] {
                                 let within = (query - blocks.q[q_block], key - blocks.kv[kv_block]);
                                 if tile.is_none_or(|tile| tile.get(within.0 as usize, within.1 as usize)) {
-                                    line[old(key) / 8] |= 1 << (old(key) % 8);
+                                    let key = old_of(&placement.kv_order, key);
+                                    line[key / 8] |= 1 << (key % 8);
                                 }
                             }
                         }
@@ -91,6 +95,6 @@ impl LayerSymbols {
                 }
             }
         }
-        Ok(bits)
+        bits
     }
 }

@@ -368,7 +368,8 @@ pub struct Symbols {
     /// Values of parameters of the strategy, expressions of the language
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair, num_args = 1..)]
     pub param: Vec<(String, String)>,
-    /// Tensors: `q` and `k` [heads, tokens, head_dim], and whatever the strategy reads by `input(...)`
+    /// Tensors: `q` and `k` [heads, tokens, head_dim], whatever the strategy reads by `input(...)`, and where clusters begin:
+    /// `q_centroids` and `k_centroids` [heads, clusters, head_dim]
     #[arg(long, value_name = "FILE")]
     pub inputs: Option<PathBuf>,
     /// File to write

@@ -184,7 +184,14 @@ fn describe(plan: &Plan) -> String {
     }
     out += "\narrangements\n";
     for (index, arrangement) in plan.arrangements.iter().enumerate() {
-        let order = if arrangement.order.is_some() { "tokens reordered" } else { "tokens in the model's order" };
+        let order = match (&arrangement.order, &arrangement.clustering) {
+            (_, Some(clustering)) => format!(
+                "`{}` in {} clusters of queries and {} of keys",
+                clustering.segment, clustering.q, clustering.kv
+            ),
+            (Some(_), None) => "tokens reordered".to_owned(),
+            (None, None) => "tokens in the model's order".to_owned(),
+        };
         let (q, kv) = (arrangement.blocks.q_blocks(), arrangement.blocks.kv_blocks());
         let _ = writeln!(out, "  {index}: {q} x {kv} blocks, {order}");
     }

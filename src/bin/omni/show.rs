@@ -1,11 +1,12 @@
 //! `omni show`: the mask of a strategy as a picture.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use flashomni::files::write_atomic;
 use flashomni::ir::StepKind;
-use flashomni::plan::{Body, Plan};
-use flashomni::runtime::{HeadGroup, LayerSymbols, Selection};
+use flashomni::plan::Plan;
+use flashomni::runtime::{HeadGroup, LayerSymbols, Placement, Selection};
 use flashomni::symbols::Symbols;
 use flashomni::symbols::draw::{Picture, png, svg, terminal};
 use flashomni::tensor::Tensor;
@@ -62,7 +63,7 @@ struct Place {
 impl Place {
     /// Whether the symbols of some of these heads depend on q and k.
     fn needs_qk(&self, plan: &Plan, heads: &[u32]) -> bool {
-        heads.iter().any(|&head| matches!(plan.class(self.step, self.layer, head).body, Body::Dynamic { .. }))
+        heads.iter().any(|&head| plan.needs_qk(plan.class(self.step, self.layer, head)))
     }
 
     /// The step whose q and k decide.
@@ -98,7 +99,7 @@ impl Place {
 
 /// Heads of one order of tokens.
 struct OneOrder {
-    arrangement: u32,
+    placement: Arc<Placement>,
     symbols: Symbols,
     numbers: Vec<u32>,
     /// Positions of the heads to draw.
@@ -107,8 +108,6 @@ struct OneOrder {
 
 /// The groups of one order as one picture; groups with nothing to draw are left out.
 fn pictures(symbols: &LayerSymbols, drawn: Option<&[u32]>) -> Vec<OneOrder> {
-    let mut arrangements: Vec<u32> = symbols.groups.iter().map(|group| group.arrangement).collect();
-    arrangements.dedup();
     let first: Vec<u32> = {
         let mut all: Vec<u32> = symbols.groups.iter().flat_map(|group| group.heads.iter().copied()).collect();
         all.sort_unstable();
@@ -116,18 +115,20 @@ fn pictures(symbols: &LayerSymbols, drawn: Option<&[u32]>) -> Vec<OneOrder> {
         all
     };
     let mut pictures: Vec<OneOrder> = Vec::new();
-    for (index, &arrangement) in arrangements.iter().enumerate() {
-        if arrangements[..index].contains(&arrangement) {
+    for group in &symbols.groups {
+        let placement = &group.placement;
+        if pictures.iter().any(|picture| Arc::ptr_eq(&picture.placement, placement)) {
             continue;
         }
-        let groups: Vec<&HeadGroup> = symbols.groups.iter().filter(|group| group.arrangement == arrangement).collect();
+        let same = |other: &&HeadGroup| Arc::ptr_eq(&other.placement, placement);
+        let groups: Vec<&HeadGroup> = symbols.groups.iter().filter(same).collect();
         let parts: Vec<&Symbols> = groups.iter().map(|group| &group.symbols).collect();
         let Some(symbols) = Symbols::stacked(&parts) else { continue };
         let numbers: Vec<u32> = groups.iter().flat_map(|group| group.heads.iter().copied()).collect();
         let position = |head: &u32| numbers.iter().position(|number| number == head);
         let drawn: Vec<usize> = drawn.unwrap_or(&first).iter().filter_map(position).collect();
         if !drawn.is_empty() {
-            pictures.push(OneOrder { arrangement, symbols, numbers, drawn });
+            pictures.push(OneOrder { placement: Arc::clone(placement), symbols, numbers, drawn });
         }
     }
     pictures
@@ -139,7 +140,7 @@ impl OneOrder {
         let title = format!("{} on {}, {}", plan.strategy, plan.model.name, place.describe(plan, dynamic));
         let picture = Picture {
             symbols: &self.symbols,
-            blocks: &plan.arrangements[self.arrangement as usize].blocks,
+            blocks: &self.placement.blocks,
             segments: &plan.drawn_segments(),
             heads: &self.drawn,
             numbers: &self.numbers,

@@ -40,9 +40,12 @@ pub fn symbols(args: &args::Symbols, console: &Console) -> Result<Exit, Failure>
         _ => None,
     };
     let mut selection = Selection::new(plan.clone())?;
+    if let Some(file) = given.as_ref().filter(|file| file.contains("q_centroids") && file.contains("k_centroids")) {
+        selection.start_clusters(file.get("q_centroids")?.as_ref(), file.get("k_centroids")?.as_ref())?;
+    }
     let heads: Vec<u32> = (0..plan.model.heads).collect();
     let symbols = selection.symbols(step, layer, &heads, qk.as_ref().map(|(q, k)| (q.as_ref(), k.as_ref())))?;
-    let live = symbols.live_share(&plan)?;
+    let live = symbols.live_share()?;
     write(&plan, &symbols, args.unpacked, &args.out, [step, layer])?;
     console.note(format_args!(
         "wrote {}: step {step}, layer {layer}, {:.1}% of attention computed",
@@ -119,7 +122,7 @@ fn write(plan: &Plan, symbols: &LayerSymbols, unpacked: bool, path: &Path, place
     ]);
     if unpacked {
         let fits = heads * tokens * tokens.div_ceil(8) <= MOST_PREDICATE_BYTES;
-        let predicate = if fits { symbols.token_bits(plan)? } else { Vec::new() };
+        let predicate = if fits { symbols.token_bits() } else { Vec::new() };
         let map = [heads, q_blocks, kv_blocks];
         entries.push(entry("cache", &[heads, q_blocks], FileValues::U8(&bytes.cache)));
         entries.push(entry("skip", &map, FileValues::U8(&bytes.skip)));

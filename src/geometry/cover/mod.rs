@@ -203,7 +203,7 @@ mod tests {
         let (graph, predicate) = undecidable();
         let model = model(1024);
         let blocks = Blocks::regular(1024, 1024, 128, 128);
-        let arrangement = Arrangement { order: None, tiling: None, blocks };
+        let arrangement = Arrangement { order: None, tiling: None, clustering: None, blocks };
         let table = TokenTable::new(&graph, &model, &arrangement);
         let bits = cover(&table, &graph, predicate, Lower::Any, &mut Known::default(), &Budget::default());
         assert_eq!(bits.map(|bits| bits.count()), Ok(0));
@@ -234,7 +234,8 @@ mod tests {
 
         let model = model(256);
         // Of 64 tokens, so that the second holds 36 NaN and 28 numbers.
-        let arrangement = Arrangement { order: None, tiling: None, blocks: Blocks::regular(256, 256, 256, 64) };
+        let arrangement =
+            Arrangement { order: None, tiling: None, clustering: None, blocks: Blocks::regular(256, 256, 256, 64) };
         let table = TokenTable::new(&graph, &model, &arrangement);
         for (how, expected) in [(Lower::Any, 0b1110), (Lower::All, 0b1100)] {
             let bits = cover(&table, &graph, holds, how, &mut Known::default(), &Budget::default()).expect("small");
@@ -271,7 +272,12 @@ mod tests {
                 let rests = push(Op::Compare(op, rests[0], rests[1]), Kind::Bool, both);
                 let model = model(256);
                 // Blocks of one query and one key: `any` and `all` of a pair are the pair itself.
-                let arrangement = Arrangement { order: None, tiling: None, blocks: Blocks::regular(256, 256, 1, 1) };
+                let arrangement = Arrangement {
+                    order: None,
+                    tiling: None,
+                    clustering: None,
+                    blocks: Blocks::regular(256, 256, 1, 1),
+                };
                 let table = TokenTable::new(&graph, &model, &arrangement);
                 for predicate in [holds, rests] {
                     let cover = |how: Lower| {

@@ -16,7 +16,7 @@ use super::fold_constants::push_folded;
 use super::rewrite::copy;
 use crate::diagnostics::{Code, Diagnostic};
 use crate::geometry::cover::{Budget, Known, cover};
-use crate::geometry::order::{tile_blocks, tiling, token_order};
+use crate::geometry::order::{self, clustering, tiling, token_order};
 use crate::geometry::tokens::TokenTable;
 use crate::ir::scalar::{At, NoTokens, Scalars, evaluate};
 use crate::ir::typing::type_of;
@@ -55,7 +55,7 @@ pub fn specialise(
         class_of,
     };
     if plan.arrangements.is_empty() {
-        plan.arrangements.push(Arrangement { order: None, tiling: None, blocks: builder.blocks });
+        plan.arrangements.push(Arrangement { order: None, tiling: None, clustering: None, blocks: builder.blocks });
     }
     if !builder.errors.is_empty() {
         return Err(builder.errors);
@@ -110,13 +110,12 @@ struct Builder<'a> {
 impl<'a> Builder<'a> {
     fn new(strategy: &'a Strategy, model: &'a Model) -> Self {
         let graph = &strategy.graph;
-        let tokens = model.tokens() as usize;
         let size = |id: ValueId| evaluate(graph, id, At::default(), &NoTokens).int().clamp(1, 256) as usize;
-        let blocks = match strategy.block {
-            Some(Blocking::Tiles) => tile_blocks(graph, model, &strategy.orders),
-            Some(Blocking::Sizes(q, kv)) => Blocks::regular(tokens, tokens, size(q), size(kv)),
-            None => Blocks::regular(tokens, tokens, 128, 128),
+        let sizes = match strategy.block {
+            Some(Blocking::Sizes(q, kv)) => [size(q), size(kv)],
+            Some(Blocking::Tiles) | None => [128; 2],
         };
+        let blocks = order::blocks(graph, model, &strategy.orders, strategy.block, sizes);
         Builder {
             strategy,
             model,
@@ -268,6 +267,7 @@ impl<'a> Builder<'a> {
         let arranged = Arrangement {
             order: rule.and_then(|rule| token_order(graph, self.model, rule)),
             tiling: rule.and_then(|rule| tiling(graph, self.model, rule)),
+            clustering: rule.and_then(|rule| clustering(graph, self.model, rule)),
             blocks: self.blocks.clone(),
         };
         self.arrangements.push((order, arranged));

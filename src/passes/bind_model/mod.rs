@@ -4,14 +4,16 @@
 //! place, amounts are in their range. What depends on the place (a ramp over the steps, a table) is tried at
 //! every place it depends on.
 
+mod orders;
+
 use super::fold_constants::push_folded;
 use super::name_params::name_params;
 use crate::diagnostics::{Code, Diagnostic, Severity, did_you_mean};
-use crate::geometry::order::{tile_blocks, tiling};
+use crate::geometry::order::{self, tiling};
 use crate::ir::scalar::{At, NoTokens, Scalar, evaluate};
 use crate::ir::{
-    Action, BLOCK_TOKENS, Blocking, Clause, Extent, Graph, Kind, Model, Op, Order, Part, Place, ScheduleRule, Segment,
-    Selector, Size, StepKind, Strategy, Table, ValueId,
+    Action, BLOCK_TOKENS, Blocking, Clause, Extent, Graph, Kind, Model, Op, Part, Place, ScheduleRule, Selector, Size,
+    StepKind, Strategy, ValueId,
 };
 use crate::plan::blocks_of_set;
 use crate::source::Span;
@@ -34,11 +36,9 @@ pub fn bind_model(strategy: &mut Strategy, model: &Model) -> Result<Vec<Diagnost
     binder.stop_at_errors()?;
     let block = binder.block(strategy);
     binder.stop_at_errors()?;
-    let tokens = model.tokens() as usize;
-    let blocks = match strategy.block {
-        Some(Blocking::Tiles) => tile_blocks(&strategy.graph, model, &strategy.orders),
-        _ => Blocks::regular(tokens, tokens, block.0, block.1),
-    };
+    binder.clusters(strategy);
+    binder.stop_at_errors()?;
+    let blocks = order::blocks(&strategy.graph, model, &strategy.orders, strategy.block, [block.0, block.1]);
     strategy.rewrite(|new, old, id, op| {
         let value = old.value(id);
         let op = match op {
@@ -343,105 +343,6 @@ impl Binder<'_> {
             return (128, 128);
         }
         self.check_blocks(tokens as usize, tokens as usize, strategy.block_span)
-    }
-
-    /// An order that an input gives: a permutation of the tokens of its segment.
-    fn given_order(&mut self, table: &Table, segment: &Segment, span: Span) {
-        let mut seen = vec![false; segment.tokens as usize];
-        let mut once = |&old: &f64| seen.get_mut(old as usize).is_some_and(|seen| !std::mem::replace(seen, true));
-        if !table.is_missing() && (table.values.len() != segment.tokens as usize || !table.values.iter().all(&mut once))
-        {
-            let message = format!("the input `{}` is no order of {} tokens", table.name, segment.tokens);
-            self.report(
-                Diagnostic::new(Code::E0305, span, message)
-                    .also(segment.span, format!("{} tokens", segment.tokens))
-                    .help("give the old index of each new place, every one once"),
-            );
-        }
-    }
-
-    fn orders(&mut self, strategy: &Strategy, block: (usize, usize)) {
-        let graph = &strategy.graph;
-        for rule in &strategy.orders {
-            let segment = match &rule.segment {
-                Some(name) => self.model.segment(name),
-                None => self.model.grid(),
-            };
-            match (segment, &rule.order) {
-                (Some(segment), Order::Given(table)) => {
-                    self.given_order(&graph.tables[usize::from(*table)], segment, rule.span);
-                }
-                (Some(segment), Order::Gilbert) if segment.axes.len() != 3 => {
-                    let message =
-                        format!("`gilbert` goes through three axes, `{}` has {}", segment.name, segment.axes.len());
-                    self.report(
-                        Diagnostic::new(Code::E0304, rule.span, message).also(segment.span, "the axes of the model"),
-                    );
-                }
-                _ => {}
-            }
-            let (Some(segment), Order::Tiles(tiles)) = (segment, &rule.order) else { continue };
-            if tiles.len() != segment.axes.len() {
-                let message = format!("a tile of {} sizes for {} axes", tiles.len(), segment.axes.len());
-                self.report(
-                    Diagnostic::new(Code::E0304, rule.span, message).also(segment.span, "the axes of the model"),
-                );
-                continue;
-            }
-            let tiles_are_blocks = strategy.block == Some(Blocking::Tiles);
-            let (mut tokens, mut divides) = (1_i64, true);
-            for (&tile, (axis, size)) in tiles.iter().zip(&segment.axes) {
-                let span = within(rule.span, graph.value(tile).span);
-                let tile = evaluate(graph, tile, At::default(), &NoTokens).int();
-                tokens = tile.clamp(1, 1 << 20).saturating_mul(tokens);
-                divides &= tile >= 1 && i64::from(*size) % tile == 0;
-                if tile < 1 {
-                    let message = format!("a tile has at least 1 token along `{axis}`, found {tile}");
-                    self.report(Diagnostic::new(Code::E0304, span, message));
-                } else if i64::from(*size) % tile != 0 && !tiles_are_blocks {
-                    let message = format!("a tile of {tile} does not divide axis `{axis}` of {size}");
-                    self.report(
-                        Diagnostic::new(Code::W0503, span, message)
-                            .also(segment.span, format!("`{axis}` has {size}"))
-                            .note("tiles at the border are smaller, so tiles and blocks no longer line up"),
-                    );
-                }
-            }
-            if divides && !tiles_are_blocks {
-                self.tiles_in_blocks(strategy, rule.span, segment, tokens, block);
-            }
-        }
-    }
-
-    /// Warns where blocks hold parts of several tiles.
-    fn tiles_in_blocks(
-        &mut self,
-        strategy: &Strategy,
-        order: Span,
-        segment: &Segment,
-        tokens: i64,
-        block: (usize, usize),
-    ) {
-        let note = "blocks hold parts of several tiles, so conditions on `tile` touch more blocks than tiles";
-        let (place, words) = match strategy.block {
-            Some(_) => (strategy.block_span, "the blocks"),
-            None => (self.model.span, "blocks have 128 tokens without `block`"),
-        };
-        for size in [block.0, block.1].map(|size| size as i64) {
-            let message = if tokens % size != 0 && size % tokens != 0 {
-                format!("a tile has {tokens} tokens, which is no multiple of a block of {size}")
-            } else if i64::from(segment.start) % size != 0 {
-                let (name, start) = (&segment.name, segment.start);
-                format!("the tiles of `{name}` begin at token {start}, inside a block of {size}")
-            } else {
-                continue;
-            };
-            let mut diagnostic = Diagnostic::new(Code::W0503, order, message).also(place, words).note(note);
-            if segment.start > 0 {
-                diagnostic = diagnostic.also(segment.span, "the segment");
-            }
-            return self.report(diagnostic);
-        }
     }
 
     fn schedule(&mut self, strategy: &Strategy) {
