@@ -51,7 +51,7 @@ pub fn run(
 }
 
 /// The findings of all passes on a strategy that is not built: of `specialise` only what it finds by looking at so many pairs;
-/// see [`specialise::find_empty_rows`].
+/// see [`specialise::quick_findings`].
 ///
 /// # Errors
 /// The findings of `bind_model` and `build_schedule`.
@@ -59,7 +59,7 @@ pub fn check(strategy: Strategy, model: &Model, pairs_left: &mut u64) -> Result<
     let (strategy, _, mut findings) = prepare(strategy, model, &mut |_, _| {})?;
     // Without the inputs nothing is known of the blocks.
     if missing_inputs(&strategy).is_ok() {
-        findings.extend(specialise::find_empty_rows(&strategy, model, pairs_left));
+        findings.extend(specialise::quick_findings(&strategy, model, pairs_left));
     }
     Ok(findings)
 }

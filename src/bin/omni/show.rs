@@ -43,8 +43,11 @@ pub fn show(args: &Show, console: &Console) -> Result<Exit, Failure> {
         }
         _ => Failure::from(error),
     })?;
-    let pictures = pictures(&symbols, drawn.as_deref());
-    if args.output.is_some() && pictures.len() > 1 {
+    let mut pictures = pictures(&symbols, drawn.as_deref());
+    if args.output.is_some() && pictures.len() > 1 && drawn.is_none() {
+        pictures.truncate(1);
+        console.note(format_args!("heads see the tokens in different orders: the picture shows one; --head chooses"));
+    } else if args.output.is_some() && pictures.len() > 1 {
         return Err(Failure::new("these heads see the tokens in different orders, which one picture cannot show")
             .help("choose heads of one order with --head"));
     }

@@ -1,4 +1,4 @@
-//! Rows that attend to nothing: computed q-blocks whose keys are all skipped, and the rule that leaves them so.
+//! What building a plan finds in a moment: rows that attend to nothing, and the rule that leaves them so.
 
 use super::Builder;
 use crate::diagnostics::{Code, Diagnostic};
@@ -8,22 +8,25 @@ use crate::ir::{Action, Model, Rule, Strategy, ValueId};
 use crate::plan::{Body, Role};
 use crate::symbols::BitMatrix;
 
-/// Places, and block pairs of classes, that [`find_empty_rows`] looks at for all strategies of a file.
+/// Places, and block pairs of classes, that [`quick_findings`] looks at for all strategies of a file.
 pub const QUICK_PAIRS: u64 = 1 << 15;
 /// Operations that it spends on predicates, some milliseconds.
 const QUICK_OPERATIONS: u64 = 1 << 22;
 
-/// The warning about q-blocks that attend to nothing, without a plan. It is looked for as far as that takes no time: not
-/// where there are more places than `pairs_left`, nor in classes past so many block pairs; what is looked at is taken off.
+/// What building a plan would find: q-blocks that attend to nothing, and heads whose forecasts differ. It is looked for as far
+/// as that takes no time: not where there are more places than `pairs_left`, nor in classes past so many block pairs; what
+/// is looked at is taken off.
 #[must_use]
-pub fn find_empty_rows(strategy: &Strategy, model: &Model, pairs_left: &mut u64) -> Option<Diagnostic> {
+pub fn quick_findings(strategy: &Strategy, model: &Model, pairs_left: &mut u64) -> Vec<Diagnostic> {
     let mut builder = Builder::new(strategy, model);
     builder.budget = Budget::of(QUICK_OPERATIONS);
     builder.pairs_left = *pairs_left;
     builder.classes();
     *pairs_left = builder.pairs_left;
-    // Where a predicate took too much its blocks are not known.
-    builder.empty_rows.filter(|_| builder.errors.is_empty())
+    // Where a predicate took too much, its blocks are not known; a plan has more time for it.
+    let empty_rows = builder.empty_rows.filter(|_| builder.errors.is_empty());
+    let is_mistake = |error: &Diagnostic| error.code != Code::E0309;
+    builder.errors.into_iter().filter(is_mistake).chain(empty_rows).collect()
 }
 
 impl Builder<'_> {

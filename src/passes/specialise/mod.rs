@@ -9,7 +9,7 @@ mod empty_rows;
 
 use std::collections::HashMap;
 
-pub use empty_rows::{QUICK_PAIRS, find_empty_rows};
+pub use empty_rows::{QUICK_PAIRS, quick_findings};
 
 use super::bind_model::Dependence;
 use super::fold_constants::push_folded;
@@ -323,7 +323,11 @@ impl<'a> Builder<'a> {
 
     fn different_forecasts(&mut self, rules: &[&Rule], at: At) {
         let caches: Vec<&&Rule> = rules.iter().filter(|rule| rule.action == Action::Cache).collect();
-        if let [first, .., last] = caches.as_slice() {
+        // Once: heads and steps of the same rules have the same mistake.
+        let is_known = |error: &Diagnostic| error.code == Code::E0310;
+        if let [first, .., last] = caches.as_slice()
+            && !self.errors.iter().any(is_known)
+        {
             let message = "the cached blocks of one head have one forecast, these rules ask for different ones";
             self.errors.push(
                 Diagnostic::new(Code::E0310, last.span, message)
