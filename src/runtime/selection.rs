@@ -269,25 +269,18 @@ impl Selection {
                 "the rules of head {head} (layer {layer}) choose blocks by what is in them: q and k of step {step} are needed"
             )));
         };
-        let model = &self.plan.model;
         let Class { arrangement, body, .. } = &self.plan.classes[class as usize];
         let arranged = &self.plan.arrangements[*arrangement as usize];
         let head = at.head as usize;
-        let [mut q, mut k] = [q, k].map(|tensor| head_to_f32(tensor, head, arranged.order.as_deref()));
+        let both = |orders: [Option<&[u32]>; 2]| [head_to_f32(q, head, orders[0]), head_to_f32(k, head, orders[1])];
+        let [own_q, own_k] = both([arranged.order.as_deref(); 2]);
         let Some(clustering) = &arranged.clustering else {
-            let symbols = Arc::new(self.compute(body, at, [&q, &k], &arranged.blocks, layers.get(&class))?);
+            let symbols = Arc::new(self.compute(body, at, [&own_q, &own_k], &arranged.blocks, layers.get(&class))?);
             let placement = Arc::clone(&self.placements[*arrangement as usize]);
             return Ok(Chosen { head: at.head, class, placement, symbols, centroids: None });
         };
-        let (placement, centroids) = cluster(model, arranged, clustering, [&q, &k], start);
-        for (values, order) in [(&mut q, &placement.q_order), (&mut k, &placement.kv_order)] {
-            if let Some(order) = order {
-                let rows = order
-                    .iter()
-                    .flat_map(|&old| &values[old as usize * model.head_dim as usize..][..model.head_dim as usize]);
-                *values = rows.copied().collect();
-            }
-        }
+        let (placement, centroids) = cluster(&self.plan.model, arranged, clustering, [&own_q, &own_k], start);
+        let [q, k] = both([placement.q_order.as_deref(), placement.kv_order.as_deref()]);
         let symbols = self.compute(body, at, [&q, &k], &placement.blocks, None)?;
         let (placement, symbols) = placement.cut(symbols);
         let (placement, symbols) = (Arc::new(placement), Arc::new(symbols));
