@@ -117,10 +117,8 @@ fn llvm_cuda_and_files_have_their_places() {
 const LONG: &[(&str, &str)] = &[
     ("src/ir/mod.rs", "the specification of the IR, read from top to bottom"),
     ("src/check/functions.rs", "one function of the language after the other"),
-    ("src/check/rules.rs", "keep, skip, cache, guards, orders and blocks share their helpers"),
     ("src/ir/typing.rs", "one rule for each operation"),
     ("src/compile.rs", "the front door: files, imports, choice of the model"),
-    ("src/geometry/cover.rs", "interval arithmetic, one function for each operation"),
 ];
 
 #[test]

@@ -176,6 +176,15 @@ pub const FUNCTIONS: &[Function] = &[
     function("taylor", 1, &[], "taylor(order)", "forecast from the last updates, for `as`"),
 ];
 
+/// The order that is called like a function.
+pub(super) const CLUSTERS: Function = function(
+    "clusters",
+    2,
+    &["iterations", "again"],
+    "clusters(300, 1000, iterations = 50, again = 2)",
+    "clusters of queries and of keys",
+);
+
 pub(super) fn is_function(name: &str) -> bool {
     signature(name).is_some()
 }
@@ -194,7 +203,7 @@ pub(super) struct Args<'a> {
 }
 
 impl<'a> Args<'a> {
-    fn named(&self, name: &str) -> Option<&'a ast::Expr> {
+    pub(super) fn named(&self, name: &str) -> Option<&'a ast::Expr> {
         self.named.iter().find(|(ident, _)| ident.node == name).map(|(_, value)| *value)
     }
 }
@@ -314,19 +323,32 @@ impl Checker<'_> {
         let Some(function) = FUNCTIONS.iter().find(|function| function.name == name.node) else {
             return self.unknown_function(name);
         };
+        match self.arguments(function, args, span) {
+            Some(args) => self.known_call(&args, otherwise),
+            None => Term::Hole,
+        }
+    }
+
+    /// The arguments of a call, where they are as many as it takes, and named as it knows them.
+    pub(super) fn arguments<'a>(
+        &mut self,
+        function: &'static Function,
+        args: &'a [ast::Arg],
+        span: Span,
+    ) -> Option<Args<'a>> {
         let positional: Vec<&ast::Expr> = args.iter().filter(|arg| arg.name.is_none()).map(|arg| &arg.value).collect();
         let named: Vec<(&ast::Ident, &ast::Expr)> =
             args.iter().filter_map(|arg| Some((arg.name.as_ref()?, &arg.value))).collect();
         for (name, _) in &named {
             if !function.named.contains(&name.node.as_str()) {
                 self.unknown_argument(function.name, name, function.named);
-                return Term::Hole;
+                return None;
             }
         }
         for (index, (name, _)) in named.iter().enumerate() {
             if let Some((first, _)) = named[..index].iter().find(|(first, _)| first.node == name.node) {
                 self.given_twice(name, first.span);
-                return Term::Hole;
+                return None;
             }
         }
         let reduces = named.iter().any(|(name, _)| name.node == "over");
@@ -345,10 +367,10 @@ impl Checker<'_> {
                 positional.len()
             );
             let diagnostic = Diagnostic::new(Code::E0204, span, message);
-            return self.hole(diagnostic.help(format!("write `{}`", function.signature)));
+            self.report(diagnostic.help(format!("write `{}`", function.signature)));
+            return None;
         }
-        let args = Args { function: function.name, positional, named, span };
-        self.known_call(&args, otherwise)
+        Some(Args { function: function.name, positional, named, span })
     }
 
     fn unknown_function(&mut self, name: &ast::Ident) -> Term {

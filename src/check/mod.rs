@@ -12,6 +12,7 @@ mod functions;
 mod inputs;
 mod limits;
 pub mod model;
+mod orders;
 mod rules;
 mod schedule;
 mod tables;
@@ -222,18 +223,19 @@ impl<'a> Checker<'a> {
         let rules = self.strategy.rules.iter();
         let roots = rules.flat_map(|rule| [Some(rule.predicate), rule.guard, rule.order].into_iter().flatten());
         let orders = self.strategy.orders.iter().filter_map(|rule| rule.guard);
-        let (mut open, mut seen) = (roots.chain(orders).collect::<Vec<_>>(), HashSet::new());
-        while let Some(id) = open.pop() {
-            if !seen.insert(id) {
-                continue;
-            }
-            let value = self.strategy.graph.value(id);
-            if matches!(value.op, Op::LastComputed | Op::ReusedSteps | Op::Accumulated(_)) {
-                let message = "what earlier steps did is known in schedules only";
-                return self.report(Diagnostic::new(Code::E0209, value.span, message));
-            }
-            open.extend(value.op.operands());
+        let looks_back = |op: &Op| matches!(op, Op::LastComputed | Op::ReusedSteps | Op::Accumulated(_)).then_some(());
+        if let Some((span, ())) = self.first_of(roots.chain(orders).collect(), looks_back) {
+            let message = "what earlier steps did is known in schedules only";
+            self.report(Diagnostic::new(Code::E0209, span, message));
         }
+    }
+
+    /// The first value that some values need and that is one of those looked for.
+    fn first_of<T>(&self, roots: Vec<ValueId>, is: impl Fn(&Op) -> Option<T>) -> Option<(Span, T)> {
+        let graph = &self.strategy.graph;
+        let needed = graph.needed(&roots, |_| false);
+        let mut values = graph.values().zip(needed).filter(|(_, needed)| *needed);
+        values.find_map(|((_, value), _)| Some((value.span, is(&value.op)?)))
     }
 
     /// Which of some places a value depends on.

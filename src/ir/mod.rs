@@ -826,6 +826,19 @@ impl Op {
         matches!(self, Op::AtHead { .. } | Op::OverHeads { .. } | Op::Select { over: Over::Layer, .. })
     }
 
+    /// What the operation needs and clusters of tokens lack, in a sentence: they are those of one head and side, and stand
+    /// nowhere.
+    #[must_use]
+    pub fn lack_over_clusters(&self) -> Option<&'static str> {
+        match self {
+            Op::Coordinate(..) => Some("a token of a cluster has no place of its own"),
+            Op::AntiDiagonal { .. } | Op::Shift { .. } => Some("clusters have no neighbours"),
+            Op::Transpose(_) => Some("queries and keys have clusters of their own"),
+            op if op.crosses_heads() => Some("each head has clusters of its own"),
+            _ => None,
+        }
+    }
+
     /// Whether the operation works element by element, so that a chain of them is one loop.
     #[must_use]
     pub fn is_elementwise(&self) -> bool {

@@ -5,11 +5,10 @@
 //!    [`MAX_FORECAST_ORDER`] and 0 where nothing is reused.
 //! 2. Orders of tokens are permutations, tiles fit their segment. Offsets of blocks begin at 0, ascend and end at the number of tokens; no block is
 //!    larger than [`MAX_BLOCK_TOKENS`], except for clusters, of which there are as many as their segment has blocks.
-//!    A program over clusters does not transpose, and looks at no other head and no neighbours.
 //! 3. Programs and predicates are valid, see [`validate`].
 //! 4. Classes name arrangements, programs, predicates and bitmaps that exist, and the bitmaps have the shape of the
 //!    arrangement's blocks. Where blocks may be partial there is a predicate. A program that transposes is used only
-//!    where q-blocks and kv-blocks are the same.
+//!    where q-blocks and kv-blocks are the same. One over clusters needs nothing that they lack.
 //! 5. Each step, layer and head has a class that exists.
 
 use super::{Arrangement, Blocks, Body, Class, Clustering, MaskId, Plan, Program, Role, Tiling};
@@ -111,8 +110,8 @@ impl Plan {
                     };
                     self.check_mask(mask, blocks, extent)?;
                 }
-                if arrangement.clustering.is_some() && (needs.knows_places || needs.transposes) {
-                    return Err("its program needs places, which clusters have not".to_string());
+                if let (Some(_), Some(lack)) = (&arrangement.clustering, needs.lack_over_clusters) {
+                    return Err(format!("its program is one over clusters: {lack}"));
                 }
                 if needs.transposes && blocks.q != blocks.kv {
                     return Err("its program transposes, but q-blocks and kv-blocks differ".to_string());
@@ -148,8 +147,8 @@ struct Needs {
     /// Slots of its bitmaps, and what they vary over.
     slots: Vec<(u16, Extent)>,
     transposes: bool,
-    /// Looks at other heads, or at blocks by their places.
-    knows_places: bool,
+    /// What it needs that clusters lack.
+    lack_over_clusters: Option<&'static str>,
     partial: bool,
 }
 
@@ -164,9 +163,7 @@ impl Needs {
         Needs {
             slots,
             transposes: program.graph.values().any(|(_, value)| matches!(value.op, Op::Transpose(_))),
-            knows_places: program.graph.values().any(|(_, value)| {
-                value.op.crosses_heads() || matches!(value.op, Op::AntiDiagonal { .. } | Op::Shift { .. })
-            }),
+            lack_over_clusters: program.graph.values().find_map(|(_, value)| value.op.lack_over_clusters()),
             partial: program.terms.iter().any(|(role, _)| *role == Role::Partial),
         }
     }
