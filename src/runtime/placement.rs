@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::plan::check::MAX_BLOCK_TOKENS;
 use crate::plan::{Arrangement, HeadSymbols};
 use crate::symbols::{BitMatrix, Blocks};
-
-/// Most tokens of a block that a kernel takes.
-const MOST_TOKENS: u32 = crate::plan::check::MAX_BLOCK_TOKENS;
 
 /// Where the tokens of some heads stand: `order[new] = old`, `None` for the model's own order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +18,18 @@ pub struct Placement {
 }
 
 impl Placement {
+    /// The query token of the model that stands at a place.
+    #[must_use]
+    pub fn query(&self, place: u32) -> u32 {
+        self.q_order.as_ref().map_or(place, |order| order[place as usize])
+    }
+
+    /// The key token of the model that stands at a place.
+    #[must_use]
+    pub fn key(&self, place: u32) -> u32 {
+        self.kv_order.as_ref().map_or(place, |order| order[place as usize])
+    }
+
     /// That of an arrangement whose blocks are known.
     pub(super) fn of(arrangement: &Arrangement) -> Self {
         let order: Option<Arc<[u32]>> = arrangement.order.as_deref().map(Arc::from);
@@ -28,7 +38,7 @@ impl Placement {
 
     /// Cuts blocks that are too large for a kernel into parts of nearly the same size, which have the symbols of the whole.
     pub(super) fn cut(self, symbols: HeadSymbols) -> (Self, HeadSymbols) {
-        let is_large = |offsets: &[u32]| offsets.windows(2).any(|pair| pair[1] - pair[0] > MOST_TOKENS);
+        let is_large = |offsets: &[u32]| offsets.windows(2).any(|pair| pair[1] - pair[0] > MAX_BLOCK_TOKENS);
         if !is_large(&self.blocks.q) && !is_large(&self.blocks.kv) {
             return (self, symbols);
         }
@@ -59,7 +69,7 @@ fn parts(offsets: &[u32]) -> (Vec<u32>, Vec<usize>) {
     let (mut cuts, mut block_of) = (vec![0], Vec::new());
     for (block, pair) in offsets.windows(2).enumerate() {
         let tokens = u64::from(pair[1] - pair[0]);
-        let count = tokens.div_ceil(u64::from(MOST_TOKENS));
+        let count = tokens.div_ceil(u64::from(MAX_BLOCK_TOKENS));
         for part in 1..=count {
             cuts.push(pair[0] + (tokens * part / count) as u32);
             block_of.push(block);

@@ -38,14 +38,6 @@ pub struct HeadGroup {
     pub symbols: Symbols,
 }
 
-impl HeadGroup {
-    /// The symbols of one of its heads.
-    #[must_use]
-    pub fn position(&self, head: u32) -> Option<usize> {
-        self.heads.binary_search(&head).ok()
-    }
-}
-
 impl LayerSymbols {
     /// Statistics of each group, in order.
     ///
@@ -347,8 +339,8 @@ impl Selection {
         let groups = groups.into_iter().map(|(placement, forecast_order, of_heads)| {
             let blocks = &placement.blocks;
             let symbols = Symbols {
-                cache: stack(of_heads.iter().map(|chosen| &chosen.symbols.cache), blocks.q_blocks()),
-                skip: stack(of_heads.iter().map(|chosen| &chosen.symbols.skip), blocks.kv_blocks()),
+                cache: BitMatrix::stacked(of_heads.iter().map(|chosen| &chosen.symbols.cache), blocks.q_blocks()),
+                skip: BitMatrix::stacked(of_heads.iter().map(|chosen| &chosen.symbols.skip), blocks.kv_blocks()),
                 partial: self.partial(&of_heads, blocks)?,
             };
             let heads = of_heads.iter().map(|chosen| chosen.head).collect();
@@ -364,8 +356,10 @@ impl Selection {
         }
         let plan = Arc::clone(&self.plan);
         let none = BitMatrix::zeros(blocks.q_blocks(), blocks.kv_blocks());
-        let bits =
-            stack(heads.iter().map(|chosen| chosen.symbols.partial.as_ref().unwrap_or(&none)), blocks.kv_blocks());
+        let bits = BitMatrix::stacked(
+            heads.iter().map(|chosen| chosen.symbols.partial.as_ref().unwrap_or(&none)),
+            blocks.kv_blocks(),
+        );
         let (mut row_start, mut tile_of, mut tiles) = (vec![0], Vec::new(), Vec::new());
         let mut local: HashMap<(u32, u32), u32> = HashMap::new();
         // Blocks of clusters are those of one head at one step: their masks are not kept.
@@ -395,14 +389,6 @@ impl Selection {
         }
         Ok(Some(Partial { bits, row_start, tile_of, tiles }))
     }
-}
-
-/// Matrices of one width below each other.
-fn stack<'a>(parts: impl Iterator<Item = &'a BitMatrix>, columns: usize) -> BitMatrix {
-    let words: Vec<u64> = parts.flat_map(|part| part.words().iter().copied()).collect();
-    let rows = words.len().checked_div(columns.div_ceil(64)).unwrap_or(0);
-    // Whole rows of one width: the number of words fits by construction.
-    BitMatrix::from_words(rows, columns, words).unwrap_or_else(|| BitMatrix::zeros(rows, columns))
 }
 
 /// The plan must have this step and layer.

@@ -1,7 +1,5 @@
 //! Symbols as plain bytes, for files and comparisons.
 
-use std::sync::Arc;
-
 use super::LayerSymbols;
 use crate::error::{Error, Result};
 use crate::symbols::Symbols;
@@ -72,21 +70,18 @@ impl LayerSymbols {
         for group in &self.groups {
             let (placement, symbols) = (&group.placement, &group.symbols);
             let blocks = &placement.blocks;
-            let old_of =
-                |order: &Option<Arc<[u32]>>, new: u32| order.as_ref().map_or(new, |order| order[new as usize]) as usize;
             for (position, &head) in group.heads.iter().enumerate() {
                 for q_block in 0..symbols.q_blocks() {
                     let row = position * symbols.q_blocks() + q_block;
                     for kv_block in symbols.skip.ones_of_row(row) {
                         let tile = symbols.partial.as_ref().and_then(|partial| partial.tile(row, kv_block));
                         for query in blocks.q[q_block]..blocks.q[q_block + 1] {
-                            let line = &mut bits
-                                [(head as usize * tokens + old_of(&placement.q_order, query)) * row_bytes..]
-                                [..row_bytes];
+                            let row = head as usize * tokens + placement.query(query) as usize;
+                            let line = &mut bits[row * row_bytes..][..row_bytes];
                             for key in blocks.kv[kv_block]..blocks.kv[kv_block + 1] {
                                 let within = (query - blocks.q[q_block], key - blocks.kv[kv_block]);
                                 if tile.is_none_or(|tile| tile.get(within.0 as usize, within.1 as usize)) {
-                                    let key = old_of(&placement.kv_order, key);
+                                    let key = placement.key(key) as usize;
                                     line[key / 8] |= 1 << (key % 8);
                                 }
                             }

@@ -16,6 +16,8 @@ pub mod draw;
 pub mod interchange;
 pub mod statistics;
 
+use std::borrow::Cow;
+
 /// A matrix of bits whose rows start at word boundaries.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct BitMatrix {
@@ -49,6 +51,18 @@ impl BitMatrix {
         let mut matrix = BitMatrix { rows, columns, words };
         matrix.clear_padding();
         Some(matrix)
+    }
+
+    /// Matrices of `columns` columns below each other.
+    #[must_use]
+    pub fn stacked<'a>(parts: impl IntoIterator<Item = &'a BitMatrix>, columns: usize) -> Self {
+        let mut all = BitMatrix::zeros(0, columns);
+        for part in parts {
+            assert_eq!(columns, part.columns, "bit matrices of one width");
+            all.rows += part.rows;
+            all.words.extend_from_slice(&part.words);
+        }
+        all
     }
 
     fn clear_padding(&mut self) {
@@ -156,13 +170,6 @@ impl BitMatrix {
         self.combine(other, |a, b| a & !b);
     }
 
-    /// Adds the rows of a matrix of the same width.
-    pub fn append(&mut self, other: &BitMatrix) {
-        assert_eq!(self.columns, other.columns, "bit matrices of one width");
-        self.rows += other.rows;
-        self.words.extend_from_slice(&other.words);
-    }
-
     fn combine(&mut self, other: &BitMatrix, op: impl Fn(u64, u64) -> u64) {
         assert_eq!((self.rows, self.columns), (other.rows, other.columns), "bit matrices of one shape");
         for (a, b) in self.words.iter_mut().zip(&other.words) {
@@ -234,21 +241,12 @@ impl Symbols {
     /// `None` without groups.
     #[must_use]
     pub fn stacked(groups: &[&Symbols]) -> Option<Symbols> {
-        let first = groups.first()?;
-        let mut partial = Partial {
-            bits: BitMatrix::zeros(0, first.kv_blocks()),
-            row_start: vec![0],
-            tile_of: Vec::new(),
-            tiles: Vec::new(),
-        };
-        let (mut cache, mut skip) = (BitMatrix::zeros(0, first.q_blocks()), BitMatrix::zeros(0, first.kv_blocks()));
-        for group in groups {
-            cache.append(&group.cache);
-            skip.append(&group.skip);
-            partial.append(group);
-        }
-        let partial = groups.iter().any(|group| group.partial.is_some()).then_some(partial);
-        Some(Symbols { cache, skip, partial })
+        let (q_blocks, kv_blocks) = (groups.first()?.q_blocks(), groups.first()?.kv_blocks());
+        Some(Symbols {
+            cache: BitMatrix::stacked(groups.iter().map(|group| &group.cache), q_blocks),
+            skip: BitMatrix::stacked(groups.iter().map(|group| &group.skip), kv_blocks),
+            partial: groups.iter().any(|group| group.partial.is_some()).then(|| Partial::stacked(groups, kv_blocks)),
+        })
     }
 
     /// Number of heads.
@@ -287,20 +285,26 @@ pub struct Partial {
 }
 
 impl Partial {
-    fn append(&mut self, symbols: &Symbols) {
-        let (start, first_tile) = (self.tile_of.len() as u32, self.tiles.len() as u32);
-        match &symbols.partial {
-            Some(other) => {
-                self.bits.append(&other.bits);
-                self.row_start.extend(other.row_start[1..].iter().map(|&number| start + number));
-                self.tile_of.extend(other.tile_of.iter().map(|&tile| first_tile + tile));
-                self.tiles.extend(other.tiles.iter().cloned());
-            }
-            None => {
-                self.bits.append(&BitMatrix::zeros(symbols.skip.rows(), symbols.skip.columns()));
-                self.row_start.extend(std::iter::repeat_n(start, symbols.skip.rows()));
+    /// Those of several groups; a group without any has empty rows.
+    fn stacked(groups: &[&Symbols], kv_blocks: usize) -> Partial {
+        let (mut row_start, mut tile_of, mut tiles) = (vec![0], Vec::new(), Vec::new());
+        let mut bits = Vec::new();
+        for group in groups {
+            let (start, first_tile) = (tile_of.len() as u32, tiles.len() as u32);
+            match &group.partial {
+                Some(partial) => {
+                    bits.push(Cow::Borrowed(&partial.bits));
+                    row_start.extend(partial.row_start[1..].iter().map(|&number| start + number));
+                    tile_of.extend(partial.tile_of.iter().map(|&tile| first_tile + tile));
+                    tiles.extend(partial.tiles.iter().cloned());
+                }
+                None => {
+                    bits.push(Cow::Owned(BitMatrix::zeros(group.skip.rows(), kv_blocks)));
+                    row_start.extend(std::iter::repeat_n(start, group.skip.rows()));
+                }
             }
         }
+        Partial { bits: BitMatrix::stacked(bits.iter().map(Cow::as_ref), kv_blocks), row_start, tile_of, tiles }
     }
 
     /// The token mask of a block, `None` where the block is whole.

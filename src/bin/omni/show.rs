@@ -26,10 +26,12 @@ pub fn show(args: &Show, console: &Console) -> Result<Exit, Failure> {
         format_of(path)?;
     }
     let (plan, series) = source::open(&args.file, &args.choice, &args.source, console)?;
-    let known: Vec<u32> = (0..plan.model.heads).collect();
-    let drawn = args.head.as_ref().map(|pick| pick.of(&known, "head")).transpose()?;
+    let all: Vec<u32> = (0..plan.model.heads).collect();
     // The line above the picture is about all heads unless the user names some.
-    let heads = drawn.clone().unwrap_or(known);
+    let (heads, drawn) = match &args.head {
+        Some(pick) => (pick.of(&all, "head")?, usize::MAX),
+        None => (all, HEADS),
+    };
     let place = place(&plan, args, &heads, series.as_ref())?;
     let qkv = match &series {
         Some(series) if place.needs_qk(&plan, &heads) => Some(place.qkv(&plan, series)?),
@@ -43,8 +45,8 @@ pub fn show(args: &Show, console: &Console) -> Result<Exit, Failure> {
         }
         _ => Failure::from(error),
     })?;
-    let mut pictures = pictures(&symbols, drawn.as_deref());
-    if args.output.is_some() && pictures.len() > 1 && drawn.is_none() {
+    let mut pictures = pictures(&symbols, &heads[..heads.len().min(drawn)]);
+    if args.output.is_some() && pictures.len() > 1 && args.head.is_none() {
         pictures.truncate(1);
         console.note(format_args!("heads see the tokens in different orders: the picture shows one; --head chooses"));
     } else if args.output.is_some() && pictures.len() > 1 {
@@ -110,13 +112,7 @@ struct OneOrder {
 }
 
 /// The groups of one order as one picture; groups with nothing to draw are left out.
-fn pictures(symbols: &LayerSymbols, drawn: Option<&[u32]>) -> Vec<OneOrder> {
-    let first: Vec<u32> = {
-        let mut all: Vec<u32> = symbols.groups.iter().flat_map(|group| group.heads.iter().copied()).collect();
-        all.sort_unstable();
-        all.truncate(HEADS);
-        all
-    };
+fn pictures(symbols: &LayerSymbols, drawn: &[u32]) -> Vec<OneOrder> {
     let mut pictures: Vec<OneOrder> = Vec::new();
     for group in &symbols.groups {
         let placement = &group.placement;
@@ -129,7 +125,7 @@ fn pictures(symbols: &LayerSymbols, drawn: Option<&[u32]>) -> Vec<OneOrder> {
         let Some(symbols) = Symbols::stacked(&parts) else { continue };
         let numbers: Vec<u32> = groups.iter().flat_map(|group| group.heads.iter().copied()).collect();
         let position = |head: &u32| numbers.iter().position(|number| number == head);
-        let drawn: Vec<usize> = drawn.unwrap_or(&first).iter().filter_map(position).collect();
+        let drawn: Vec<usize> = drawn.iter().filter_map(position).collect();
         if !drawn.is_empty() {
             pictures.push(OneOrder { placement: Arc::clone(placement), symbols, numbers, drawn });
         }
