@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::check::{self, Declarations, InputTensor, ReadFile};
-use crate::diagnostics::{Code, Diagnostic, Diagnostics, MAX_FINDINGS, Severity, did_you_mean};
+use crate::diagnostics::{Code, Diagnostic, Diagnostics, MAX_FINDINGS, Severity, did_you_mean, near_or_all};
 use crate::error::{Error, Result};
 use crate::ir::{Model, Strategy};
 use crate::passes;
@@ -298,7 +298,9 @@ impl Compiler {
         let Some(strategy) = declarations.strategies.get(name.as_str()) else {
             // What cannot be read may declare it.
             if !loaded.failed() {
-                let near = near_or_all(&name, declarations.strategies.keys().copied());
+                let mut known: Vec<&str> = declarations.strategies.keys().copied().collect();
+                known.sort_unstable();
+                let near = near_or_all(&name, &known);
                 loaded.problem(Code::E0201, &self.name, &format!("there is no strategy `{name}`{near}"));
             }
             return None;
@@ -398,7 +400,9 @@ impl Compiler {
         let Some(mut model) = found else {
             let message = match &self.model {
                 Some(name) => {
-                    let near = near_or_all(name, models.iter().map(|model| model.name.node.as_str()));
+                    let mut known: Vec<&str> = models.iter().map(|model| model.name.node.as_str()).collect();
+                    known.sort_unstable();
+                    let near = near_or_all(name, &known);
                     format!("there is no model `{name}`{near}")
                 }
                 None => "no shipped model has the segments of this strategy; declare one with `model`".to_owned(),
@@ -436,17 +440,6 @@ pub fn shipped_models() -> Vec<(Model, Vec<String>)> {
             Some((check::model::check_model(&model).0?, docs))
         })
         .collect()
-}
-
-/// What to say behind a name that nothing has: the one that was probably meant, or all that there are.
-fn near_or_all<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let mut known: Vec<&str> = known.collect();
-    known.sort_unstable();
-    match did_you_mean(name, known.iter().copied()) {
-        Some(near) => format!(", did you mean `{near}`?"),
-        None if known.is_empty() => ": there is none".to_owned(),
-        None => format!(": there are `{}`", known.join("`, `")),
-    }
 }
 
 /// Changes a size of a model's tree.

@@ -3,24 +3,20 @@
 //! The loops keep a running sum and counters, as the originals do; the language knows sums over the steps since the last
 //! computed one.
 
+mod programs;
+
 use flashomni::Compiler;
 use flashomni::check::InputTensor;
 use flashomni::ir::{Kind, StepKind};
 
+use programs::Random;
+
 const STEPS: usize = 40;
 const LAYERS: usize = 12;
 
-/// Numbers from 0 to 1 that look random (SplitMix64).
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) as f64 / u64::MAX as f64
-    }
+/// A number from 0 to 1.
+fn unit(random: &mut Random) -> f64 {
+    random.next() as f64 / u64::MAX as f64
 }
 
 /// Whether a layer reuses, step by step.
@@ -53,9 +49,9 @@ fn teacache_accumulates_rescaled_distances() {
     let [a, b, c, d, e] = [498.651_651, -283.781_631, 55.855_438_2, -3.820_214_01, 0.264_230_861];
     let mut total = 0;
     for seed in 0..20 {
-        let mut noise = Noise(seed);
-        let distances: Vec<f64> = (0..STEPS).map(|_| 0.3 * noise.next()).collect();
-        let threshold = 0.1 + noise.next();
+        let mut random = Random(seed + 1);
+        let distances: Vec<f64> = (0..STEPS).map(|_| 0.3 * unit(&mut random)).collect();
+        let threshold = 0.1 + unit(&mut random);
         let mut accumulated = 0.0;
         let wanted: Vec<bool> = (0..STEPS)
             .map(|step| {
@@ -83,8 +79,8 @@ fn teacache_accumulates_rescaled_distances() {
 fn block_caches_compare_with_the_last_computed_step() {
     let mut counts = [0; 2];
     for seed in 100..120 {
-        let mut noise = Noise(seed);
-        let distances: Vec<f64> = (0..STEPS * STEPS).map(|_| 0.2 * noise.next()).collect();
+        let mut random = Random(seed + 1);
+        let distances: Vec<f64> = (0..STEPS * STEPS).map(|_| 0.2 * unit(&mut random)).collect();
         let shape = [STEPS as u32; 2];
         let threshold = 0.12;
         for (index, (name, warmup, max_cached, max_consecutive)) in

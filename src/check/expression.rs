@@ -466,9 +466,7 @@ impl Checker<'_> {
                     *out += &format!("table({:?})", self.strategy.graph.tables[usize::from(*table)].name);
                 }
                 _ => match self.constant(*id) {
-                    Some(Scalar::Bool(value)) => *out += &value.to_string(),
-                    Some(Scalar::Int(value)) => *out += &value.to_string(),
-                    Some(Scalar::Real(value)) => *out += &value.to_string(),
+                    Some(value) => *out += &value.to_string(),
                     None => {
                         let (param, at) = (self.strategy.params.len() as u32, out.len() as u32);
                         self.strategy.open_params.push(OpenParam { param, at, value: *id });

@@ -3,7 +3,7 @@
 use super::code_list;
 use super::limits::MAX_SEGMENTS;
 use crate::diagnostics::{Code, Diagnostic, did_you_mean};
-use crate::ir::{Model, Segment};
+use crate::ir::{MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_STEPS, Model, Segment};
 use crate::source::Span;
 use crate::syntax::ast::{self, BinaryOp, ExprKind, ModelField, UnaryOp};
 use crate::tensor::Dtype;
@@ -13,7 +13,8 @@ pub const MAX_TOKENS: u64 = 1 << 20;
 /// (step, layer, head) places at most.
 pub const MAX_PLACES: u64 = 1 << 24;
 
-const COUNTS: [(&str, u64); 4] = [("layers", 4096), ("heads", 1024), ("head_dim", 256), ("steps", 10_000)];
+const COUNTS: [(&str, u32); 4] =
+    [("layers", MAX_LAYERS), ("heads", MAX_HEADS), ("head_dim", MAX_HEAD_DIM), ("steps", MAX_STEPS)];
 
 /// The shape a declaration describes.
 pub fn check_model(model: &ast::Model) -> (Option<Model>, Vec<Diagnostic>) {
@@ -28,7 +29,7 @@ pub fn check_model(model: &ast::Model) -> (Option<Model>, Vec<Diagnostic>) {
                     found.push(unknown_field(name));
                     continue;
                 };
-                let count = count(value, &format!("`{}`", name.node), COUNTS[index].1, &mut found);
+                let count = count(value, &format!("`{}`", name.node), COUNTS[index].1.into(), &mut found);
                 if counts[index].is_some() {
                     found.push(Diagnostic::new(Code::E0202, name.span, format!("`{}` is given twice", name.node)));
                 }

@@ -168,6 +168,16 @@ impl fmt::Display for Diagnostics {
     }
 }
 
+/// What to say behind a name that nothing has: the one that was probably meant, or all that there are.
+#[must_use]
+pub fn near_or_all(name: &str, known: &[&str]) -> String {
+    match did_you_mean(name, known.iter().copied()) {
+        Some(near) => format!(", did you mean `{near}`?"),
+        None if known.is_empty() => ": there is none".to_owned(),
+        None => format!(": there are `{}`", known.join("`, `")),
+    }
+}
+
 /// The candidate nearest to `name` by edit distance, when it is near enough to be a slip of the pen.
 pub fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let length = name.chars().count();

@@ -846,6 +846,15 @@ impl Op {
     }
 }
 
+/// Layers of a model at most.
+pub const MAX_LAYERS: u32 = 4096;
+/// Heads of a layer at most.
+pub const MAX_HEADS: u32 = 1024;
+/// Channels of a head at most.
+pub const MAX_HEAD_DIM: u32 = 256;
+/// Steps of a generation at most.
+pub const MAX_STEPS: u32 = 10_000;
+
 /// A transformer's shape.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Model {

@@ -3,6 +3,8 @@
 //! The rules of integer and real arithmetic of the specification live here and nowhere else: constant folding, guards,
 //! schedules, amounts of selectors and the exact test of a token predicate all call these functions.
 
+use std::fmt;
+
 use super::{Binary, Comparison, Coordinate, Graph, Kind, Op, Place, Real, SetId, Side, Unary, ValueId};
 
 /// A number or truth value.
@@ -60,6 +62,16 @@ impl Scalar {
             Scalar::Bool(_) => Kind::Bool,
             Scalar::Int(_) => Kind::Int,
             Scalar::Real(_) => Kind::Real,
+        }
+    }
+}
+
+impl fmt::Display for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Scalar::Bool(value) => value.fmt(f),
+            Scalar::Int(value) => value.fmt(f),
+            Scalar::Real(value) => value.fmt(f),
         }
     }
 }

@@ -28,7 +28,8 @@
 //!     names differ, `valid` is at most the number of tokens, sizes of axes multiply to it; at most [`MAX_TOKENS`].
 
 use super::{
-    Action, Blocking, Clause, Extent, Graph, Kind, Model, Op, Order, Place, Rule, SetId, StepKind, Strategy, Type,
+    Action, Blocking, Clause, Extent, Graph, Kind, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_STEPS, Model, Op, Order,
+    Place, Rule, SetId, StepKind, Strategy, Type,
 };
 use super::{ValueId, typing};
 use crate::plan::{Predicate, Program, Role};
@@ -136,10 +137,10 @@ pub fn validate_predicate(predicate: &Predicate) -> Result<(), Vec<String>> {
 pub fn validate_model(model: &Model) -> Result<(), Vec<String>> {
     let mut problems = Problems::default();
     let counts = [
-        ("layers", model.layers, 4096),
-        ("heads", model.heads, 1024),
-        ("channels of a head", model.head_dim, 256),
-        ("steps", model.steps, 10_000),
+        ("layers", model.layers, MAX_LAYERS),
+        ("heads", model.heads, MAX_HEADS),
+        ("channels of a head", model.head_dim, MAX_HEAD_DIM),
+        ("steps", model.steps, MAX_STEPS),
     ];
     for (what, number, most) in counts {
         if !(1..=most).contains(&number) {

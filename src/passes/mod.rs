@@ -14,7 +14,6 @@ pub mod build_schedule;
 pub mod drop_unused;
 pub mod fold_constants;
 pub mod lower_predicates;
-mod name_params;
 mod rewrite;
 pub mod specialise;
 

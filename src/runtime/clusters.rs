@@ -188,18 +188,12 @@ fn means(tokens: &[f32], dim: usize, labels: &[u32], centroids: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ir::samples::Random;
 
-    /// Numbers from -1 to 1 that look random (SplitMix64).
+    /// Numbers from -1 to 1.
     fn noise(count: usize, seed: u64) -> Vec<f32> {
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut mixed = state;
-            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            ((mixed ^ (mixed >> 31)) >> 40) as f32 / (1 << 23) as f32 - 1.0
-        };
-        (0..count).map(|_| next()).collect()
+        let mut random = Random::new(seed);
+        (0..count).map(|_| (random.bits() >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
     }
 
     #[test]

@@ -16,6 +16,9 @@ pub use parse::{decode, parse, parse_param};
 
 /// Longest text the compiler reads, in bytes.
 pub const MAX_BYTES: usize = 16 << 20;
+
+/// What may stand before a text, and means nothing.
+pub const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 /// Most brackets and blocks inside each other.
 pub const MAX_DEPTH: usize = 64;
 /// Most operators on one path through an expression.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use flashomni::diagnostics::did_you_mean;
+use flashomni::diagnostics::near_or_all;
 use flashomni::files::write_atomic;
 use flashomni::ir::StepKind;
 use flashomni::plan::{Body, Class, Plan, Predicate, Program};
@@ -45,18 +45,11 @@ impl Stage {
             _ => match text.split_once('=') {
                 Some(("ir-after", pass)) if passes::NAMES.contains(&pass) => Ok(Stage::Ir(pass.to_owned())),
                 Some(("ir-after", pass)) => {
-                    Err(format!("there is no pass `{pass}`{}", suggestion(pass, passes::NAMES)))
+                    Err(format!("there is no pass `{pass}`{}", near_or_all(pass, passes::NAMES)))
                 }
-                _ => Err(format!("there is no such stage{}", suggestion(text, &STAGES))),
+                _ => Err(format!("there is no such stage{}", near_or_all(text, &STAGES))),
             },
         }
-    }
-}
-
-fn suggestion(name: &str, known: &[&str]) -> String {
-    match did_you_mean(name, known.iter().copied()) {
-        Some(near) => format!(", did you mean `{near}`?"),
-        None => format!(": there are {}", known.join(", ")),
     }
 }
 
@@ -348,7 +341,7 @@ fn ptx(plan: &Plan, target: Option<&str>, wanted: Option<usize>) -> Result<Strin
         return Err(Failure::new("--emit ptx needs --target").help(format!("one of {}", known.join(", "))));
     };
     let Some(architecture) = Architecture::from_name(target) else {
-        return Err(Failure::new(format!("there is no target `{target}`{}", suggestion(target, &known))));
+        return Err(Failure::new(format!("there is no target `{target}`{}", near_or_all(target, &known))));
     };
     let units = units(plan);
     if units.is_empty() {

@@ -4,14 +4,12 @@ use std::path::Path;
 
 use flashomni::diagnostics::{Diagnostics, render};
 use flashomni::files::write_atomic;
+use flashomni::syntax::BYTE_ORDER_MARK;
 
 use crate::args::{Check, FindingFormat};
 use crate::console::Console;
 use crate::exit::{Exit, Failure};
 use crate::{input, table};
-
-/// Byte order mark of UTF-8.
-const MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Rounds of `--fix`: an edit may uncover the next.
 const MAX_ROUNDS: usize = 10;
@@ -54,7 +52,7 @@ fn one(args: &Check, path: &Path, console: &Console) -> Result<(Diagnostics, usi
     };
     let bytes = input::read(path)?;
     // The compiler's text has no byte order mark; a file that has one keeps it.
-    let mark: &[u8] = if bytes.starts_with(MARK) { MARK } else { &[] };
+    let mark: &[u8] = if bytes.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK } else { &[] };
     let mut diagnostics = check(bytes)?;
     let mut edits = 0;
     for _ in 0..if args.fix { MAX_ROUNDS } else { 0 } {

@@ -5,9 +5,9 @@
 //! every place it depends on.
 
 mod orders;
+mod params;
 
 use super::fold_constants::push_folded;
-use super::name_params::name_params;
 use crate::diagnostics::{Code, Diagnostic, Severity, did_you_mean};
 use crate::geometry::order::{self, tiling};
 use crate::ir::scalar::{At, NoTokens, Scalar, evaluate};
@@ -48,7 +48,7 @@ pub fn bind_model(strategy: &mut Strategy, model: &Model) -> Result<Vec<Diagnost
         push_folded(new, op, value.ty, value.span)
     });
     strategy.model = Some(model.clone());
-    name_params(strategy);
+    params::name(strategy);
     binder.evaluations(strategy);
     binder.stop_at_errors()?;
     binder.bounds(strategy);

@@ -11,7 +11,7 @@ mod report;
 use pest::Parser as _;
 
 use super::lexer::{Kind, Scan, scan};
-use super::{MAX_BYTES, MAX_DEPTH, ast};
+use super::{BYTE_ORDER_MARK, MAX_BYTES, MAX_DEPTH, ast};
 use crate::diagnostics::{Code, Diagnostic};
 use crate::source::Span;
 
@@ -31,7 +31,7 @@ pub fn decode(file: u16, name: &str, bytes: &[u8]) -> Result<String, Box<Diagnos
     if bytes.len() > MAX_BYTES {
         return Err(Box::new(too_large(start, bytes.len())));
     }
-    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.to_owned()),
         Err(error) => {

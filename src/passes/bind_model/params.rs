@@ -1,11 +1,11 @@
 //! Values of parameters as text, once the model is known.
 
-use super::bind_model::Dependence;
-use crate::ir::scalar::{At, NoTokens, Scalar, Scalars};
+use super::Dependence;
+use crate::ir::scalar::{At, NoTokens, Scalars};
 use crate::ir::{Extent, Graph, Strategy, ValueId};
 
 /// Puts the numbers that follow from the model into the values of parameters.
-pub(super) fn name_params(strategy: &mut Strategy) {
+pub(super) fn name(strategy: &mut Strategy) {
     let all_open = std::mem::take(&mut strategy.open_params);
     let same_everywhere = |id: &ValueId| {
         strategy.graph.ty(*id).extent == Extent::Scalar && Dependence::of(&strategy.graph, *id) == Dependence::default()
@@ -35,9 +35,5 @@ fn value_words(graph: &Graph, scalars: &Scalars<'_>, id: ValueId) -> String {
     if !places.is_empty() {
         return format!("one by {}", places.join(" and "));
     }
-    match scalars.get(id) {
-        Scalar::Bool(value) => value.to_string(),
-        Scalar::Int(value) => value.to_string(),
-        Scalar::Real(value) => value.to_string(),
-    }
+    scalars.get(id).to_string()
 }
