@@ -131,6 +131,82 @@ fn pooling_dot_and_self_similarity() {
 }
 
 #[test]
+fn vectors() {
+    agree(|b| {
+        let (zero, two) = (b.real(0.0), b.real(2.0));
+        let statistics = [Statistic::Min, Statistic::Max, Statistic::Mean];
+        for (q, k) in statistics.iter().flat_map(|q| statistics.iter().map(move |k| (*q, *k))) {
+            let (q, k) = (b.pool(q, Side::Query), b.pool(k, Side::Key));
+            let clipped = b.typed(Op::Binary(Binary::Max, q, zero));
+            let far = b.typed(Op::Binary(Binary::Divide, two, q));
+            let both = b.typed(Op::Binary(Binary::Min, far, clipped));
+            let size = b.typed(Op::Unary(Unary::Abs, both));
+            let less = b.typed(Op::Unary(Unary::Negate, k));
+            let square = b.typed(Op::Binary(Binary::Multiply, less, less));
+            let shifted = b.typed(Op::Binary(Binary::Subtract, square, two));
+            let score = b.typed(Op::Dot(size, shifted));
+            upper_half(b, score, Side::Key);
+        }
+    });
+}
+
+#[test]
+fn tokens_and_their_blocks() {
+    use flashomni::ir::{Grain, Part, Which};
+    agree(|b| {
+        let text = vec![Part { segment: "text".to_owned(), which: Which::Whole }];
+        let (all, of_text) = (b.graph.set_of(vec![], Grain::Tokens), b.graph.set_of(text.clone(), Grain::Tokens));
+        let last = b.graph.set_of(vec![], Grain::Last(9));
+        let text = b.graph.set(text);
+        let (q, k) = (b.typed(Op::Each(Side::Query, all)), b.typed(Op::Each(Side::Key, all)));
+        let (rows, means) = (b.typed(Op::Each(Side::Query, last)), b.pool(Statistic::Mean, Side::Key));
+        let (half, whole) = (b.real(0.5), Some(SetId::ALL));
+
+        // Each query chooses blocks of keys; some of a block, all of a block, and how many.
+        let gate = b.typed(Op::Dot(q, means));
+        let chosen = b.select(TOP_K, gate, half, Side::Key);
+        for how in [Reduction::Max, Reduction::Min] {
+            let blocks = b.typed(Op::Gather { how, value: chosen, q: whole, kv: None });
+            b.term(Role::Whole, blocks);
+        }
+        // Tokens of both sides, numbers, and of a part.
+        let pairs = b.typed(Op::Dot(q, k));
+        for how in [Reduction::Sum, Reduction::Mean, Reduction::Max, Reduction::Min] {
+            let blocks = b.typed(Op::Gather { how, value: pairs, q: whole, kv: whole });
+            upper_half(b, blocks, Side::Key);
+            let part = b.typed(Op::Slice { value: pairs, q: Some(of_text), kv: None });
+            let blocks = b.typed(Op::Gather { how, value: part, q: Some(text), kv: None });
+            let positive = b.compare(Comparison::Less, half, blocks);
+            let some = b.typed(Op::Gather { how: Reduction::Max, value: positive, q: None, kv: whole });
+            let embedded = b.embed(some);
+            b.term(Role::Skip, embedded);
+        }
+        // A block's value spread over its tokens; positions of tokens and of blocks.
+        let score = b.score(DIM);
+        let spread = b.typed(Op::Slice { value: score, q: Some(all), kv: None });
+        let sum = b.binary(Binary::Add, gate, spread);
+        let (at, start) = (b.typed(Op::Start(q)), b.typed(Op::Start(means)));
+        let before = b.compare(Comparison::LessEqual, start, at);
+        let masked = b.choose(before, sum, half);
+        let chosen = b.select(TOP_K, masked, half, Side::Key);
+        let blocks = b.typed(Op::Gather { how: Reduction::Max, value: chosen, q: whole, kv: None });
+        b.term(Role::Partial, blocks);
+        // The last queries over all keys: columns and diagonals.
+        let lines = b.typed(Op::Dot(rows, k));
+        let shares = b.softmax(lines, Side::Key);
+        let columns = b.reduce(Reduction::Sum, shares, Side::Query);
+        let amount = b.real(0.1);
+        let columns = b.select(TOP_K, columns, amount, Side::Key);
+        let columns = b.typed(Op::Gather { how: Reduction::Max, value: columns, q: None, kv: whole });
+        b.term(Role::Whole, columns);
+        let diagonals = b.typed(Op::Diagonals(shares));
+        let diagonals = b.select(TOP_K, diagonals, amount, Side::Key);
+        let diagonals = b.typed(Op::OnDiagonals(diagonals));
+        b.term(Role::Whole, diagonals);
+    });
+}
+
+#[test]
 fn elementwise_functions() {
     agree(|b| {
         let score = b.score(DIM);

@@ -3,7 +3,9 @@
 use super::{Checker, Term, code_list, functions};
 use crate::diagnostics::{Code, Diagnostic, did_you_mean};
 use crate::ir::scalar::Scalar;
-use crate::ir::{Binary, Comparison, Extent, Kind, Op, OpenParam, Place, Real, SetId, Type, Unary, ValueId};
+use crate::ir::{
+    Binary, Comparison, Extent, Grain, Kind, Op, OpenParam, Place, Real, Reduction, SetId, Type, Unary, ValueId,
+};
 use crate::source::Span;
 use crate::syntax::ast::{self, BinaryOp, CompareOp, ExprKind, UnaryOp};
 
@@ -243,20 +245,53 @@ impl Checker<'_> {
     }
 
     fn combine(&mut self, op: Binary, a: ValueId, b: ValueId, span: Span) -> Result<ValueId, Term> {
-        self.check_extents(a, b, span)?;
+        let (a, b) = self.aligned(a, b, span)?;
         self.push(Op::Binary(op, a, b), span)
     }
 
-    /// Extents that can be joined element by element; truth values are embedded by the caller.
+    /// The operands of an operation element by element: where one is of tokens and the other of blocks, a token has what its
+    /// block has. Truth values are embedded by the caller.
+    pub(super) fn aligned(&mut self, a: ValueId, b: ValueId, span: Span) -> Result<(ValueId, ValueId), Term> {
+        let (Extent::Blocks { q: aq, kv: ak }, Extent::Blocks { q: bq, kv: bk }) =
+            (self.ty(a).extent, self.ty(b).extent)
+        else {
+            self.check_extents(a, b, span)?;
+            return Ok((a, b));
+        };
+        let graph = &self.strategy.graph;
+        // The set that a value of blocks is spread over, to fit one of tokens.
+        let finer = |from: Option<SetId>, to: Option<SetId>| {
+            let (from, to) = (from?, to?);
+            (graph.grain(from) == Grain::Blocks && graph.grain(to) != Grain::Blocks).then_some(to)
+        };
+        let (of_a, of_b) = ([finer(aq, bq), finer(ak, bk)], [finer(bq, aq), finer(bk, ak)]);
+        let mut spread = |id, [q, kv]: [Option<SetId>; 2]| match (q, kv) {
+            (None, None) => Ok(id),
+            _ => self.push(Op::Slice { value: id, q, kv }, span),
+        };
+        let (a, b) = (spread(a, of_a)?, spread(b, of_b)?);
+        self.check_extents(a, b, span)?;
+        Ok((a, b))
+    }
+
     fn check_extents(&mut self, a: ValueId, b: ValueId, span: Span) -> Result<(), Term> {
         let diagnostic = match (self.ty(a).extent, self.ty(b).extent) {
             (Extent::Token { .. }, Extent::Blocks { .. }) | (Extent::Blocks { .. }, Extent::Token { .. }) => {
                 Diagnostic::new(Code::E0206, span, "a coordinate of tokens and a score of blocks do not mix")
                     .help("compare each on its own and join the results with `and` or `or`")
             }
-            (Extent::Pooled(_), _) | (_, Extent::Pooled(_)) => {
-                Diagnostic::new(Code::E0206, span, "pooled q and k are vectors of `head_dim` channels")
-                    .help("take their dot product first, as in `dot(mean(q), mean(k))`")
+            (Extent::Vectors(..), Extent::Scalar) | (Extent::Scalar, Extent::Vectors(..)) => return Ok(()),
+            (Extent::Vectors(..), Extent::Vectors(..)) if self.ty(a) == self.ty(b) => return Ok(()),
+            (Extent::Vectors(..), _) | (_, Extent::Vectors(..)) => {
+                let label = |id| format!("this is {}", self.extent_words(id));
+                Diagnostic::new(
+                    Code::E0206,
+                    span,
+                    "vectors go with numbers and with vectors of the same blocks or tokens",
+                )
+                .also(self.span_of(a), label(a))
+                .also(self.span_of(b), label(b))
+                .help("`dot(mean(q), mean(k))` makes a number of two vectors")
             }
             (Extent::Blocks { q: aq, kv: ak }, Extent::Blocks { q: bq, kv: bk }) => {
                 let clash = |a: Option<SetId>, b: Option<SetId>| matches!((a, b), (Some(a), Some(b)) if a != b);
@@ -273,12 +308,53 @@ impl Checker<'_> {
         Err(self.hole(diagnostic))
     }
 
-    /// Truth values over parts of the blocks are joined over all of them.
+    /// Truth values over parts of the blocks are joined over all of them; those of tokens over the same tokens.
     fn embed_both(&mut self, a: ValueId, b: ValueId, span: Span) -> Result<(ValueId, ValueId), Term> {
         if self.ty(a) == self.ty(b) {
             return Ok((a, b));
         }
-        Ok((self.embedded(a, span)?, self.embedded(b, span)?))
+        let [a_tokens, b_tokens] = [a, b].map(|id| self.has_token_elements(id));
+        if !a_tokens && !b_tokens {
+            return Ok((self.embedded(a, span)?, self.embedded(b, span)?));
+        }
+        let geometry = |id| matches!(self.ty(id).extent, Extent::Token { .. } | Extent::Mixed);
+        if geometry(a) || geometry(b) {
+            let diagnostic = Diagnostic::new(
+                Code::E0206,
+                span,
+                "a condition on places and one on the scores of single tokens do not mix",
+            );
+            let help = "compare positions of vectors, as in `pos(mean(k)) <= pos(each(q))`, or make the scores ones of \
+                        blocks with `lowered(condition, by = any)`";
+            return Err(self.hole(diagnostic.help(help)));
+        }
+        self.aligned(a, b, span)
+    }
+
+    /// Whether some axis of a value goes along tokens.
+    pub(super) fn has_token_elements(&self, id: ValueId) -> bool {
+        match self.ty(id).extent {
+            Extent::Blocks { q, kv } => {
+                [q, kv].into_iter().flatten().any(|set| self.strategy.graph.grain(set) != Grain::Blocks)
+            }
+            _ => false,
+        }
+    }
+
+    /// Values of tokens as those of the blocks that hold them.
+    pub(super) fn gathered(&mut self, how: Reduction, id: ValueId, span: Span) -> Result<ValueId, Term> {
+        if !self.has_token_elements(id) {
+            return Ok(id);
+        }
+        let Extent::Blocks { q, kv } = self.ty(id).extent else { return Ok(id) };
+        let graph = &mut self.strategy.graph;
+        let mut blocks = |set: Option<SetId>| {
+            let set = set.filter(|&set| graph.grain(set) != Grain::Blocks)?;
+            let parts = graph.parts(set).to_vec();
+            Some(graph.set(parts))
+        };
+        let (q, kv) = (blocks(q), blocks(kv));
+        self.push(Op::Gather { how, value: id, q, kv }, span)
     }
 
     /// Truth values over blocks as truth values over all blocks.
@@ -351,7 +427,7 @@ impl Checker<'_> {
         }
         self.place_and_share([a, b], span);
         let (a, b) = if a_kind == b_kind { (a, b) } else { (self.as_real(a, span)?, self.as_real(b, span)?) };
-        self.check_extents(a, b, span)?;
+        let (a, b) = self.aligned(a, b, span)?;
         let (op, a, b) = match op {
             CompareOp::Equal => (Comparison::Equal, a, b),
             CompareOp::NotEqual => (Comparison::NotEqual, a, b),
@@ -398,10 +474,17 @@ impl Checker<'_> {
         else {
             return Term::Hole;
         };
-        let (q, kv) = match (self.ty(id).extent, second_set) {
-            (Extent::Blocks { q: Some(_), kv: Some(_) }, Some(second)) => (Some(first_set), Some(second)),
-            (Extent::Blocks { q: Some(_), kv: None }, None) => (Some(first_set), None),
-            (Extent::Blocks { q: None, kv: Some(_) }, None) => (None, Some(first_set)),
+        // A part has the grain of the whole.
+        let extent = self.ty(id).extent;
+        let graph = &mut self.strategy.graph;
+        let mut of = |set: SetId, part: SetId| {
+            let (grain, parts) = (graph.grain(set), graph.parts(part).to_vec());
+            Some(graph.set_of(parts, grain))
+        };
+        let (q, kv) = match (extent, second_set) {
+            (Extent::Blocks { q: Some(q), kv: Some(kv) }, Some(second)) => (of(q, first_set), of(kv, second)),
+            (Extent::Blocks { q: Some(q), kv: None }, None) => (of(q, first_set), None),
+            (Extent::Blocks { q: None, kv: Some(kv) }, None) => (None, of(kv, first_set)),
             (Extent::Blocks { q: Some(_), kv: Some(_) }, None) => {
                 let diagnostic = Diagnostic::new(Code::E0206, span, "a part of a score names queries and keys");
                 let name = self.set_words(first_set);
@@ -422,32 +505,29 @@ impl Checker<'_> {
     // ---- words ----
 
     pub(super) fn set_words(&self, set: SetId) -> String {
-        let parts = self.strategy.graph.parts(set);
-        if parts.is_empty() {
-            return "all".to_owned();
-        }
-        let names: Vec<String> = parts
-            .iter()
-            .map(|part| match part.which {
-                crate::ir::Which::Whole => part.segment.clone(),
-                crate::ir::Which::Valid => format!("{}.valid", part.segment),
-                crate::ir::Which::Pad => format!("{}.pad", part.segment),
-            })
-            .collect();
-        names.join(" + ")
+        crate::ir::typing::set_name(&self.strategy.graph, set)
     }
 
     pub(super) fn extent_words(&self, id: ValueId) -> String {
         match self.ty(id).extent {
             Extent::Scalar => "a single number".to_owned(),
             Extent::Token { .. } => "tokens".to_owned(),
+            Extent::Blocks { q: Some(q), kv: Some(kv) } if self.has_token_elements(id) => {
+                format!("`{} -> {}`", self.set_words(q), self.set_words(kv))
+            }
             Extent::Blocks { q: Some(q), kv: Some(kv) } => {
                 format!("the blocks `{} -> {}`", self.set_words(q), self.set_words(kv))
+            }
+            Extent::Blocks { q: Some(q), .. } if self.has_token_elements(id) => {
+                format!("queries, `{}`", self.set_words(q))
+            }
+            Extent::Blocks { kv: Some(kv), .. } if self.has_token_elements(id) => {
+                format!("keys, `{}`", self.set_words(kv))
             }
             Extent::Blocks { q: Some(q), .. } => format!("the q-blocks of `{}`", self.set_words(q)),
             Extent::Blocks { kv: Some(kv), .. } => format!("the kv-blocks of `{}`", self.set_words(kv)),
             Extent::Blocks { .. } => "no blocks".to_owned(),
-            Extent::Pooled(_) => "pooled vectors".to_owned(),
+            Extent::Vectors(..) => "vectors of `head_dim` channels".to_owned(),
             Extent::Mixed => "tokens and blocks".to_owned(),
         }
     }

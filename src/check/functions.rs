@@ -7,8 +7,8 @@ use super::expression::is_blocks;
 use super::{Checker, Term, code_list};
 use crate::diagnostics::{Code, Diagnostic, did_you_mean};
 use crate::ir::{
-    Binary, Comparison, Coordinate, Extent, Kind, Lower, Op, Over, Place, Real, Reduction, Rounding, Selector, Side,
-    Size, Statistic, Type, Unary, ValueId,
+    Binary, Comparison, Coordinate, Extent, Grain, Kind, Lower, Op, Over, Place, Real, Reduction, Rounding, Selector,
+    Side, Size, Statistic, Type, Unary, ValueId,
 };
 use crate::source::Span;
 use crate::syntax::ast::{self, CompareOp, ExprKind};
@@ -62,17 +62,30 @@ const fn function(
 
 /// Every function. The axes of a layout are functions too: `h(q)`.
 pub const FUNCTIONS: &[Function] = &[
-    function("pos", 1, &[], "pos(q)", "position of the token in the (reordered) sequence"),
+    function(
+        "pos",
+        1,
+        &[],
+        "pos(q)",
+        "position of the token in the (reordered) sequence; `pos(each(q))`, `pos(mean(k))`: of the (first) token of each vector",
+    ),
     function("block", 1, &[], "block(q)", "index of the token's block"),
     function("index", 1, &[], "index(q)", "index of the token in its segment, in the model's order"),
     function("tile", 1, &[], "tile(q)", "coordinates of the token's tile, a tuple; needs `order tiles(...)`"),
     function("frame", 1, &[], "frame(q)", "coordinate along the first axis of the layout's grid"),
     function("patch", 1, &[], "patch(q)", "index of the token in its frame, row-major over the other axes"),
     function("mean", 1, &[], "mean(q)", "mean of the tokens of each block: one vector a block"),
+    function(
+        "each",
+        1,
+        &["last"],
+        "each(q, last = 64)",
+        "the tokens themselves: one vector a token, of all or the last so many",
+    ),
     function("centred_mean", 1, &[], "centred_mean(k)", "`mean(k)` minus the mean of the whole sequence"),
     function("self_similarity", 1, &[], "self_similarity(q)", "mean cosine between the tokens of each block"),
     function("block_tokens", 1, &[], "block_tokens(k)", "number of tokens of each block"),
-    function("dot", 2, &[], "dot(mean(q), mean(k))", "dot product of every q-block's vector with every kv-block's"),
+    function("dot", 2, &[], "dot(mean(q), mean(k))", "dot product of every vector of queries with every one of keys"),
     function("softmax", 1, &["over"], "softmax(x, over = k)", "exponentials that sum to one along an axis"),
     function("sum", 1, &["over"], "sum(x, over = k)", "sum along an axis"),
     function("average", 1, &["over"], "average(x, over = k)", "mean along an axis"),
@@ -91,6 +104,8 @@ pub const FUNCTIONS: &[Function] = &[
         "lowered(condition, by = any)",
         "a condition on tokens as one on blocks, to be joined with scores: `any`, `all` or `centre`",
     ),
+    function("diagonals", 1, &[], "diagonals(x)", "sums of a score of queries and `each(k)`, one for each distance"),
+    function("on_diagonals", 1, &[], "on_diagonals(chosen)", "blocks that hold a pair of a chosen distance"),
     function("shift", 2, &["over"], "shift(x, n, over = k)", "moved by n blocks along an axis, zeros behind"),
     function("of_head", 2, &[], "of_head(x, 0)", "the value that another head of the layer has"),
     function("transpose", 1, &[], "transpose(x)", "queries become keys and keys become queries"),
@@ -138,8 +153,20 @@ pub const FUNCTIONS: &[Function] = &[
     function("ceil", 1, &[], "ceil(x)", "rounded up, to an integer"),
     function("round", 1, &[], "round(x)", "rounded to nearest, ties to even, to an integer"),
     function("bit_length", 1, &[], "bit_length(n)", "number of bits of an integer: 0, 1, 2, 2, 3, ..."),
-    function("min", 2, &["over"], "min(a, b)` or `min(x, over = k)", "the smaller; the smallest along an axis"),
-    function("max", 2, &["over"], "max(a, b)` or `max(x, over = k)", "the larger; the largest along an axis"),
+    function(
+        "min",
+        2,
+        &["over"],
+        "min(a, b)`, `min(x, over = k)` or `min(q)",
+        "the smaller; the smallest along an axis, or of the tokens of each block",
+    ),
+    function(
+        "max",
+        2,
+        &["over"],
+        "max(a, b)`, `max(x, over = k)` or `max(q)",
+        "the larger; the largest along an axis, or of the tokens of each block",
+    ),
     function("clamp", 3, &[], "clamp(x, low, high)", "`min(max(x, low), high)`"),
     function("choose", 3, &[], "choose(condition, a, b)", "`a` where the condition holds, else `b`"),
     function("extent", 1, &[], "extent(h)", "size of an axis"),
@@ -353,7 +380,7 @@ impl Checker<'_> {
         }
         let reduces = named.iter().any(|(name, _)| name.node == "over");
         let wanted = match function.name {
-            "min" | "max" if reduces => 1..=1,
+            "min" | "max" if reduces || is_side(&positional) => 1..=1,
             "min" | "max" => 2..=8,
             "table" => 2..=4,
             "input" => 2..=5,
@@ -390,13 +417,17 @@ impl Checker<'_> {
     fn known_call(&mut self, args: &Args<'_>, otherwise: Option<&ast::Expr>) -> Term {
         let span = args.span;
         match args.function {
-            "pos" => self.coordinate(Coordinate::Position, args),
+            "pos" => self.position(args),
             "block" => self.coordinate(Coordinate::Block, args),
             "index" => self.coordinate(Coordinate::Index, args),
             "tile" => self.tile(args),
             "frame" | "patch" => self.frame_coordinate(args),
             "mean" => self.pool(Statistic::Mean, args),
             "centred_mean" => self.pool(Statistic::CentredMean, args),
+            "each" => self.each(args),
+            "min" | "max" if is_side(&args.positional) => {
+                self.pool(if args.function == "min" { Statistic::Min } else { Statistic::Max }, args)
+            }
             "self_similarity" | "block_tokens" => match self.side(args.positional[0]) {
                 Some(side) if args.function == "block_tokens" => self.push_term(Op::BlockTokens(side), span),
                 Some(side) => self.push_term(Op::SelfSimilarity(side), span),
@@ -425,6 +456,11 @@ impl Checker<'_> {
                 None => Term::Hole,
             },
             "lowered" => self.lowered(args),
+            "diagonals" | "on_diagonals" => {
+                let Some(value) = self.blocks_argument(args) else { return Term::Hole };
+                let op = if args.function == "diagonals" { Op::Diagonals(value) } else { Op::OnDiagonals(value) };
+                self.push_term(op, span)
+            }
             "shift" => {
                 let Some((value, over)) = self.reducible(args) else { return Term::Hole };
                 let Ok(value) = self.as_real(value, span) else { return Term::Hole };
@@ -520,6 +556,17 @@ impl Checker<'_> {
         match self.side(args.positional[0]) {
             Some(side) => self.push_term(Op::Coordinate(what, side), args.span),
             None => Term::Hole,
+        }
+    }
+
+    /// The position of a token, or of what vectors stand for.
+    fn position(&mut self, args: &Args<'_>) -> Term {
+        let expr = args.positional[0];
+        match self.expression(expr) {
+            Term::Value(id) if matches!(self.ty(id).extent, Extent::Vectors(..)) => {
+                self.push_term(Op::Start(id), args.span)
+            }
+            _ => self.coordinate(Coordinate::Position, args),
         }
     }
 
@@ -631,21 +678,41 @@ impl Checker<'_> {
         }
     }
 
+    /// The tokens of a side, or the last of them.
+    fn each(&mut self, args: &Args<'_>) -> Term {
+        let Some(side) = self.side(args.positional[0]) else { return Term::Hole };
+        let grain = match args.named("last") {
+            None => Grain::Tokens,
+            Some(expr) => {
+                let Some(id) = self.integer(expr, "a number of tokens") else { return Term::Hole };
+                match self.constant(id).and_then(|count| u32::try_from(count.int()).ok()) {
+                    Some(count @ 1..) => Grain::Last(count),
+                    _ => {
+                        let message = "`last` is a constant number of tokens, at least 1";
+                        return self.hole(Diagnostic::new(Code::E0301, expr.span, message));
+                    }
+                }
+            }
+        };
+        let set = self.strategy.graph.set_of(Vec::new(), grain);
+        self.push_term(Op::Each(side, set), args.span)
+    }
+
     fn dot(&mut self, args: &Args<'_>) -> Term {
-        let mut pooled = [None, None];
+        let mut vectors = [None, None];
         for expr in &args.positional {
             let term = self.expression(expr);
             let Ok(id) = self.single(term, expr.span) else { return Term::Hole };
-            let Extent::Pooled(side) = self.ty(id).extent else {
-                let diagnostic = Diagnostic::new(Code::E0206, expr.span, "`dot` takes pooled q and k");
+            let Extent::Vectors(side, _) = self.ty(id).extent else {
+                let diagnostic = Diagnostic::new(Code::E0206, expr.span, "`dot` takes vectors of q and k");
                 return self.hole(diagnostic.help("write `dot(mean(q), mean(k))`"));
             };
-            pooled[usize::from(side == Side::Key)] = Some(id);
+            vectors[usize::from(side == Side::Key)] = Some(id);
         }
-        match pooled {
+        match vectors {
             [Some(q), Some(k)] => self.push_term(Op::Dot(q, k), args.span),
             _ => self.hole(
-                Diagnostic::new(Code::E0206, args.span, "`dot` takes one statistic of `q` and one of `k`")
+                Diagnostic::new(Code::E0206, args.span, "`dot` takes vectors of `q` and of `k`")
                     .help("write `dot(mean(q), mean(k))`"),
             ),
         }
@@ -674,7 +741,7 @@ impl Checker<'_> {
                 let message = format!("`over` takes an axis of blocks, and `{name}` is none");
                 self.report(Diagnostic::new(Code::E0205, expr.span, message).help(
                     "`over = k` goes along the keys of each query, `over = q` along the queries of each key; some \
-                     functions know `all`, `layer` or `heads` too",
+                     functions know `all`, `layer`, `heads` or `block` too",
                 ));
                 None
             }
@@ -721,11 +788,29 @@ impl Checker<'_> {
         let term = self.expression(args.positional[0]);
         let Ok(condition) = self.single(term, args.positional[0].span) else { return Term::Hole };
         let ty = self.ty(condition);
+        if ty.kind == Kind::Bool && self.has_token_elements(condition) {
+            return self.gathered_by(how, condition, args.span).map_or_else(|hole| hole, Term::Value);
+        }
         if ty.kind != Kind::Bool || !matches!(ty.extent, Extent::Token { .. }) {
             let diagnostic = Diagnostic::new(Code::E0206, args.positional[0].span, "expected a condition on tokens");
             return self.hole(diagnostic.label(format!("this is {}", self.extent_words(condition))));
         }
         self.push_term(Op::Lower(how, condition), args.span)
+    }
+
+    /// A condition on the scores of tokens as one on blocks.
+    pub(super) fn gathered_by(&mut self, how: Lower, id: ValueId, span: Span) -> Result<ValueId, Term> {
+        if !self.has_token_elements(id) {
+            return Ok(id);
+        }
+        match how {
+            Lower::Any => self.gathered(Reduction::Max, id, span),
+            Lower::All => self.gathered(Reduction::Min, id, span),
+            _ => {
+                let message = "scores of single tokens become scores of blocks by `any` or `all`";
+                Err(self.hole(Diagnostic::new(Code::E0306, span, message)))
+            }
+        }
     }
 
     /// A value of another head.
@@ -742,11 +827,11 @@ impl Checker<'_> {
     }
 
     fn reduction(&mut self, how: Reduction, args: &Args<'_>) -> Term {
-        let over_heads = matches!(
-            args.named("over"),
-            Some(ast::Expr { kind: ExprKind::Name(name), .. }) if name == "heads"
-        );
-        if over_heads && args.function != "count" {
+        let over = |word: &str| matches!(args.named("over"), Some(ast::Expr { kind: ExprKind::Name(name), .. }) if name == word);
+        if over("block") {
+            return self.over_block(how, args);
+        }
+        if over("heads") && args.function != "count" {
             let Some(value) = self.blocks_argument(args) else { return Term::Hole };
             let Ok(value) = self.as_real(value, args.span) else { return Term::Hole };
             return self.push_term(Op::OverHeads { how, value }, args.span);
@@ -762,6 +847,21 @@ impl Checker<'_> {
         };
         let Ok(value) = value else { return Term::Hole };
         self.push_term(Op::Reduce { how, value, over }, args.span)
+    }
+
+    /// Values of tokens reduced to one for each block.
+    fn over_block(&mut self, how: Reduction, args: &Args<'_>) -> Term {
+        let Some(value) = self.blocks_argument(args) else { return Term::Hole };
+        if !self.has_token_elements(value) {
+            let diagnostic = Diagnostic::new(Code::E0206, args.span, "`over = block` joins the tokens of each block");
+            return self.hole(diagnostic.label(format!("the value is over {}", self.extent_words(value))));
+        }
+        let value = match (args.function, self.ty(value).kind) {
+            ("count", Kind::Bool) => self.push(Op::Unary(Unary::ToReal, value), args.span),
+            _ => self.as_real(value, args.span),
+        };
+        let Ok(value) = value else { return Term::Hole };
+        self.gathered(how, value, args.span).map_or_else(|hole| hole, Term::Value)
     }
 
     fn select(&mut self, args: &Args<'_>) -> Term {
@@ -851,8 +951,19 @@ impl Checker<'_> {
             let (Ok(real_a), Ok(real_b)) = (self.as_real(a, span), self.as_real(b, span)) else { return Term::Hole };
             (a, b) = (real_a, real_b);
         }
+        // Twice over, so that what is finer in one operand reaches the other two.
+        let aligned = |this: &mut Self, a, b| this.aligned(a, b, span);
+        let Ok((a, b)) = aligned(self, a, b) else { return Term::Hole };
+        let Ok((condition, a)) = aligned(self, condition, a) else { return Term::Hole };
+        let Ok((condition, b)) = aligned(self, condition, b) else { return Term::Hole };
+        let Ok((a, b)) = aligned(self, a, b) else { return Term::Hole };
         self.push_term(Op::Choose(condition, a, b), span)
     }
+}
+
+/// Whether the only argument is `q` or `k`.
+fn is_side(positional: &[&ast::Expr]) -> bool {
+    matches!(positional, [ast::Expr { kind: ExprKind::Name(name), .. }] if name == "q" || name == "k")
 }
 
 /// Words of `rounding`, the default first.

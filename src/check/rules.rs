@@ -24,11 +24,11 @@ impl Checker<'_> {
 
     pub(super) fn rule(&mut self, action: Action, rule: &ast::Rule, span: Span) {
         let sets = (self.set(&rule.q), self.set(&rule.kv));
+        let lower = self.lowering(action, rule.lower.as_ref());
         let predicate = match &rule.predicate {
-            Some(expr) => self.predicate(expr),
+            Some(expr) => self.predicate(expr, lower.unwrap_or(Lower::Any)),
             None => Some(self.boolean(true, span)),
         };
-        let lower = self.lowering(action, rule.lower.as_ref());
         let ((Some(q), Some(kv)), Some(predicate), Some(lower)) = (sets, predicate, lower) else { return };
         let place = rule.predicate.as_ref().map_or(span, |expr| expr.span);
         let mut directions = vec![(q, kv)];
@@ -78,8 +78,10 @@ impl Checker<'_> {
     ) {
         let set = self.set(segments);
         let place = predicate.map_or(span, |expr| expr.span);
+        // A block is cached only as a whole: no token outside the rule loses its computation.
+        let lower = Lower::All;
         let predicate = match predicate {
-            Some(expr) => self.predicate(expr),
+            Some(expr) => self.predicate(expr, lower),
             None => Some(self.boolean(true, span)),
         };
         let order = self.mode(mode, span);
@@ -117,15 +119,8 @@ impl Checker<'_> {
         }
         let domain = self.in_set(set, Side::Query, span);
         if let Some(predicate) = self.joined(domain, predicate, span) {
-            // A block is cached only as a whole: no token outside the rule loses its computation.
-            let rule = ir::Rule {
-                action: Action::Cache,
-                guard: self.guard,
-                predicate,
-                lower: Lower::All,
-                order: Some(order),
-                span,
-            };
+            let order = Some(order);
+            let rule = ir::Rule { action: Action::Cache, guard: self.guard, predicate, lower, order, span };
             self.strategy.rules.push(rule);
         }
     }
@@ -173,12 +168,14 @@ impl Checker<'_> {
         })
     }
 
-    /// The truth value of a `where`.
-    fn predicate(&mut self, expr: &ast::Expr) -> Option<ValueId> {
+    /// The truth value of a `where`; one on the scores of tokens is lowered here.
+    fn predicate(&mut self, expr: &ast::Expr, lower: Lower) -> Option<ValueId> {
         let term = self.expression(expr);
         let id = self.single(term, expr.span).ok()?;
         if self.ty(id).kind == Kind::Bool {
-            return self.embedded_predicate(id, expr.span);
+            let id = self.gathered_by(lower, id, expr.span).ok()?;
+            // The parts of a selection stay visible to `domain_fits` below the embedding.
+            return self.embedded(id, expr.span).ok();
         }
         let mut diagnostic = Diagnostic::new(Code::E0205, expr.span, "`where` takes a truth value, this is a number");
         if is_blocks(self.ty(id)) {
@@ -186,11 +183,6 @@ impl Checker<'_> {
         }
         self.report(diagnostic);
         None
-    }
-
-    fn embedded_predicate(&mut self, id: ValueId, span: Span) -> Option<ValueId> {
-        // The parts of a selection stay visible to `domain_fits` below the embedding.
-        self.embedded(id, span).ok()
     }
 
     fn joined(&mut self, domain: ValueId, predicate: ValueId, span: Span) -> Option<ValueId> {

@@ -19,8 +19,8 @@
 use super::print::Printer;
 use super::read::{ReadError, Reader};
 use super::{
-    Action, Binary, Blocking, Bound, Clause, Comparison, Coordinate, Extent, InputShape, Kind, LayoutSegment, Lower,
-    Model, Op, OpenParam, Order, OrderRule, Over, Place, Real, Reduction, Rounding, Rule, ScheduleRule, Segment,
+    Action, Binary, Blocking, Bound, Clause, Comparison, Coordinate, Extent, Grain, InputShape, Kind, LayoutSegment,
+    Lower, Model, Op, OpenParam, Order, OrderRule, Over, Place, Real, Reduction, Rounding, Rule, ScheduleRule, Segment,
     Selector, Side, Size, Statistic, StepKind, Strategy, Type, Unary,
 };
 use crate::plan::{Predicate, Program, Role};
@@ -175,11 +175,16 @@ forms! {
         [Op::Compare(op, a, b)] = {<op: Comparison> (a) "," (b)}
         [Op::Choose(condition, a, b)] = {"choose" (condition) "then" (a) "else" (b)}
         [Op::Pool(statistic, side)] = {"pool" (statistic) "of" (side)}
+        [Op::Each(side, set)] = {"each" (side) (set)}
+        [Op::Start(value)] = {"start" (value)}
         [Op::SelfSimilarity(side)] = {"self_similarity" "of" (side)}
         [Op::BlockTokens(side)] = {"block_tokens" "of" (side)}
         [Op::Dot(q, k)] = {"dot" (q) "," (k)}
         [Op::Transpose(value)] = {"transpose" (value)}
         [Op::Slice { value, q, kv }] = {"slice" (value) "to" "[" (q) "->" (kv) "]"}
+        [Op::Gather { how, value, q, kv }] = {"gather" (how) (value) "to" "[" (q) "->" (kv) "]"}
+        [Op::Diagonals(value)] = {"diagonals" (value)}
+        [Op::OnDiagonals(value)] = {"on_diagonals" (value)}
         [Op::Reduce { how, value, over }] = {"reduce" (how) (value) "over" (over)}
         [Op::Softmax { value, over }] = {"softmax" (value) "over" (over)}
         [Op::Select { rule, value, amount, at_least, over }] =
@@ -259,6 +264,8 @@ forms! {
     Statistic "a statistic" {
         [Statistic::Mean] = {"mean"}
         [Statistic::CentredMean] = {"centred_mean"}
+        [Statistic::Min] = {"min"}
+        [Statistic::Max] = {"max"}
     }
     Reduction "a reduction" {
         [Reduction::Sum] = {"sum"}
@@ -286,6 +293,11 @@ forms! {
         [Lower::Exact] = {"exact"}
         [Lower::Density { column, block, per }] = {"density" "column" (column) "block" (block) @["per" axis per]}
     }
+    Grain "a grain" {
+        [Grain::Tokens] = {"tokens"}
+        [Grain::Last(count)] = {"last" (count)}
+        [Grain::Blocks] = {}
+    }
     Kind "`bool`, `int` or `real`" {
         [Kind::Bool] = {"bool"}
         [Kind::Int] = {"int"}
@@ -297,7 +309,7 @@ forms! {
         [Extent::Token { q: false, kv: true }] = {"key_token"}
         [Extent::Token { q: false, kv: false }] = {"token"}
         [Extent::Blocks { q, kv }] = {"[" (q) "->" (kv) "]"}
-        [Extent::Pooled(side)] = {"pooled" (side)}
+        [Extent::Vectors(side, set)] = {"vectors" (side) (set)}
         [Extent::Mixed] = {"mixed"}
         [Extent::Scalar] = {}
     }

@@ -45,8 +45,28 @@ pub struct ValueId(pub u32);
 pub struct SetId(pub u16);
 
 impl SetId {
-    /// The whole sequence; every graph has it as its first set.
+    /// The blocks of the whole sequence; every graph has it as its first set.
     pub const ALL: SetId = SetId(0);
+}
+
+/// What the elements of a [`Set`] are.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Grain {
+    /// The blocks that hold a token of it.
+    Blocks,
+    /// Its tokens.
+    Tokens,
+    /// The last of its tokens, so many, or all where it has fewer.
+    Last(u32),
+}
+
+/// Tokens of some segments, and how they are looked at.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Set {
+    /// The segments, none for the whole sequence.
+    pub parts: Vec<Part>,
+    /// What its elements are.
+    pub grain: Grain,
 }
 
 /// Queries or keys.
@@ -103,15 +123,16 @@ pub enum Extent {
         /// Varies over key tokens.
         kv: bool,
     },
-    /// A value for each q-block, kv-block or pair, of those that hold a token of the set.
+    /// A value for each element of the queries' set, of the keys' set, or each pair. The elements of a set are blocks, unless
+    /// its [`Grain`] says otherwise.
     Blocks {
-        /// The q-blocks.
+        /// The queries.
         q: Option<SetId>,
-        /// The kv-blocks.
+        /// The keys.
         kv: Option<SetId>,
     },
-    /// A vector of `head_dim` numbers for each block of a side.
-    Pooled(Side),
+    /// A vector of `head_dim` numbers for each element of a set of a side.
+    Vectors(Side, SetId),
     /// Truth values that join token and block values; the predicate of a rule before lowering.
     Mixed,
 }
@@ -282,6 +303,10 @@ pub enum Statistic {
     /// [`Statistic::Mean`] minus the mean over the whole sequence (the sum of the block sums in block order,
     /// divided by the number of tokens).
     CentredMean,
+    /// For each channel the smallest of the block's tokens.
+    Min,
+    /// For each channel the largest of the block's tokens.
+    Max,
 }
 
 /// How an axis is reduced.
@@ -428,6 +453,11 @@ pub enum Op {
     Choose(ValueId, ValueId, ValueId),
     /// A statistic of the tokens of each block of a side.
     Pool(Statistic, Side),
+    /// The queries or keys of a set of tokens themselves.
+    Each(Side, SetId),
+    /// The position of each token in the (reordered) sequence, or of the first token of each block, as a real number: those
+    /// that have a vector.
+    Start(ValueId),
     /// Mean cosine between the tokens of a block (with themselves too): the squared norm of the mean of the
     /// normalised tokens.
     /// # Source
@@ -435,19 +465,39 @@ pub enum Op {
     SelfSimilarity(Side),
     /// Number of tokens of each block of a side.
     BlockTokens(Side),
-    /// Dot products of two pooled values, channels summed in order: `[q_blocks, kv_blocks]`.
+    /// Dot products of the vectors of queries and those of keys, channels summed in order.
     Dot(ValueId, ValueId),
     /// Rows become columns; the set of one side becomes that of the other. Blocks of both sides have one size.
     Transpose(ValueId),
-    /// The blocks of smaller sets.
+    /// The elements of smaller sets. A token that is taken from blocks has the value of its block.
     Slice {
         /// A block value.
         value: ValueId,
-        /// The q-blocks to take.
+        /// The queries to take.
         q: Option<SetId>,
-        /// The kv-blocks to take.
+        /// The keys to take.
         kv: Option<SetId>,
     },
+    /// Tokens gathered to blocks: the elements of the tokens of each block reduced, as one line, row after row, as by
+    /// [`Op::Reduce`]. Of truth values, `Max` holds where some does and `Min` where all do.
+    Gather {
+        /// How.
+        how: Reduction,
+        /// A block value with tokens along some axis.
+        value: ValueId,
+        /// The q-blocks of the same segments, where queries are gathered.
+        q: Option<SetId>,
+        /// The kv-blocks of the same segments, where keys are gathered.
+        kv: Option<SetId>,
+    },
+    /// The sums of diagonals: for each distance `d` from 0 the sum, over the queries in order, of the element of the key
+    /// that stands `d` tokens before the query; 0 where there is none. One number for each token of the sequence.
+    /// # Source
+    /// MInference, arXiv 2407.02490, section 3.2.
+    Diagonals(ValueId),
+    /// Whether some pair of the block has a key that stands before the query, or on it, by a distance for which the operand
+    /// holds. The operand has one truth value for each distance, as [`Op::Diagonals`] has.
+    OnDiagonals(ValueId),
     /// One axis reduced, or both as one line, row after row. Sums run in 32 lanes: lane `l` adds the elements with index `l mod 32` in order,
     /// then lanes are added pairwise, `l` and `l + 16`, then `l + 8`, `4`, `2`, `1`. Empty lanes count as 0.
     Reduce {
@@ -594,7 +644,7 @@ pub struct Graph {
     /// On which places each value depends, a bit for each, and [`LOOKS_BACK`].
     depends: Vec<u8>,
     ids: HashMap<Op, ValueId>,
-    sets: Vec<Vec<Part>>,
+    sets: Vec<Set>,
     /// Names of token axes.
     pub axes: Vec<String>,
     /// Tables.
@@ -607,7 +657,7 @@ impl Default for Graph {
             values: Vec::new(),
             depends: Vec::new(),
             ids: HashMap::new(),
-            sets: vec![Vec::new()],
+            sets: vec![Set { parts: Vec::new(), grain: Grain::Blocks }],
             axes: Vec::new(),
             tables: Vec::new(),
         }
@@ -708,12 +758,18 @@ impl Graph {
         self.values.is_empty()
     }
 
-    /// The id of a set of parts; no parts stand for the whole sequence.
-    pub fn set(&mut self, mut parts: Vec<Part>) -> SetId {
+    /// The id of the blocks of some parts; no parts stand for the whole sequence.
+    pub fn set(&mut self, parts: Vec<Part>) -> SetId {
+        self.set_of(parts, Grain::Blocks)
+    }
+
+    /// The id of some parts at a grain; no parts stand for the whole sequence.
+    pub fn set_of(&mut self, mut parts: Vec<Part>, grain: Grain) -> SetId {
         parts.sort();
         parts.dedup();
-        let index = self.sets.iter().position(|set| *set == parts).unwrap_or_else(|| {
-            self.sets.push(parts);
+        let set = Set { parts, grain };
+        let index = self.sets.iter().position(|known| *known == set).unwrap_or_else(|| {
+            self.sets.push(set);
             self.sets.len() - 1
         });
         SetId(u16::try_from(index).unwrap_or(u16::MAX))
@@ -722,12 +778,18 @@ impl Graph {
     /// The parts of a set, empty for the whole sequence.
     #[must_use]
     pub fn parts(&self, set: SetId) -> &[Part] {
-        &self.sets[usize::from(set.0)]
+        &self.sets[usize::from(set.0)].parts
+    }
+
+    /// What the elements of a set are.
+    #[must_use]
+    pub fn grain(&self, set: SetId) -> Grain {
+        self.sets[usize::from(set.0)].grain
     }
 
     /// All sets.
     #[must_use]
-    pub fn sets(&self) -> &[Vec<Part>] {
+    pub fn sets(&self) -> &[Set] {
         &self.sets
     }
 }
@@ -747,14 +809,23 @@ impl Op {
             | Op::Coordinate(..)
             | Op::InSet(..)
             | Op::Pool(..)
+            | Op::Each(..)
             | Op::SelfSimilarity(_)
             | Op::BlockTokens(_)
             | Op::Mask(_) => Vec::new(),
             Op::Table { keys, otherwise, .. } => keys.iter().copied().chain(*otherwise).collect(),
-            Op::Unary(_, a) | Op::Accumulated(a) | Op::Transpose(a) | Op::Embed(a) | Op::Lower(_, a) => vec![*a],
+            Op::Unary(_, a)
+            | Op::Accumulated(a)
+            | Op::Start(a)
+            | Op::Transpose(a)
+            | Op::Diagonals(a)
+            | Op::OnDiagonals(a)
+            | Op::Embed(a)
+            | Op::Lower(_, a) => vec![*a],
             Op::Binary(_, a, b) | Op::Compare(_, a, b) | Op::Dot(a, b) => vec![*a, *b],
             Op::Choose(a, b, c) => vec![*a, *b, *c],
             Op::Slice { value, .. }
+            | Op::Gather { value, .. }
             | Op::Reduce { value, .. }
             | Op::Softmax { value, .. }
             | Op::OverHeads { value, .. } => vec![*value],
@@ -780,13 +851,21 @@ impl Op {
             | Op::Coordinate(..)
             | Op::InSet(..)
             | Op::Pool(..)
+            | Op::Each(..)
             | Op::SelfSimilarity(_)
             | Op::BlockTokens(_)
             | Op::Mask(_) => {}
             Op::Table { keys, otherwise, .. } => {
                 keys.iter_mut().chain(otherwise.as_mut()).for_each(|id| *id = map(*id));
             }
-            Op::Unary(_, a) | Op::Accumulated(a) | Op::Transpose(a) | Op::Embed(a) | Op::Lower(_, a) => *a = map(*a),
+            Op::Unary(_, a)
+            | Op::Accumulated(a)
+            | Op::Start(a)
+            | Op::Transpose(a)
+            | Op::Diagonals(a)
+            | Op::OnDiagonals(a)
+            | Op::Embed(a)
+            | Op::Lower(_, a) => *a = map(*a),
             Op::Binary(_, a, b) | Op::Compare(_, a, b) | Op::Dot(a, b) => {
                 *a = map(*a);
                 *b = map(*b);
@@ -797,6 +876,7 @@ impl Op {
                 *c = map(*c);
             }
             Op::Slice { value, .. }
+            | Op::Gather { value, .. }
             | Op::Reduce { value, .. }
             | Op::Softmax { value, .. }
             | Op::OverHeads { value, .. } => *value = map(*value),
@@ -831,7 +911,9 @@ impl Op {
     #[must_use]
     pub fn lack_over_clusters(&self) -> Option<&'static str> {
         match self {
-            Op::Coordinate(..) => Some("a token of a cluster has no place of its own"),
+            Op::Coordinate(..) | Op::Start(_) | Op::Diagonals(_) | Op::OnDiagonals(_) => {
+                Some("a token of a cluster has no place of its own")
+            }
             Op::AntiDiagonal { .. } | Op::Shift { .. } => Some("clusters have no neighbours"),
             Op::Transpose(_) => Some("queries and keys have clusters of their own"),
             op if op.crosses_heads() => Some("each head has clusters of its own"),

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! set text
+//! set tokens text
 //! axis t
 //! table "windows.json" int [60, 24] width 1 { 5*1200 nan 7*239 }
 //! %0: int = layer
@@ -16,7 +17,7 @@
 use std::fmt;
 
 use super::forms::Form;
-use super::{Graph, Part, Real, SetId, Strategy, Table, Value, ValueId, Which};
+use super::{Graph, Real, Set, SetId, Strategy, Table, Value, ValueId, Which};
 use crate::plan::{Predicate, Program, Role};
 
 /// Column behind which the numbers of a table go on in the next line.
@@ -84,15 +85,18 @@ impl<'a> Printer<'a> {
 
     pub(super) fn set(&mut self, set: SetId) {
         match self.graph.sets().get(usize::from(set.0)) {
-            Some(parts) if parts.is_empty() => self.put("all"),
-            Some(parts) => self.parts(parts),
+            Some(set) => self.parts(set),
             // NOTE: only an invalid graph comes here; its text says so and cannot be read back.
             None => self.put(&format!("#{}", set.0)),
         }
     }
 
-    fn parts(&mut self, parts: &[Part]) {
-        for (index, part) in parts.iter().enumerate() {
+    fn parts(&mut self, set: &Set) {
+        set.grain.write(self);
+        if set.parts.is_empty() {
+            self.put("all");
+        }
+        for (index, part) in set.parts.iter().enumerate() {
             if index > 0 {
                 self.put("+");
             }
@@ -106,10 +110,10 @@ impl<'a> Printer<'a> {
     }
 
     pub(super) fn graph(&mut self, graph: &Graph) {
-        for parts in graph.sets().iter().skip(1) {
+        for set in graph.sets().iter().skip(1) {
             self.line();
             self.put("set");
-            self.parts(parts);
+            self.parts(set);
         }
         for axis in &graph.axes {
             self.line();
@@ -204,7 +208,7 @@ pub(super) fn is_bare(name: &str) -> bool {
     let mut chars = name.chars();
     chars.next().is_some_and(|c| c.is_ascii_alphabetic())
         && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
-        && name != "all"
+        && !matches!(name, "all" | "tokens" | "last")
 }
 
 /// One value as a line of text, without the end of the line.

@@ -9,7 +9,7 @@ use std::fmt;
 
 use super::forms::Form;
 use super::print::{self, Printer};
-use super::{Graph, Kind, Op, Part, Real, SetId, Strategy, Table, Type, ValueId, Which};
+use super::{Grain, Graph, Kind, Op, Part, Real, Set, SetId, Strategy, Table, Type, ValueId, Which};
 use crate::plan::{Predicate, Program, Role};
 use crate::source::Span;
 
@@ -119,7 +119,7 @@ pub(crate) struct Reader<'a> {
     line: u32,
     token: Option<Token<'a>>,
     values: u32,
-    sets: HashMap<Vec<Part>, SetId>,
+    sets: HashMap<Set, SetId>,
     axes: HashMap<String, u8>,
     budget: usize,
 }
@@ -132,7 +132,7 @@ impl<'a> Reader<'a> {
             line: 1,
             token: None,
             values: 0,
-            sets: HashMap::from([(Vec::new(), SetId::ALL)]),
+            sets: HashMap::from([(Set { parts: Vec::new(), grain: Grain::Blocks }, SetId::ALL)]),
             axes: HashMap::new(),
             budget,
         }
@@ -296,8 +296,12 @@ impl<'a> Reader<'a> {
         if number.is_nan() { Ok(number) } else { Err(self.error("the bits after `nan` are those of a number")) }
     }
 
-    fn parts(&mut self) -> Result<Vec<Part>, ReadError> {
+    fn parts(&mut self) -> Result<Set, ReadError> {
+        let grain = Grain::read(self)?;
         let mut parts = Vec::new();
+        if self.take("all") {
+            return Ok(Set { parts, grain });
+        }
         loop {
             let segment = String::read(self)?;
             let which = match self.take(".") {
@@ -313,15 +317,12 @@ impl<'a> Reader<'a> {
         }
         parts.sort();
         parts.dedup();
-        Ok(parts)
+        Ok(Set { parts, grain })
     }
 
     fn set(&mut self) -> Result<SetId, ReadError> {
-        if self.take("all") {
-            return Ok(SetId::ALL);
-        }
-        let parts = self.parts()?;
-        self.sets.get(&parts).copied().ok_or_else(|| self.error("a set that is not listed above"))
+        let set = self.parts()?;
+        self.sets.get(&set).copied().ok_or_else(|| self.error("a set that is not listed above"))
     }
 
     fn graph(&mut self) -> Result<Graph, ReadError> {
@@ -329,16 +330,16 @@ impl<'a> Reader<'a> {
         while self.take("set") {
             // Reading the parts looks one token ahead, into the next line.
             let line = self.line;
-            let parts = self.parts()?;
+            let set = self.parts()?;
             let next = SetId(graph.sets().len() as u16);
             if graph.sets().len() >= MAX_SETS {
                 return Err(self.error(format!("there are more than {MAX_SETS} sets")));
             }
-            if self.sets.contains_key(&parts) {
+            if self.sets.contains_key(&set) {
                 return Err(ReadError { line, message: "a set is listed twice".to_string() });
             }
-            graph.set(parts.clone());
-            self.sets.insert(parts, next);
+            graph.set_of(set.parts.clone(), set.grain);
+            self.sets.insert(set, next);
         }
         while self.take("axis") {
             let name = String::read(self)?;

@@ -61,7 +61,7 @@ fn op(r: &mut Random, graph: &Graph) -> Op {
     let set = |r: &mut Random| SetId(r.below(graph.sets().len()) as u16);
     let axis = r.below(graph.axes.len()) as u8;
     let (a, b, c) = (id(r, graph), id(r, graph), id(r, graph));
-    match r.below(24) {
+    match r.below(25) {
         0 => Op::Bool(r.flag()),
         1 => Op::Int(r.of(&[i64::MIN, -3, 0, 1, 2, 77, i64::MAX])),
         2 => Op::Real(Real(r.real())),
@@ -100,7 +100,8 @@ fn op(r: &mut Random, graph: &Graph) -> Op {
             Op::Compare(r.of(&[Equal, NotEqual, Less, LessEqual]), a, b)
         }
         14 => Op::Choose(a, b, c),
-        15 => Op::Pool(r.of(&[Statistic::Mean, Statistic::CentredMean]), side),
+        15 if r.flag() => Op::Each(side, set(r)),
+        15 => Op::Pool(r.of(&[Statistic::Mean, Statistic::CentredMean, Statistic::Min, Statistic::Max]), side),
         16 if r.flag() => Op::BlockTokens(side),
         16 => Op::SelfSimilarity(side),
         17 => Op::Dot(a, b),
@@ -126,6 +127,11 @@ fn op(r: &mut Random, graph: &Graph) -> Op {
             let over = r.of(&[side.into(), Over::Both, Over::Layer]);
             Op::Select { rule, value: a, amount: b, at_least: r.flag().then_some(c), over }
         }
+        23 => {
+            let how = r.of(&[Reduction::Sum, Reduction::Mean, Reduction::Max, Reduction::Min]);
+            let gather = Op::Gather { how, value: a, q: r.flag().then(|| set(r)), kv: r.flag().then(|| set(r)) };
+            r.of(&[Op::Start(a), Op::Diagonals(a), Op::OnDiagonals(a), gather])
+        }
         _ if r.below(3) == 0 => Op::Embed(a),
         _ if r.below(4) == 0 => Op::Shift { value: a, by: b, over: side },
         _ if r.below(4) == 0 => Op::AntiDiagonal { stride: a },
@@ -147,7 +153,7 @@ fn graph(r: &mut Random, keep: impl Fn(&Op, Type) -> bool) -> Graph {
         let parts = (0..1 + r.below(2))
             .map(|_| Part { segment: r.name(), which: r.of(&[Which::Whole, Which::Valid, Which::Pad]) });
         let parts = parts.collect();
-        graph.set(parts);
+        graph.set_of(parts, r.of(&[Grain::Blocks, Grain::Blocks, Grain::Tokens, Grain::Last(5)]));
     }
     let (dims, width) = (vec![1 + r.below(4) as u32, 1 + r.below(4) as u32], 1 + r.below(2) as u8);
     let mut values: Vec<f64> = (0..dims.iter().product::<u32>() * u32::from(width)).map(|_| r.real()).collect();

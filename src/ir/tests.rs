@@ -53,8 +53,8 @@ set image
 set text
 axis t
 table \"windows.json\" int [2, 3] width 2 {(5 6)*4 (nan nan) (7 -0)}
-%0: real pooled query = pool mean of query
-%1: real pooled key = pool mean of key
+%0: real vectors query all = pool mean of query
+%1: real vectors key all = pool mean of key
 %2: real [all -> all] = dot %0, %1
 %3: real [image -> all] = slice %2 to [image -> _]
 %4: real [image -> all] = softmax %3 over key

@@ -8,7 +8,8 @@
 //! # Rules
 //! Extents join side by side: a scalar fits everything; token values vary over what either operand varies over; block
 //! values have one set for each side or lack the side. Token values are integers or truth values, block values reals
-//! or truth values, pooled values real vectors that only [`Op::Dot`] takes.
+//! or truth values, vectors are real and join with scalars and with vectors of the same elements. "Blocks" below are the
+//! elements of sets, whatever their grain, except where it is named.
 //!
 //! | operation | operands | result |
 //! |---|---|---|
@@ -16,15 +17,15 @@
 //! | `Accumulated` | real scalar that does not look back | real scalar |
 //! | `Table` | integer keys, scalars or token values, one for each dimension; `otherwise` of the table's kind | kind of the table, extents joined |
 //! | `Coordinate`, `InSet` | | token integer, token truth value |
-//! | `Negate`, `Abs` | numbers | same type |
+//! | `Negate`, `Abs` | numbers, vectors | same type |
 //! | `Not` | truth values | same type |
 //! | `Sqrt`, `Exp` | real scalar or blocks | same type |
 //! | `Log` | real scalar | same type |
 //! | `Floor`, `Ceil`, `Round` | scalar number | integer scalar |
 //! | `BitLength` | integers | same type |
 //! | `ToReal` | scalar integer; truth values of a scalar or blocks | real, same extent |
-//! | `Add`, `Subtract`, `Multiply`, `Min`, `Max` | two of one number kind | that kind, extents joined |
-//! | `Divide` | two reals | real, extents joined |
+//! | `Add`, `Subtract`, `Multiply`, `Min`, `Max` | two of one number kind, vectors too | that kind, extents joined |
+//! | `Divide` | two reals, vectors too | real, extents joined |
 //! | `FloorDivide`, `Modulo` | two integers | integer, extents joined |
 //! | `Power` | two scalars of one number kind | that kind |
 //! | `Xor` | two integers, or two truth values | that kind, extents joined |
@@ -32,11 +33,16 @@
 //! | `Equal`, `NotEqual` | two of one kind | truth value, extents joined |
 //! | `Less`, `LessEqual` | two of one number kind | truth value, extents joined |
 //! | `Choose` | a truth value, two of one kind | that kind, extents joined |
-//! | `Pool` | | pooled |
+//! | `Pool` | | vectors of the side, over the whole sequence |
+//! | `Each` | | vectors of the side; the set is one of tokens |
+//! | `Start` | vectors | a real number for each |
 //! | `SelfSimilarity`, `BlockTokens` | | real blocks of the side, over the whole sequence |
-//! | `Dot` | pooled queries, pooled keys | real `[all -> all]` |
+//! | `Dot` | vectors of queries, vectors of keys | a real number for each pair |
 //! | `Transpose` | blocks | sides exchanged |
 //! | `Slice` | blocks that have the sides, over sets that contain the new ones | the new sets |
+//! | `Gather` | blocks with all tokens of some segments along the sides named; truth values only by `Max` and `Min` | the blocks of these segments |
+//! | `Diagonals` | real numbers of tokens of queries and all tokens of keys | without the queries |
+//! | `OnDiagonals` | truth values of all tokens of keys | truth values `[all -> all]` |
 //! | `Reduce` | real blocks that have the side | without the side |
 //! | `Softmax` | real blocks that have the side | same type |
 //! | `Select` | real blocks that have the side; amount a real scalar, for `TopK` and `BottomK` also an integer, or real blocks without the side; `at_least` an integer scalar | truth values of that extent |
@@ -52,8 +58,8 @@
 //! be over the whole sequence ([`Op::Embed`]), else it would be unsaid what holds outside of their sets.
 
 use super::{
-    Binary, Comparison, Coordinate, Extent, Graph, Kind, Lower, Op, Over, Selector, SetId, Side, Size, Type, Unary,
-    ValueId, Which,
+    Binary, Comparison, Coordinate, Extent, Grain, Graph, Kind, Lower, Op, Over, Reduction, Selector, Set, SetId, Side,
+    Size, Type, Unary, ValueId, Which,
 };
 
 /// The type of an operation over operands that are in the graph.
@@ -100,7 +106,9 @@ pub fn describe(graph: &Graph, ty: Type) -> String {
             let side = |set: Option<SetId>| set.map_or_else(|| "_".to_string(), |set| set_name(graph, set));
             format!("one {kind} for each block [{} -> {}]", side(q), side(kv))
         }
-        Extent::Pooled(side) => format!("one vector for each block of {}", side_name(side)),
+        Extent::Vectors(side, set) => {
+            format!("one vector for each of the {} of `{}`", side_name(side), set_name(graph, set))
+        }
         Extent::Mixed => "a condition on tokens and blocks".to_string(),
     }
 }
@@ -135,28 +143,33 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
         Op::Binary(op, a, b) => binary(graph, *op, graph.ty(*a), graph.ty(*b)),
         Op::Compare(op, a, b) => compare(graph, *op, graph.ty(*a), graph.ty(*b)),
         Op::Choose(condition, a, b) => choose(graph, graph.ty(*condition), graph.ty(*a), graph.ty(*b)),
-        Op::Pool(_, side) => Ok(Type::new(Kind::Real, Extent::Pooled(*side))),
-        Op::SelfSimilarity(side) | Op::BlockTokens(side) => Ok(Type::new(
-            Kind::Real,
-            match side {
-                Side::Query => blocks(Some(SetId::ALL), None),
-                Side::Key => blocks(None, Some(SetId::ALL)),
-            },
-        )),
+        Op::Pool(_, side) => Ok(Type::new(Kind::Real, Extent::Vectors(*side, SetId::ALL))),
+        Op::Each(side, set) => {
+            in_range_set(graph, *set)?;
+            match graph.grain(*set) {
+                Grain::Blocks => Err("single queries and keys are those of a set of tokens".to_string()),
+                Grain::Tokens | Grain::Last(_) => Ok(Type::new(Kind::Real, Extent::Vectors(*side, *set))),
+            }
+        }
+        Op::Start(a) => match graph.ty(*a).extent {
+            Extent::Vectors(side, set) => Ok(Type::new(Kind::Real, along(side, set))),
+            _ => Err(format!("vectors begin at a position, found {}", describe(graph, graph.ty(*a)))),
+        },
+        Op::SelfSimilarity(side) | Op::BlockTokens(side) => Ok(Type::new(Kind::Real, along(*side, SetId::ALL))),
         Op::Dot(a, b) => match (graph.ty(*a).extent, graph.ty(*b).extent) {
-            (Extent::Pooled(Side::Query), Extent::Pooled(Side::Key)) => {
-                Ok(Type::new(Kind::Real, blocks(Some(SetId::ALL), Some(SetId::ALL))))
+            (Extent::Vectors(Side::Query, q), Extent::Vectors(Side::Key, kv)) => {
+                Ok(Type::new(Kind::Real, blocks(Some(q), Some(kv))))
             }
-            (Extent::Pooled(Side::Key), Extent::Pooled(Side::Query)) => {
-                Err("the pooled queries come first, the pooled keys second".to_string())
+            (Extent::Vectors(Side::Key, _), Extent::Vectors(Side::Query, _)) => {
+                Err("the vectors of queries come first, those of keys second".to_string())
             }
-            (Extent::Pooled(_), Extent::Pooled(_)) => {
-                Err("a dot product is between pooled queries and pooled keys, found one side twice".to_string())
+            (Extent::Vectors(..), Extent::Vectors(..)) => {
+                Err("a dot product is between vectors of queries and of keys, found one side twice".to_string())
             }
             (a_extent, _) => {
-                let other = if matches!(a_extent, Extent::Pooled(_)) { *b } else { *a };
+                let other = if matches!(a_extent, Extent::Vectors(..)) { *b } else { *a };
                 Err(format!(
-                    "a dot product is between pooled queries and pooled keys, found {}",
+                    "a dot product is between vectors of queries and of keys, found {}",
                     describe(graph, graph.ty(other))
                 ))
             }
@@ -169,6 +182,29 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
             let (kind, old_q, old_kv) = block_operand(graph, *value)?;
             Ok(Type::new(kind, blocks(slice(graph, old_q, *q, Side::Query)?, slice(graph, old_kv, *kv, Side::Key)?)))
         }
+        Op::Gather { how, value, q, kv } => {
+            let (kind, old_q, old_kv) = block_operand(graph, *value)?;
+            if kind == Kind::Bool && !matches!(how, Reduction::Max | Reduction::Min) {
+                return Err("truth values of tokens hold for a block where some do or where all do".to_string());
+            }
+            let q = gather(graph, old_q, *q, Side::Query)?;
+            Ok(Type::new(kind, blocks(q, gather(graph, old_kv, *kv, Side::Key)?)))
+        }
+        Op::Diagonals(a) => {
+            let (kind, q, kv) = block_operand(graph, *a)?;
+            let rows = q.is_some_and(|set| graph.grain(set) != Grain::Blocks);
+            if kind != Kind::Real || !rows || !kv.is_some_and(|set| all_tokens(graph, set)) {
+                let found = describe(graph, graph.ty(*a));
+                return Err(format!("diagonals are those of some queries and all keys, token by token, found {found}"));
+            }
+            Ok(Type::new(kind, blocks(None, kv)))
+        }
+        Op::OnDiagonals(a) => match graph.ty(*a) {
+            Type { kind: Kind::Bool, extent: Extent::Blocks { q: None, kv: Some(set) } } if all_tokens(graph, set) => {
+                Ok(Type::new(Kind::Bool, blocks(Some(SetId::ALL), Some(SetId::ALL))))
+            }
+            ty => Err(format!("diagonals are chosen by the distance of tokens, found {}", describe(graph, ty))),
+        },
         Op::Reduce { value, over, .. } => {
             let (q, kv) = real_axis(graph, *value, *over)?;
             Ok(Type::new(
@@ -222,6 +258,9 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
             if kind != Kind::Bool {
                 return Err(format!("only truth values can be embedded, found {}", describe(graph, graph.ty(*a))));
             }
+            if [q, kv].into_iter().flatten().any(|set| graph.grain(set) != Grain::Blocks) {
+                return Err(format!("tokens are gathered to blocks first, found {}", describe(graph, graph.ty(*a))));
+            }
             Ok(Type::new(Kind::Bool, blocks(q.map(|_| SetId::ALL), kv.map(|_| SetId::ALL))))
         }
         Op::Lower(how, a) => lower(graph, *how, graph.ty(*a)),
@@ -268,7 +307,8 @@ fn unary(op: Unary, a: Type) -> Result<Type, String> {
     match op {
         Unary::Not if a.kind == Kind::Bool => Ok(a),
         Unary::Not => Err(format!("`not` takes a truth value, found a {}", kind_name(a.kind))),
-        _ if matches!(a.extent, Extent::Pooled(_)) => Err(POOLED.to_string()),
+        Unary::Negate | Unary::Abs if matches!(a.extent, Extent::Vectors(..)) => Ok(a),
+        _ if matches!(a.extent, Extent::Vectors(..)) => Err(VECTORS.to_string()),
         _ if a.extent == Extent::Mixed => Err(MIXED.to_string()),
         Unary::Negate | Unary::Abs if number => Ok(a),
         Unary::Sqrt | Unary::Exp if a.kind == Kind::Real => Ok(a),
@@ -318,7 +358,10 @@ fn compare(graph: &Graph, op: Comparison, a: Type, b: Type) -> Result<Type, Stri
     if kind == Kind::Bool && matches!(op, Comparison::Less | Comparison::LessEqual) {
         return Err("truth values are equal or not, they have no order".to_string());
     }
-    Ok(Type::new(Kind::Bool, join(graph, a.extent, b.extent)?))
+    match join(graph, a.extent, b.extent)? {
+        Extent::Vectors(..) => Err(VECTORS.to_string()),
+        extent => Ok(Type::new(Kind::Bool, extent)),
+    }
 }
 
 fn accumulated(graph: &Graph, a: ValueId) -> Result<Type, String> {
@@ -336,8 +379,10 @@ fn choose(graph: &Graph, condition: Type, a: Type, b: Type) -> Result<Type, Stri
         return Err(format!("a condition is a truth value, found {}", describe(graph, condition)));
     }
     let kind = one_kind(a, b)?;
-    let extent = join(graph, condition.extent, join(graph, a.extent, b.extent)?)?;
-    Ok(Type::new(kind, extent))
+    match join(graph, condition.extent, join(graph, a.extent, b.extent)?)? {
+        Extent::Vectors(..) => Err(VECTORS.to_string()),
+        extent => Ok(Type::new(kind, extent)),
+    }
 }
 
 fn lower(graph: &Graph, how: Lower, a: Type) -> Result<Type, String> {
@@ -395,7 +440,10 @@ fn amount_fits(
 /// A sentence that says why they do not join.
 pub fn join(graph: &Graph, a: Extent, b: Extent) -> Result<Extent, String> {
     match (a, b) {
-        (Extent::Pooled(_), _) | (_, Extent::Pooled(_)) => Err(POOLED.to_string()),
+        (Extent::Vectors(..), Extent::Vectors(..)) if a == b => Ok(a),
+        (Extent::Vectors(..), Extent::Scalar) => Ok(a),
+        (Extent::Scalar, Extent::Vectors(..)) => Ok(b),
+        (Extent::Vectors(..), _) | (_, Extent::Vectors(..)) => Err(VECTORS.to_string()),
         (Extent::Mixed, _) | (_, Extent::Mixed) => Err(MIXED.to_string()),
         (Extent::Scalar, other) | (other, Extent::Scalar) => Ok(other),
         (Extent::Token { q, kv }, Extent::Token { q: other_q, kv: other_kv }) => {
@@ -424,7 +472,7 @@ fn join_truth(graph: &Graph, a: Extent, b: Extent) -> Result<Extent, String> {
         _ => Ok(()),
     };
     match (a, b) {
-        (Extent::Mixed, Extent::Pooled(_)) | (Extent::Pooled(_), Extent::Mixed) => Err(POOLED.to_string()),
+        (Extent::Mixed, Extent::Vectors(..)) | (Extent::Vectors(..), Extent::Mixed) => Err(VECTORS.to_string()),
         (Extent::Mixed, other) | (other, Extent::Mixed) => whole(other).map(|()| Extent::Mixed),
         (Extent::Token { .. }, other @ Extent::Blocks { .. })
         | (other @ Extent::Blocks { .. }, Extent::Token { .. }) => whole(other).map(|()| Extent::Mixed),
@@ -494,13 +542,42 @@ fn slice(graph: &Graph, old: Option<SetId>, new: Option<SetId>, side: Side) -> R
 }
 
 fn contains(graph: &Graph, large: SetId, small: SetId) -> bool {
+    let grains = match (graph.grain(large), graph.grain(small)) {
+        (Grain::Blocks, _) | (Grain::Tokens, Grain::Tokens | Grain::Last(_)) => true,
+        (Grain::Tokens | Grain::Last(_), _) => large == small,
+    };
     let (large, small) = (parts(graph, large), parts(graph, small));
     let inside = |part: &super::Part| {
         large
             .iter()
             .any(|other| other.segment == part.segment && (other.which == Which::Whole || other.which == part.which))
     };
-    large.is_empty() || (!small.is_empty() && small.iter().all(inside))
+    grains && (large.is_empty() || (!small.is_empty() && small.iter().all(inside)))
+}
+
+/// The side after its tokens were gathered to the blocks of `new`.
+fn gather(graph: &Graph, old: Option<SetId>, new: Option<SetId>, side: Side) -> Result<Option<SetId>, String> {
+    let Some(new) = new else { return Ok(old) };
+    in_range_set(graph, new)?;
+    match old {
+        Some(old)
+            if graph.grain(old) == Grain::Tokens
+                && graph.grain(new) == Grain::Blocks
+                && parts(graph, old) == parts(graph, new) =>
+        {
+            Ok(Some(new))
+        }
+        _ => Err(format!(
+            "only all tokens of `{}` can be gathered to its blocks of {}",
+            set_name(graph, new),
+            side_name(side)
+        )),
+    }
+}
+
+/// Whether a set is all tokens of the sequence.
+fn all_tokens(graph: &Graph, set: SetId) -> bool {
+    graph.grain(set) == Grain::Tokens && parts(graph, set).is_empty()
 }
 
 fn representable(ty: Type) -> Result<Type, String> {
@@ -528,15 +605,20 @@ fn in_range_axis(graph: &Graph, axis: u8) -> Result<(), String> {
 }
 
 fn parts(graph: &Graph, set: SetId) -> &[super::Part] {
-    graph.sets().get(usize::from(set.0)).map_or(&[], Vec::as_slice)
+    graph.sets().get(usize::from(set.0)).map_or(&[], |set| &set.parts)
 }
 
-/// The segments of a set in words: `text + image.valid`, `all`.
+/// The segments of a set in words: `text + image.valid`, `all`; of tokens, `tokens of text`, `last 64 of text`.
 #[must_use]
 pub fn set_name(graph: &Graph, set: SetId) -> String {
-    let Some(parts) = graph.sets().get(usize::from(set.0)) else { return format!("set {}", set.0) };
+    let Some(Set { parts, grain }) = graph.sets().get(usize::from(set.0)) else { return format!("set {}", set.0) };
+    let grain = match grain {
+        Grain::Blocks => String::new(),
+        Grain::Tokens => "tokens of ".to_string(),
+        Grain::Last(count) => format!("last {count} of "),
+    };
     if parts.is_empty() {
-        return "all".to_string();
+        return grain + "all";
     }
     let names: Vec<String> = parts
         .iter()
@@ -546,7 +628,15 @@ pub fn set_name(graph: &Graph, set: SetId) -> String {
             Which::Pad => format!("{}.pad", part.segment),
         })
         .collect();
-    names.join(" + ")
+    grain + &names.join(" + ")
+}
+
+/// A value for each element of one side.
+fn along(side: Side, set: SetId) -> Extent {
+    match side {
+        Side::Query => blocks(Some(set), None),
+        Side::Key => blocks(None, Some(set)),
+    }
 }
 
 fn blocks(q: Option<SetId>, kv: Option<SetId>) -> Extent {
@@ -605,13 +695,14 @@ fn binary_name(op: Binary) -> &'static str {
     }
 }
 
-const POOLED: &str = "pooled vectors have no arithmetic, only dot products";
+const VECTORS: &str = "vectors know `+`, `-`, `*`, `/`, `min`, `max` and `abs`, with numbers and with vectors of the same \
+                       elements; anything else is said of their dot products";
 const MIXED: &str = "a condition on tokens and blocks joins only by `and`, `or`, `xor`, `not`";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::{Reduction, Rounding, Statistic};
+    use crate::ir::{Rounding, Statistic};
     use crate::source::Span;
 
     fn push(graph: &mut Graph, op: Op) -> ValueId {
@@ -673,7 +764,13 @@ mod tests {
             Op::Embed(score),
             Op::Lower(Lower::Any, truth),
             Op::Dot(ValueId(1), ValueId(0)),
-            Op::Unary(Unary::Abs, ValueId(0)),
+            Op::Unary(Unary::Sqrt, ValueId(0)),
+            Op::Binary(Binary::Add, ValueId(0), ValueId(1)),
+            Op::Compare(Comparison::Less, ValueId(0), ValueId(0)),
+            Op::Each(Side::Query, SetId::ALL),
+            Op::Start(score),
+            Op::Gather { how: Reduction::Max, value: score, q: Some(SetId::ALL), kv: None },
+            Op::Diagonals(score),
             Op::Unary(Unary::Abs, ValueId(99)),
             Op::InSet(SetId(9), Side::Query),
             Op::Coordinate(Coordinate::Axis(0), Side::Query),

@@ -380,7 +380,7 @@ fn facts(graph: &Graph) -> Vec<Facts> {
             Extent::Scalar => false,
             Extent::Token { kv, .. } => kv,
             Extent::Blocks { kv, .. } => kv.is_some(),
-            Extent::Pooled(side) => side == super::Side::Key,
+            Extent::Vectors(side, _) => side == super::Side::Key,
             Extent::Mixed => facts.keys,
         };
         all.push(facts);

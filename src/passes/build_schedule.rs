@@ -80,7 +80,7 @@ fn is_dynamic(strategy: &Strategy, id: crate::ir::ValueId) -> bool {
         if matches!(value.op, crate::ir::Op::Lower(..)) || !seen.insert(id) {
             continue;
         }
-        if matches!(value.ty.extent, Extent::Pooled(_))
+        if matches!(value.ty.extent, Extent::Vectors(..))
             || matches!(
                 value.op,
                 crate::ir::Op::SelfSimilarity(_) | crate::ir::Op::AntiDiagonal { .. } | crate::ir::Op::BlockTokens(_)

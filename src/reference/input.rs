@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::ir::scalar::{self, At, NoTokens, Scalar};
-use crate::ir::{Binary, Extent, Graph, Kind, Model, Op, Over, SetId, Side, Type, Unary, ValueId};
+use crate::ir::{Binary, Extent, Grain, Graph, Kind, Model, Op, Over, Reduction, SetId, Side, Type, Unary, ValueId};
 use crate::plan::{Program, Role, blocks_of_set};
 use crate::symbols::{BitMatrix, Blocks};
 
@@ -116,6 +116,52 @@ impl<'a> SelectorInput<'a> {
         blocks_of_set(self.model, graph.parts(set), self.blocks, side)
     }
 
+    /// The elements of a set, ascending: numbers of blocks or of tokens, by its grain.
+    #[must_use]
+    pub fn elements_of(&self, graph: &Graph, set: SetId, side: Side) -> Vec<u32> {
+        let tokens = || -> Vec<u32> {
+            let ranges = self.model.ranges(graph.parts(set));
+            let end = self.side(side).1.last().copied().unwrap_or(0);
+            ranges.into_iter().flat_map(|(start, stop)| start..stop.min(end)).collect()
+        };
+        match graph.grain(set) {
+            Grain::Blocks => self.blocks_of(graph, set, side),
+            Grain::Tokens => tokens(),
+            Grain::Last(count) => {
+                let mut tokens = tokens();
+                tokens.split_off(tokens.len().saturating_sub(count as usize))
+            }
+        }
+    }
+
+    /// Number of elements of a set.
+    #[must_use]
+    pub fn count_of(&self, graph: &Graph, set: SetId, side: Side) -> usize {
+        match set {
+            SetId::ALL => self.side(side).1.len() - 1,
+            _ => self.elements_of(graph, set, side).len(),
+        }
+    }
+
+    /// For each element of `to` the index of that of `from` which has its value: the same one, or the block that holds it.
+    #[must_use]
+    pub fn places(&self, graph: &Graph, side: Side, from: SetId, to: SetId) -> Vec<Option<usize>> {
+        let known = self.elements_of(graph, from, side);
+        let whole = graph.grain(from) == Grain::Blocks && graph.grain(to) != Grain::Blocks;
+        let element = |to: u32| if whole { self.block_of(side, to as usize) as u32 } else { to };
+        self.elements_of(graph, to, side).into_iter().map(|to| known.binary_search(&element(to)).ok()).collect()
+    }
+
+    /// For each block of `blocks` the range of its tokens among those of `tokens`.
+    #[must_use]
+    pub fn runs(&self, graph: &Graph, side: Side, tokens: SetId, blocks: SetId) -> Vec<std::ops::Range<usize>> {
+        let tokens = self.elements_of(graph, tokens, side);
+        let offsets = self.side(side).1;
+        let below = |offset: u32| tokens.partition_point(|&token| token < offset);
+        let blocks = self.elements_of(graph, blocks, side).into_iter();
+        blocks.map(|block| below(offsets[block as usize])..below(offsets[block as usize + 1])).collect()
+    }
+
     /// The stride of an [`Op::AntiDiagonal`], at least 1.
     #[must_use]
     pub fn stride(&self, graph: &Graph, id: ValueId) -> usize {
@@ -174,8 +220,8 @@ impl<'a> SelectorInput<'a> {
     }
 
     fn check_mask(&self, graph: &Graph, slot: u16, q: Option<SetId>, kv: Option<SetId>) -> Result<()> {
-        let q = q.map(|set| self.blocks_of(graph, set, Side::Query).len());
-        let kv = kv.map(|set| self.blocks_of(graph, set, Side::Key).len());
+        let q = q.map(|set| self.count_of(graph, set, Side::Query));
+        let kv = kv.map(|set| self.count_of(graph, set, Side::Key));
         let wanted = match (q, kv) {
             (Some(q), Some(kv)) => (q, kv),
             (Some(one), None) | (None, Some(one)) => (1, one),
@@ -276,6 +322,15 @@ fn check_value(graph: &Graph, id: ValueId) -> Result<()> {
     let ty = |id: ValueId| graph.ty(id);
     let block = |id: ValueId| matches!(ty(id).extent, Extent::Blocks { .. });
     let fine = match op {
+        Op::Unary(Unary::Negate | Unary::Abs, a) if is_vectors(ty(id)) => ty(*a) == ty(id),
+        Op::Binary(binary, a, b) if is_vectors(ty(id)) => {
+            let fits = |a: Type| a == ty(id) || a == Type::scalar(Kind::Real);
+            let known = matches!(
+                binary,
+                Binary::Add | Binary::Subtract | Binary::Multiply | Binary::Divide | Binary::Min | Binary::Max
+            );
+            known && fits(ty(*a)) && fits(ty(*b))
+        }
         Op::Unary(unary, a) => {
             let of_bool = ty(*a).kind == Kind::Bool;
             block(*a)
@@ -302,19 +357,52 @@ fn check_value(graph: &Graph, id: ValueId) -> Result<()> {
                 && ty(*condition).kind == Kind::Bool
                 && (ty(*a).kind == Kind::Bool) == (ty(*b).kind == Kind::Bool)
         }
-        Op::Pool(_, side) => ty(id).extent == Extent::Pooled(*side),
-        Op::SelfSimilarity(side) | Op::BlockTokens(side) => match ty(id).extent {
-            Extent::Blocks { q, kv } => {
-                *side == Side::Query && q == Some(SetId::ALL) && kv.is_none()
-                    || *side == Side::Key && kv == Some(SetId::ALL) && q.is_none()
+        Op::Pool(_, side) => ty(id).extent == Extent::Vectors(*side, SetId::ALL),
+        Op::Each(side, set) => ty(id).extent == Extent::Vectors(*side, *set) && graph.grain(*set) != Grain::Blocks,
+        Op::Start(a) => match ty(*a).extent {
+            Extent::Vectors(side, set) => axes(ty(id)) == Some(only(side, set)),
+            _ => false,
+        },
+        Op::SelfSimilarity(side) | Op::BlockTokens(side) => axes(ty(id)) == Some(only(*side, SetId::ALL)),
+        Op::Dot(a, b) => match (ty(*a).extent, ty(*b).extent) {
+            (Extent::Vectors(Side::Query, q), Extent::Vectors(Side::Key, kv)) => {
+                axes(ty(id)) == Some([Some(q), Some(kv)])
             }
             _ => false,
         },
-        Op::Dot(a, b) => {
-            ty(*a).extent == Extent::Pooled(Side::Query)
-                && ty(*b).extent == Extent::Pooled(Side::Key)
-                && ty(id).extent == Extent::Blocks { q: Some(SetId::ALL), kv: Some(SetId::ALL) }
-        }
+        Op::Diagonals(a) => match (ty(*a).extent, ty(id).extent) {
+            (Extent::Blocks { q: Some(q), kv: Some(kv) }, Extent::Blocks { q: None, kv: result }) => {
+                ty(*a).kind != Kind::Bool
+                    && graph.grain(q) != Grain::Blocks
+                    && is_all_tokens(graph, kv)
+                    && result == Some(kv)
+            }
+            _ => false,
+        },
+        Op::OnDiagonals(a) => match ty(*a).extent {
+            Extent::Blocks { q: None, kv: Some(kv) } => {
+                ty(*a).kind == Kind::Bool
+                    && is_all_tokens(graph, kv)
+                    && axes(ty(id)) == Some([Some(SetId::ALL), Some(SetId::ALL)])
+            }
+            _ => false,
+        },
+        Op::Gather { how, value, q, kv } => match (axes(ty(*value)), axes(ty(id))) {
+            (Some(old), Some(new)) => {
+                let fits = |axis: usize, to: Option<SetId>| match (old[axis], to) {
+                    (old, None) => new[axis] == old,
+                    (Some(old), Some(to)) => {
+                        new[axis] == Some(to)
+                            && (graph.grain(old), graph.grain(to)) == (Grain::Tokens, Grain::Blocks)
+                            && graph.parts(old) == graph.parts(to)
+                    }
+                    (None, Some(_)) => false,
+                };
+                let some_or_all = matches!(how, Reduction::Max | Reduction::Min);
+                block(*value) && fits(0, *q) && fits(1, *kv) && (ty(*value).kind != Kind::Bool || some_or_all)
+            }
+            _ => false,
+        },
         Op::Transpose(value) => match (ty(*value).extent, ty(id).extent) {
             (Extent::Blocks { q, kv }, Extent::Blocks { q: new_q, kv: new_kv }) => (q, kv) == (new_kv, new_q),
             _ => false,
@@ -363,9 +451,34 @@ fn check_value(graph: &Graph, id: ValueId) -> Result<()> {
 fn gives_truth(graph: &Graph, op: &Op) -> bool {
     let of_bool = |id: &ValueId| graph.ty(*id).kind == Kind::Bool;
     match op {
-        Op::Unary(Unary::Not, _) | Op::Compare(..) | Op::Select { .. } | Op::Mask(_) | Op::Embed(_) => true,
-        Op::Binary(_, a, _) | Op::Choose(_, a, _) | Op::Transpose(a) | Op::Slice { value: a, .. } => of_bool(a),
+        Op::Unary(Unary::Not, _)
+        | Op::Compare(..)
+        | Op::Select { .. }
+        | Op::Mask(_)
+        | Op::Embed(_)
+        | Op::OnDiagonals(_) => true,
+        Op::Binary(_, a, _)
+        | Op::Choose(_, a, _)
+        | Op::Transpose(a)
+        | Op::Slice { value: a, .. }
+        | Op::Gather { value: a, .. } => of_bool(a),
         _ => false,
+    }
+}
+
+fn is_vectors(ty: Type) -> bool {
+    matches!(ty.extent, Extent::Vectors(..))
+}
+
+fn is_all_tokens(graph: &Graph, set: SetId) -> bool {
+    graph.grain(set) == Grain::Tokens && graph.parts(set).is_empty()
+}
+
+/// The axes of a value with one.
+fn only(side: Side, set: SetId) -> [Option<SetId>; 2] {
+    match side {
+        Side::Query => [Some(set), None],
+        Side::Key => [None, Some(set)],
     }
 }
 

@@ -5,7 +5,9 @@
 
 use crate::error::{Error, Result};
 use crate::ir::scalar::Scalar;
-use crate::ir::{Binary, Comparison, Extent, Op, Over, Reduction, Selector, SetId, Side, Statistic, Unary, ValueId};
+use crate::ir::{
+    Binary, Comparison, Extent, Grain, Kind, Op, Over, Reduction, Selector, SetId, Side, Statistic, Unary, ValueId,
+};
 use crate::plan::{Program, Role};
 use crate::symbols::BitMatrix;
 
@@ -28,6 +30,14 @@ pub fn interpret(program: &Program, input: &SelectorInput<'_>) -> Result<Vec<Bit
     Ok(program.terms.iter().map(|&(role, id)| run.term(role, id)).collect())
 }
 
+/// The sets along the axes of a block value.
+fn sides(extent: Extent) -> [Option<SetId>; 2] {
+    match extent {
+        Extent::Blocks { q, kv } => [q, kv],
+        _ => [None, None],
+    }
+}
+
 /// A cell of a block value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Cell {
@@ -38,7 +48,7 @@ pub enum Cell {
 }
 
 impl Cell {
-    fn real(self) -> f32 {
+    pub fn real(self) -> f32 {
         match self {
             Cell::Real(value) => value,
             Cell::Bool(value) => f32::from(u8::from(value)),
@@ -124,8 +134,8 @@ impl Grid {
 #[derive(Clone)]
 enum Value {
     Unused,
-    /// One vector for each block.
-    Pooled(Vec<Vec<f32>>),
+    /// One vector for each element.
+    Vectors(Vec<Vec<f32>>),
     /// Scalars too, without axes.
     Grid(Grid),
 }
@@ -144,16 +154,16 @@ impl Run<'_> {
         }
     }
 
-    fn pooled(&self, id: ValueId) -> Result<&[Vec<f32>]> {
+    fn vectors(&self, id: ValueId) -> Result<&[Vec<f32>]> {
         match &self.values[id.0 as usize] {
-            Value::Pooled(blocks) => Ok(blocks),
-            _ => Err(Error::State(format!("value {} of the selector program is not pooled", id.0))),
+            Value::Vectors(vectors) => Ok(vectors),
+            _ => Err(Error::State(format!("value {} of the selector program has no vectors", id.0))),
         }
     }
 
     /// The blocks of the axes of a value.
     fn axes(&self, id: ValueId) -> (Option<Vec<u32>>, Option<Vec<u32>>) {
-        let list = |set: Option<SetId>, side| set.map(|set| self.input.blocks_of(&self.program.graph, set, side));
+        let list = |set: Option<SetId>, side| set.map(|set| self.input.elements_of(&self.program.graph, set, side));
         match self.program.graph.ty(id).extent {
             Extent::Blocks { q, kv } => (list(q, Side::Query), list(kv, Side::Key)),
             _ => (None, None),
@@ -166,6 +176,9 @@ impl Run<'_> {
         if graph.ty(id).extent == Extent::Scalar {
             let cell = self.input.scalar(graph, id).into();
             return Ok(Value::Grid(Grid { q, kv, cells: vec![cell] }));
+        }
+        if let Extent::Vectors(side, set) = graph.ty(id).extent {
+            return self.vectors_of(id, side, set).map(Value::Vectors);
         }
         let grid = match graph.op(id) {
             Op::Unary(op, a) => {
@@ -187,7 +200,17 @@ impl Run<'_> {
                     chosen.get(row, column)
                 })
             }
-            Op::Pool(statistic, side) => return Ok(Value::Pooled(self.pool(*statistic, *side)?)),
+            Op::Start(a) => {
+                let Extent::Vectors(side, set) = graph.ty(*a).extent else {
+                    return Err(self.meaningless(graph.op(id)));
+                };
+                let first = |element: u32| match graph.grain(set) {
+                    Grain::Blocks => self.input.side(side).1[element as usize],
+                    Grain::Tokens | Grain::Last(_) => element,
+                };
+                let elements = self.input.elements_of(graph, set, side);
+                Grid { q, kv, cells: elements.into_iter().map(|e| Cell::Real(first(e) as f32)).collect() }
+            }
             Op::SelfSimilarity(side) => {
                 let cells = self.self_similarity(*side)?.into_iter().map(Cell::Real).collect();
                 Grid { q, kv, cells }
@@ -197,7 +220,7 @@ impl Run<'_> {
                 Grid { q, kv, cells: sizes.map(Cell::Real).collect() }
             }
             Op::Dot(a, b) => {
-                let (a, b) = (self.pooled(*a)?, self.pooled(*b)?);
+                let (a, b) = (self.vectors(*a)?, self.vectors(*b)?);
                 Grid::new(q, kv, |row, column| {
                     Cell::Real(math::running_sum(a[row].iter().zip(&b[column]).map(|(x, y)| x * y)))
                 })
@@ -206,8 +229,31 @@ impl Run<'_> {
                 let a = self.grid(*a)?;
                 Grid::new(q, kv, |row, column| a.get(column, row))
             }
-            Op::Slice { value, .. } => self.slice(self.grid(*value)?, q, kv, None)?,
-            Op::Embed(value) => self.slice(self.grid(*value)?, q, kv, Some(Cell::Bool(false)))?,
+            Op::Slice { value, .. } => self.slice(*value, id, None)?,
+            Op::Embed(value) => self.slice(*value, id, Some(Cell::Bool(false)))?,
+            Op::Gather { how, value, .. } => self.gather(*how, *value, id)?,
+            Op::Diagonals(value) => {
+                let grid = self.grid(*value)?;
+                let rows = grid.q.clone().unwrap_or_default();
+                Grid::new(q, kv, |_, distance| {
+                    let cells = rows.iter().enumerate().filter_map(|(row, &query)| {
+                        let key = (query as usize).checked_sub(distance).filter(|&key| key < grid.columns());
+                        key.map(|key| grid.get(row, key).real())
+                    });
+                    Cell::Real(math::running_sum(cells))
+                })
+            }
+            Op::OnDiagonals(value) => {
+                let grid = self.grid(*value)?;
+                let [queries, keys] = [Side::Query, Side::Key].map(|side| self.input.side(side).1);
+                Grid::new(q, kv, |row, column| {
+                    Cell::Bool((queries[row]..queries[row + 1]).any(|query| {
+                        (keys[column]..keys[column + 1])
+                            .filter_map(|key| query.checked_sub(key).filter(|&d| (d as usize) < grid.columns()))
+                            .any(|distance| grid.get(0, distance as usize).truth())
+                    }))
+                })
+            }
             Op::Reduce { how, value, over } => {
                 let lines = self.grid(*value)?.lines(*over);
                 let cells = lines.iter().map(|line| Cell::Real(reduce(*how, line))).collect();
@@ -282,9 +328,68 @@ impl Run<'_> {
                     Cell::Bool(if matrix { mask.get(row, column) } else { mask.get(0, row + column) })
                 })
             }
-            op => return Err(Error::State(format!("{op:?} has no meaning in a selector program"))),
+            op => return Err(self.meaningless(op)),
         };
         Ok(Value::Grid(grid))
+    }
+
+    fn meaningless(&self, op: &Op) -> Error {
+        Error::State(format!("{op:?} has no meaning in a selector program"))
+    }
+
+    /// The vectors of a value, one for each element of the set.
+    fn vectors_of(&self, id: ValueId, side: Side, set: SetId) -> Result<Vec<Vec<f32>>> {
+        let graph = &self.program.graph;
+        let count = self.input.count_of(graph, set, side);
+        let operand = |id: ValueId| match graph.ty(id).extent {
+            Extent::Scalar => Ok(vec![vec![self.input.scalar(graph, id).real() as f32; self.input.head_dim]; count]),
+            _ => self.vectors(id).map(<[Vec<f32>]>::to_vec),
+        };
+        let each = |a: &[f32], b: &[f32], f: &dyn Fn(Cell, Cell) -> Cell| -> Vec<f32> {
+            a.iter().zip(b).map(|(&a, &b)| f(Cell::Real(a), Cell::Real(b)).real()).collect()
+        };
+        match graph.op(id) {
+            Op::Pool(statistic, side) => self.pool(*statistic, *side),
+            Op::Each(side, set) => {
+                let (values, dim) = (self.input.side(*side).0, self.input.head_dim);
+                let tokens = self.input.elements_of(graph, *set, *side);
+                let vectors: Vec<Vec<f32>> =
+                    tokens.iter().map(|&token| values[token as usize * dim..][..dim].to_vec()).collect();
+                match vectors.iter().position(|vector| vector.iter().any(|value| !value.is_finite())) {
+                    Some(token) => {
+                        Err(self.input.not_finite(*side, self.input.block_of(*side, tokens[token] as usize)))
+                    }
+                    None => Ok(vectors),
+                }
+            }
+            Op::Unary(op, a) => Ok(operand(*a)?.iter().map(|v| each(v, v, &|x, _| unary(*op, x))).collect()),
+            Op::Binary(op, a, b) => {
+                let (a, b) = (operand(*a)?, operand(*b)?);
+                Ok(a.iter().zip(&b).map(|(a, b)| each(a, b, &|x, y| binary(*op, x, y))).collect())
+            }
+            op => Err(self.meaningless(op)),
+        }
+    }
+
+    /// Tokens reduced to the blocks of `id`.
+    fn gather(&self, how: Reduction, value: ValueId, id: ValueId) -> Result<Grid> {
+        let graph = &self.program.graph;
+        let grid = self.grid(value)?;
+        let (q, kv) = self.axes(id);
+        let ranges = |side: Side, from: Option<SetId>, to: Option<SetId>| match (from, to) {
+            (Some(from), Some(to)) if from != to => self.input.runs(graph, side, from, to),
+            (Some(from), _) => (0..self.input.count_of(graph, from, side)).map(|n| n..n + 1).collect(),
+            _ => std::iter::once(0..1).collect(),
+        };
+        let [from, to] = [value, id].map(|id| sides(graph.ty(id).extent));
+        let (rows, columns) = (ranges(Side::Query, from[0], to[0]), ranges(Side::Key, from[1], to[1]));
+        let of_bool = graph.ty(id).kind == Kind::Bool;
+        Ok(Grid::new(q, kv, |row, column| {
+            let line: Vec<f32> =
+                rows[row].clone().flat_map(|r| columns[column].clone().map(move |c| grid.get(r, c).real())).collect();
+            let reduced = reduce(how, &line);
+            if of_bool { Cell::Bool(reduced == 1.0) } else { Cell::Real(reduced) }
+        }))
     }
 
     fn anti_diagonal(&self, stride: usize, q: Option<Vec<u32>>, kv: Option<Vec<u32>>) -> Result<Grid> {
@@ -330,15 +435,16 @@ impl Run<'_> {
         run.grid(id).cloned()
     }
 
-    /// The cells of the blocks in `q` and `kv`, `otherwise` those that the grid lacks.
-    fn slice(&self, grid: &Grid, q: Option<Vec<u32>>, kv: Option<Vec<u32>>, otherwise: Option<Cell>) -> Result<Grid> {
-        let find = |from: &Option<Vec<u32>>, to: &Option<Vec<u32>>| -> Vec<Option<usize>> {
-            match (from, to) {
-                (Some(from), Some(to)) => to.iter().map(|block| from.iter().position(|b| b == block)).collect(),
-                _ => vec![Some(0)],
-            }
+    /// The cells of the elements of `id`, `otherwise` those that the value lacks.
+    fn slice(&self, value: ValueId, id: ValueId, otherwise: Option<Cell>) -> Result<Grid> {
+        let (graph, grid) = (&self.program.graph, self.grid(value)?);
+        let (q, kv) = self.axes(id);
+        let [from, to] = [value, id].map(|id| sides(graph.ty(id).extent));
+        let find = |side: Side, from: Option<SetId>, to: Option<SetId>| match (from, to) {
+            (Some(from), Some(to)) => self.input.places(graph, side, from, to),
+            _ => vec![Some(0)],
         };
-        let (rows, columns) = (find(&grid.q, &q), find(&grid.kv, &kv));
+        let (rows, columns) = (find(Side::Query, from[0], to[0]), find(Side::Key, from[1], to[1]));
         if otherwise.is_none() && rows.iter().chain(&columns).any(Option::is_none) {
             return Err(Error::State("a slice of the selector program asks for blocks its operand lacks".into()));
         }
@@ -359,6 +465,22 @@ impl Run<'_> {
                 (0..dim).map(|c| math::running_sum(tokens.clone().map(|t| values[t * dim + c]))).collect()
             })
             .collect();
+        if matches!(statistic, Statistic::Min | Statistic::Max) {
+            let end = |line: Vec<f32>| match statistic {
+                Statistic::Min => math::smallest(line),
+                _ => math::largest(line),
+            };
+            let ends: Vec<Vec<f32>> = offsets
+                .windows(2)
+                .map(|range| {
+                    let tokens = range[0] as usize..range[1] as usize;
+                    (0..dim).map(|c| end(tokens.clone().map(|t| values[t * dim + c]).collect())).collect()
+                })
+                .collect();
+            // NaN is ignored by the largest and the smallest, and not by the sum.
+            self.finite(side, &sums)?;
+            return Ok(ends);
+        }
         let divided = |sum: f32, block: usize| sum / (offsets[block + 1] - offsets[block]) as f32;
         let mut means: Vec<Vec<f32>> =
             sums.iter().enumerate().map(|(b, block)| block.iter().map(|&sum| divided(sum, b)).collect()).collect();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::ir::scalar::Scalar;
-use crate::ir::{Extent, Graph, Op, Over, Selector, SetId, Side, ValueId};
+use crate::ir::{Extent, Grain, Graph, Op, Over, Reduction, Selector, SetId, Side, ValueId};
 use crate::plan::Role;
 use crate::reference::SelectorInput;
 use crate::reference::input::values_below;
@@ -68,7 +68,8 @@ impl Block {
 
 enum Value {
     Unused,
-    Pooled(Vec<f32>),
+    /// `[elements, head_dim]`
+    Vectors(Vec<f32>),
     Block(Block),
 }
 
@@ -114,9 +115,9 @@ impl Run<'_> {
         }
     }
 
-    fn pooled(&self, id: ValueId) -> Result<&[f32]> {
+    fn vectors(&self, id: ValueId) -> Result<&[f32]> {
         match &self.values[id.0 as usize] {
-            Value::Pooled(values) => Ok(values),
+            Value::Vectors(values) => Ok(values),
             _ => Err(broken(id)),
         }
     }
@@ -128,21 +129,8 @@ impl Run<'_> {
         }
     }
 
-    /// The blocks along the axes of a value.
-    fn lists(&self, id: ValueId) -> [Option<Vec<u32>>; 2] {
-        let [q, kv] = self.axes(id);
-        [
-            q.map(|set| self.input.blocks_of(self.graph(), set, Side::Query)),
-            kv.map(|set| self.input.blocks_of(self.graph(), set, Side::Key)),
-        ]
-    }
-
     fn sizes(&self, id: ValueId) -> [Option<usize>; 2] {
-        let count = |set: SetId, side| match (set, side) {
-            (SetId::ALL, Side::Query) => self.input.blocks.q_blocks(),
-            (SetId::ALL, Side::Key) => self.input.blocks.kv_blocks(),
-            _ => self.input.blocks_of(self.graph(), set, side).len(),
-        };
+        let count = |set, side| self.input.count_of(self.graph(), set, side);
         let [q, kv] = self.axes(id);
         [q.map(|set| count(set, Side::Query)), kv.map(|set| count(set, Side::Key))]
     }
@@ -153,12 +141,12 @@ impl Run<'_> {
             return Ok(None);
         }
         let op = self.graph().op(id);
+        if let Extent::Vectors(..) = self.graph().ty(id).extent {
+            return self.vectors_of(id, op).map(|values| Some(Value::Vectors(values)));
+        }
         if op.is_elementwise() {
             let Some(map) = self.compiled.map_of[id.0 as usize] else { return Ok(None) };
             return self.map(map).map(Some);
-        }
-        if let Op::Pool(statistic, side) = op {
-            return Ok(Some(Value::Pooled(pool::pool(self.input, *statistic, *side)?)));
         }
         let [q, kv] = self.sizes(id);
         let cells = self.routine(id, op)?;
@@ -168,14 +156,46 @@ impl Run<'_> {
         Ok(Some(Value::Block(Block { q, kv, cells })))
     }
 
+    fn vectors_of(&self, id: ValueId, op: &Op) -> Result<Vec<f32>> {
+        /// A number for all channels of all elements, or one for each.
+        enum Channels<'a> {
+            One(f32),
+            Each(&'a [f32]),
+        }
+        let operand = |id: ValueId| match self.graph().ty(id).extent {
+            Extent::Scalar => Ok(Channels::One(self.uniform(id).real() as f32)),
+            _ => self.vectors(id).map(Channels::Each),
+        };
+        let apply = |op, a: f32, b: f32| binary(op, Cell::Real(a), Cell::Real(b)).real();
+        Ok(match op {
+            Op::Pool(statistic, side) => pool::pool(self.input, *statistic, *side)?,
+            Op::Each(side, set) => pool::each(self.input, *side, &self.input.elements_of(self.graph(), *set, *side))?,
+            Op::Unary(op, a) => self.vectors(*a)?.iter().map(|&x| unary(*op, Cell::Real(x)).real()).collect(),
+            Op::Binary(op, a, b) => match (operand(*a)?, operand(*b)?) {
+                (Channels::Each(a), Channels::Each(b)) => a.iter().zip(b).map(|(&a, &b)| apply(*op, a, b)).collect(),
+                (Channels::Each(a), Channels::One(b)) => a.iter().map(|&a| apply(*op, a, b)).collect(),
+                (Channels::One(a), Channels::Each(b)) => b.iter().map(|&b| apply(*op, a, b)).collect(),
+                (Channels::One(_), Channels::One(_)) => return Err(broken(id)),
+            },
+            _ => return Err(broken(id)),
+        })
+    }
+
     fn routine(&self, id: ValueId, op: &Op) -> Result<Cells> {
         Ok(match op {
+            Op::Start(value) => {
+                let Extent::Vectors(side, set) = self.graph().ty(*value).extent else { return Err(broken(id)) };
+                let offsets = self.input.side(side).1;
+                let of_blocks = self.graph().grain(set) == Grain::Blocks;
+                let elements = self.input.elements_of(self.graph(), set, side).into_iter();
+                Cells::Real(elements.map(|e| (if of_blocks { offsets[e as usize] } else { e }) as f32).collect())
+            }
             Op::BlockTokens(side) => {
                 let offsets = self.input.side(*side).1;
                 Cells::Real(offsets.windows(2).map(|pair| (pair[1] - pair[0]) as f32).collect())
             }
             Op::SelfSimilarity(side) => Cells::Real(pool::self_similarity(self.input, *side)?),
-            Op::Dot(a, b) => Cells::Real(pool::dot(self.pooled(*a)?, self.pooled(*b)?, self.input.head_dim)),
+            Op::Dot(a, b) => Cells::Real(pool::dot(self.vectors(*a)?, self.vectors(*b)?, self.input.head_dim)),
             Op::Transpose(value) => {
                 let block = self.block(*value)?;
                 match &block.cells {
@@ -185,6 +205,23 @@ impl Run<'_> {
             }
             Op::Slice { value, .. } => self.slice(id, *value)?,
             Op::Embed(value) => self.embed(id, *value)?,
+            Op::Gather { how, value, .. } => self.gather(*how, id, *value)?,
+            Op::Diagonals(value) => {
+                let Some(set) = self.axes(*value)[0] else { return Err(broken(id)) };
+                let queries = self.input.elements_of(self.graph(), set, Side::Query);
+                let (block, values) = self.real(*value)?;
+                let mut sums = vec![0.0_f32; block.columns()];
+                for (row, &query) in values.chunks_exact(block.columns().max(1)).zip(&queries) {
+                    let nearest = (query as usize).min(row.len() - 1);
+                    let keys = row[..=nearest].iter().rev();
+                    sums.iter_mut().skip(query as usize - nearest).zip(keys).for_each(|(sum, x)| *sum += x);
+                }
+                Cells::Real(sums)
+            }
+            Op::OnDiagonals(value) => {
+                let Cells::Bool(chosen) = &self.block(*value)?.cells else { return Err(broken(id)) };
+                Cells::Bool(on_diagonals(chosen, &self.input.blocks.q, &self.input.blocks.kv))
+            }
             Op::Reduce { how, value, over } => {
                 let (block, values) = self.real(*value)?;
                 Cells::Real(match over {
@@ -293,16 +330,56 @@ impl Run<'_> {
         Cells::Bool(bytes)
     }
 
-    /// Where the blocks of the axes of `id` are in those of `value`.
+    /// Where the elements of the axes of `to` are in those of `from`.
     fn positions(&self, from: ValueId, to: ValueId) -> [Vec<Option<usize>>; 2] {
-        let [from_q, from_kv] = self.lists(from);
-        let [to_q, to_kv] = self.lists(to);
-        let find = |from: Option<Vec<u32>>, to: Option<Vec<u32>>| match (from, to) {
-            // Lists are ascending.
-            (Some(from), Some(to)) => to.iter().map(|block| from.binary_search(block).ok()).collect(),
+        let [from, to] = [from, to].map(|id| self.axes(id));
+        let find = |side: Side, from: Option<SetId>, to: Option<SetId>| match (from, to) {
+            (Some(from), Some(to)) => self.input.places(self.graph(), side, from, to),
             _ => vec![Some(0)],
         };
-        [find(from_q, to_q), find(from_kv, to_kv)]
+        [find(Side::Query, from[0], to[0]), find(Side::Key, from[1], to[1])]
+    }
+
+    /// Tokens of `value` reduced to the blocks of `id`.
+    fn gather(&self, how: Reduction, id: ValueId, value: ValueId) -> Result<Cells> {
+        let [from, to] = [value, id].map(|id| self.axes(id));
+        let ranges = |side: Side, from: Option<SetId>, to: Option<SetId>| match (from, to) {
+            (Some(from), Some(to)) if from != to => self.input.runs(self.graph(), side, from, to),
+            (Some(from), _) => (0..self.input.count_of(self.graph(), from, side)).map(|n| n..n + 1).collect(),
+            _ => std::iter::once(0..1).collect(),
+        };
+        let (rows, columns) = (ranges(Side::Query, from[0], to[0]), ranges(Side::Key, from[1], to[1]));
+        let block = self.block(value)?;
+        let width = block.columns();
+        let mut line = Vec::new();
+        Ok(match &block.cells {
+            Cells::Real(values) => {
+                let mut reduced = Vec::with_capacity(rows.len() * columns.len());
+                for rows in &rows {
+                    for columns in &columns {
+                        line.clear();
+                        rows.clone().for_each(|row| line.extend_from_slice(&values[row * width..][columns.clone()]));
+                        reduced.extend(lanes::reduce_rows(how, &line, line.len(), 1));
+                    }
+                }
+                Cells::Real(reduced)
+            }
+            Cells::Bool(values) => {
+                let all = how == Reduction::Min;
+                let mut found = vec![u8::from(all); rows.len() * columns.len()];
+                for (rows, found) in rows.iter().zip(found.chunks_exact_mut(columns.len().max(1))) {
+                    for row in rows.clone() {
+                        let row = &values[row * width..][..width];
+                        for (columns, found) in columns.iter().zip(found.iter_mut()) {
+                            let bytes = row[columns.clone()].iter();
+                            *found =
+                                if all { bytes.fold(*found, |a, b| a & b) } else { bytes.fold(*found, |a, b| a | b) };
+                        }
+                    }
+                }
+                Cells::Bool(found)
+            }
+        })
     }
 
     fn slice(&self, id: ValueId, value: ValueId) -> Result<Cells> {
@@ -492,6 +569,25 @@ fn select_lines(
         }
     }
     Ok(selected)
+}
+
+/// Whether a block holds a pair whose distance is chosen.
+fn on_diagonals(chosen: &[u8], queries: &[u32], keys: &[u32]) -> Vec<u8> {
+    // How many distances below each are chosen; a block's distances are a range.
+    let mut below = vec![0_u32];
+    below.extend(chosen.iter().scan(0, |sum, &byte| {
+        *sum += u32::from(byte);
+        Some(*sum)
+    }));
+    let mut found = Vec::with_capacity((queries.len() - 1) * (keys.len() - 1));
+    for query in queries.windows(2) {
+        for key in keys.windows(2) {
+            let (least, most) =
+                ((query[0] + 1).saturating_sub(key[1]) as usize, query[1].saturating_sub(key[0]) as usize);
+            found.push(u8::from(below[most.min(chosen.len())] > below[least.min(chosen.len())]));
+        }
+    }
+    found
 }
 
 /// Elements moved along a side, zeros behind them.

@@ -1,4 +1,4 @@
-//! Statistics of the tokens of blocks, and dot products of them.
+//! Statistics of the tokens of blocks, tokens themselves, and dot products of them.
 //!
 //! Loops run over channels or kv-blocks, whose sums are independent; tokens and channels are added in their order, so
 //! that each sum has the bits of the reference.
@@ -9,6 +9,9 @@ use crate::reference::SelectorInput;
 
 /// `[blocks, head_dim]` means.
 pub(super) fn pool(input: &SelectorInput<'_>, statistic: Statistic, side: Side) -> Result<Vec<f32>> {
+    if matches!(statistic, Statistic::Min | Statistic::Max) {
+        return extremes(input, statistic, side);
+    }
     let (values, offsets) = input.side(side);
     let dim = input.head_dim;
     let blocks = offsets.len() - 1;
@@ -38,6 +41,50 @@ pub(super) fn pool(input: &SelectorInput<'_>, statistic: Statistic, side: Side) 
         finite(input, side, &means, dim)?;
     }
     Ok(means)
+}
+
+/// `[blocks, head_dim]` smallest or largest of the tokens, channel by channel.
+fn extremes(input: &SelectorInput<'_>, statistic: Statistic, side: Side) -> Result<Vec<f32>> {
+    let (values, offsets) = input.side(side);
+    let dim = input.head_dim;
+    let mut extremes = Vec::with_capacity((offsets.len() - 1) * dim);
+    for (block, range) in offsets.windows(2).enumerate() {
+        let tokens = &values[range[0] as usize * dim..range[1] as usize * dim];
+        // An extreme hides what the sum shows.
+        let mut sums = vec![0.0_f32; dim];
+        add_tokens(&mut sums, tokens);
+        if !sums.iter().all(|sum| sum.is_finite()) {
+            return Err(input.not_finite(side, block));
+        }
+        let start = match statistic {
+            Statistic::Min => f32::INFINITY,
+            _ => f32::NEG_INFINITY,
+        };
+        let mut best = vec![start; dim];
+        for token in tokens.chunks_exact(dim) {
+            for (best, &value) in best.iter_mut().zip(token) {
+                let better = if statistic == Statistic::Min { value < *best } else { value > *best };
+                *best = if better { value } else { *best };
+            }
+        }
+        // Zero comes out positive.
+        extremes.extend(best.iter().map(|value| value + 0.0));
+    }
+    Ok(extremes)
+}
+
+/// `[tokens, head_dim]`: the tokens themselves.
+pub(super) fn each(input: &SelectorInput<'_>, side: Side, tokens: &[u32]) -> Result<Vec<f32>> {
+    let (values, dim) = (input.side(side).0, input.head_dim);
+    let mut vectors = Vec::with_capacity(tokens.len() * dim);
+    for &token in tokens {
+        let vector = &values[token as usize * dim..][..dim];
+        if !vector.iter().fold(true, |fine, value| fine & value.is_finite()) {
+            return Err(input.not_finite(side, input.block_of(side, token as usize)));
+        }
+        vectors.extend_from_slice(vector);
+    }
+    Ok(vectors)
 }
 
 /// Adds rows of `sums.len()` values to `sums`, in order. A chunk of channels stays in registers over all rows.

@@ -86,7 +86,13 @@ impl Build {
     }
 
     pub fn pool(&mut self, statistic: Statistic, side: Side) -> ValueId {
-        self.push(Op::Pool(statistic, side), Kind::Real, Extent::Pooled(side))
+        self.typed(Op::Pool(statistic, side))
+    }
+
+    /// A value of the type that its operation has.
+    pub fn typed(&mut self, op: Op) -> ValueId {
+        let ty = flashomni::ir::typing::type_of(&self.graph, &op).unwrap();
+        self.graph.push(op, ty, Span::default())
     }
 
     /// `dot(mean(q), mean(k)) / sqrt(dim)`.
