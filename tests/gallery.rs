@@ -25,8 +25,10 @@ use flashomni::{Compiler, Error};
 fn layer_to_draw(plan: &Plan) -> u32 {
     const FROM: u32 = 3;
     let layers = FROM.min(plan.model.layers - 1)..plan.model.layers;
-    let has_schedule = |layer: &u32| plan.schedule.letters(*layer).contains(|letter| letter != '.');
-    layers.clone().find(has_schedule).unwrap_or(layers.start)
+    let has = |layer: u32, wanted: fn(char) -> bool| plan.schedule.letters(layer).contains(wanted);
+    let has_schedule = |layer: &u32| has(*layer, |letter| letter != '.');
+    let obeys_too = |layer: &u32| has_schedule(layer) && has(*layer, |letter| matches!(letter, '.' | 'R'));
+    layers.clone().find(obeys_too).or_else(|| layers.clone().find(has_schedule)).unwrap_or(layers.start)
 }
 
 fn root() -> &'static Path {
@@ -92,6 +94,9 @@ fn compiled(path: &Path, name: &str) -> Plan {
     if own.own_models().is_empty() && ["svg2", "svoo", "adacluster"].iter().any(|file| name.starts_with(file)) {
         // A small model has few tokens for so many clusters.
         own = own.param("q_clusters", "24").param("k_clusters", "48");
+        if name.starts_with("adacluster") {
+            own = own.param("kept", "12");
+        }
     }
     let mut small: Vec<Compiler> = Vec::new();
     if !own.own_models().is_empty() {

@@ -427,6 +427,10 @@ impl Checker<'_> {
         }
         self.place_and_share([a, b], span);
         let (a, b) = if a_kind == b_kind { (a, b) } else { (self.as_real(a, span)?, self.as_real(b, span)?) };
+        if matches!(self.ty(a).extent, Extent::Vectors(..)) || matches!(self.ty(b).extent, Extent::Vectors(..)) {
+            let diagnostic = Diagnostic::new(Code::E0206, span, "vectors of `head_dim` channels do not compare");
+            return Err(self.hole(diagnostic.help("make a number of two with `dot(mean(q), mean(k))`")));
+        }
         let (a, b) = self.aligned(a, b, span)?;
         let (op, a, b) = match op {
             CompareOp::Equal => (Comparison::Equal, a, b),

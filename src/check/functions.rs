@@ -207,8 +207,8 @@ pub const FUNCTIONS: &[Function] = &[
 pub(super) const CLUSTERS: Function = function(
     "clusters",
     2,
-    &["iterations", "again"],
-    "clusters(300, 1000, iterations = 50, again = 2)",
+    &["iterations", "again", "by"],
+    "clusters(300, 1000, iterations = 50, again = 2, by = distance)",
     "clusters of queries and of keys",
 );
 

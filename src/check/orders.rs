@@ -84,7 +84,7 @@ impl Checker<'_> {
         Some(ir::Order::Tiles(sizes?))
     }
 
-    /// `clusters(q, k, iterations = 50, again = 2)`.
+    /// `clusters(q, k, iterations = 50, again = 2, by = distance)`.
     fn clusters(&mut self, args: &[ast::Arg], span: Span) -> Option<ir::Order> {
         let args = self.arguments(&CLUSTERS, args, span)?;
         let mut size = |expr: &ast::Expr, what| self.constant_size(expr, what);
@@ -93,7 +93,8 @@ impl Checker<'_> {
             Some(expr) => self.constant_size(expr, "a number of rounds"),
             None => Some(self.int(default, span)),
         });
-        Some(ir::Order::Clusters { q: q?, kv: kv?, iterations: iterations?, again: again? })
+        let by = [ir::Likeness::Distance, ir::Likeness::Profile][self.word(&args, "by", &["distance", "profile"])?];
+        Some(ir::Order::Clusters { q: q?, kv: kv?, iterations: iterations?, again: again?, by })
     }
 
     /// Reports what clusters do not have: a place, the clusters of another head, features that are kept from step to step.

@@ -185,7 +185,7 @@ pub fn blocks(
 /// The clusters of an order rule, where it has some. Numbers are at least 1.
 #[must_use]
 pub fn clustering(graph: &Graph, model: &Model, rule: &OrderRule) -> Option<Clustering> {
-    let Order::Clusters { q, kv, iterations, again } = rule.order else { return None };
+    let Order::Clusters { q, kv, iterations, again, by } = rule.order else { return None };
     let segment = segment_of(model, rule)?;
     let number = |id, most: u32| evaluate(graph, id, At::default(), &NoTokens).int().clamp(1, i64::from(most)) as u32;
     Some(Clustering {
@@ -194,6 +194,7 @@ pub fn clustering(graph: &Graph, model: &Model, rule: &OrderRule) -> Option<Clus
         kv: number(kv, segment.tokens),
         iterations: number(iterations, MAX_ROUNDS),
         again: number(again, MAX_ROUNDS),
+        by,
     })
 }
 

@@ -20,8 +20,8 @@ use super::print::Printer;
 use super::read::{ReadError, Reader};
 use super::{
     Action, Binary, Blocking, Bound, Clause, Comparison, Coordinate, Extent, Grain, InputShape, Kind, LayoutSegment,
-    Lower, Model, Op, OpenParam, Order, OrderRule, Over, Place, Real, Reduction, Rounding, Rule, ScheduleRule, Segment,
-    Selector, Side, Size, Statistic, StepKind, Strategy, Type, Unary,
+    Likeness, Lower, Model, Op, OpenParam, Order, OrderRule, Over, Place, Real, Reduction, Rounding, Rule,
+    ScheduleRule, Segment, Selector, Side, Size, Statistic, StepKind, Strategy, Type, Unary,
 };
 use crate::plan::{Predicate, Program, Role};
 use crate::source::Span;
@@ -358,7 +358,12 @@ forms! {
         [Order::Tiles(sizes)] = {"tiles" (sizes)}
         [Order::Gilbert] = {"gilbert"}
         [Order::Given(table)] = {"given" (table)}
-        [Order::Clusters { q, kv, iterations, again }] = {"clusters" (q) "," (kv) "rounds" (iterations) "," (again)}
+        [Order::Clusters { q, kv, iterations, again, by }] =
+            {"clusters" (q) "," (kv) "rounds" (iterations) "," (again) "by" (by)}
+    }
+    Likeness "`distance` or `profile`" {
+        [Likeness::Distance] = {"distance"}
+        [Likeness::Profile] = {"profile"}
     }
     Blocking "a size of blocks" {
         [Blocking::Tiles] = {"tiles"}

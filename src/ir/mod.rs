@@ -30,6 +30,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::source::Span;
 use crate::tensor::Dtype;
 
@@ -1088,21 +1090,34 @@ pub enum Order {
     Gilbert,
     /// `order[new] = old` within the segment, from an input: index into [`Graph::tables`].
     Given(u16),
-    /// Clusters of queries and of keys, found at run time for each head by k-means and sorted one after the other, which
-    /// are the blocks of the segment. Integer scalars.
-    ///
-    /// # Source
-    /// Sparse VideoGen 2, arXiv 2505.18875, section 4.1.
+    /// Clusters of queries and of keys, found at run time for each head and sorted one after the other, which are the
+    /// blocks of the segment. Numbers are integer scalars.
     Clusters {
         /// Clusters of queries.
         q: ValueId,
         /// Clusters of keys.
         kv: ValueId,
-        /// Rounds of k-means where nothing is known of the clusters.
+        /// Rounds where nothing is known of the clusters.
         iterations: ValueId,
         /// Rounds where they begin with those of the last time.
         again: ValueId,
+        /// What the tokens of a cluster share.
+        by: Likeness,
     },
+}
+
+/// What the tokens of a cluster share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Likeness {
+    /// They are near each other: k-means of each side.
+    /// # Source
+    /// Sparse VideoGen 2, arXiv 2505.18875, section 4.1.
+    Distance,
+    /// They have like scores with the clusters of the other side: co-clustering.
+    /// # Source
+    /// SVOO, `svoo/co_clustering.py::co_cluster_tokens`.
+    Profile,
 }
 
 impl Order {
@@ -1111,7 +1126,7 @@ impl Order {
         match self {
             Order::Axes(_) | Order::Gilbert | Order::Given(_) => Vec::new(),
             Order::Tiles(sizes) => sizes.iter_mut().collect(),
-            Order::Clusters { q, kv, iterations, again } => vec![q, kv, iterations, again],
+            Order::Clusters { q, kv, iterations, again, by: _ } => vec![q, kv, iterations, again],
         }
     }
 }

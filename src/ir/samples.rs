@@ -218,7 +218,8 @@ pub(crate) fn strategy(r: &mut Random, model: Option<Model>) -> Strategy {
                     true => Order::Tiles(vec![r.of(&ints)]),
                     false => {
                         let [q, kv, iterations, again] = [(); 4].map(|()| r.of(&ints));
-                        Order::Clusters { q, kv, iterations, again }
+                        let by = r.of(&[Likeness::Distance, Likeness::Profile]);
+                        Order::Clusters { q, kv, iterations, again, by }
                     }
                 },
                 span,

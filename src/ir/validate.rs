@@ -272,7 +272,7 @@ impl Problems {
                 Order::Tiles(sizes) => {
                     sizes.iter().for_each(|id| self.scalar(graph, *id, Kind::Int, "the size of a tile"));
                 }
-                Order::Clusters { q, kv, iterations, again } => {
+                Order::Clusters { q, kv, iterations, again, by: _ } => {
                     let all = [q, kv, iterations, again];
                     all.into_iter().for_each(|id| self.scalar(graph, *id, Kind::Int, "a number of clusters"));
                 }

@@ -171,7 +171,7 @@ impl Needs {
 
 /// Where the clustered tokens begin and end. They have as many blocks as there are clusters.
 fn check_clustering(clustering: &Clustering, arrangement: &Arrangement, model: &Model) -> Result<(u32, u32), String> {
-    let Clustering { segment, q, kv, iterations, again } = clustering;
+    let Clustering { segment, q, kv, iterations, again, by: _ } = clustering;
     let Some(found) = model.segment(segment) else { return Err(format!("there is no segment `{segment}` to cluster")) };
     let tokens = 1..=found.tokens;
     if !tokens.contains(q) || !tokens.contains(kv) || *iterations == 0 || *again == 0 || arrangement.order.is_some() {

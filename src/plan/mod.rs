@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use head_symbols::HeadSymbols;
 
-use crate::ir::{Graph, Model, Part, Segment, Side, StepKind, ValueId};
+use crate::ir::{Graph, Likeness, Model, Part, Segment, Side, StepKind, ValueId};
 use crate::symbols::{BitMatrix, Blocks, draw};
 
 /// Index into [`Plan::masks`].
@@ -73,10 +73,12 @@ pub struct Clustering {
     pub q: u32,
     /// Clusters of keys, 1 to the segment's tokens.
     pub kv: u32,
-    /// Rounds of k-means where nothing is known of the clusters, at least 1.
+    /// Rounds where nothing is known of the clusters, at least 1.
     pub iterations: u32,
     /// Rounds where they begin with those of the last time, at least 1.
     pub again: u32,
+    /// What the tokens of a cluster share.
+    pub by: Likeness,
 }
 
 /// Tiles of a grid.

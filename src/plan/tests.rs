@@ -123,11 +123,12 @@ fn clusters_are_kept_and_checked() {
         strategy s {
             layout text ++ video(t, h, w)
             block 16
-            order clusters(3, size(video) div 8, iterations = 9, again = 4)
+            order clusters(3, size(video) div 8, iterations = 9, again = 4, by = profile)
             keep all -> all where top_k(dot(mean(q), mean(k)), kv_blocks div 2)
         }";
     let plan = crate::Compiler::from_source("s.omni", text).compile().unwrap().plan;
-    let clustering = Clustering { segment: "video".to_string(), q: 3, kv: 4, iterations: 9, again: 4 };
+    let (segment, by) = ("video".to_string(), Likeness::Profile);
+    let clustering = Clustering { segment, q: 3, kv: 4, iterations: 9, again: 4, by };
     assert_eq!(plan.arrangements[0].clustering, Some(clustering));
     assert_eq!(
         plan.arrangements[0].blocks,

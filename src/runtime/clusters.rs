@@ -1,13 +1,16 @@
-//! Clusters of queries and of keys, found by k-means for each head.
+//! Clusters of queries and of keys, found for each head by k-means or by co-clustering.
 //!
 //! # Numbers
-//! Distances are Euclidean, in single precision: a token goes to the centroid `c` with the largest `x . c - |c|^2 / 2`, of
-//! equal ones to the first. A centroid is the mean of its tokens, summed in their order in double precision. A cluster
-//! that no token is nearest to takes the token that is farthest from its own centroid, so that no cluster is empty.
-//! Where nothing is known the centroids begin at tokens evenly spread over the segment; elsewhere at those of the last time.
+//! All in single precision. By k-means a token goes to the centroid `c` with the largest `x . c - |c|^2 / 2`, which is the
+//! nearest one. By co-clustering it goes to the one whose profile its own is most like: a profile is a vector's scores with the
+//! centroids of the other side, likeness their cosine; keys go first in each round. Of equal ones a token takes the
+//! first. A centroid is the mean of its tokens, summed in their order in double precision. A cluster that no token goes to
+//! takes the token that fits its own the least, so that no cluster is empty. Where nothing is known the centroids
+//! begin at tokens evenly spread over the segment; elsewhere at those of the last time.
 //!
 //! # Source
-//! Sparse VideoGen 2, arXiv 2505.18875, section 4.1. Its code begins with tokens drawn at random, and leaves clusters empty.
+//! Sparse VideoGen 2, arXiv 2505.18875, section 4.1; SVOO, `svoo/co_clustering.py::co_cluster_tokens`. Their code begins with
+//! tokens drawn at random, and leaves clusters empty.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,7 +18,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::placement::Placement;
-use crate::ir::Model;
+use crate::ir::{Likeness, Model};
 use crate::plan::{Arrangement, Clustering};
 use crate::symbols::Blocks;
 
@@ -42,23 +45,25 @@ pub(super) fn cluster(
     let range = segment.map_or(0..0, |segment| segment.start as usize..(segment.start + segment.tokens) as usize);
     let dim = model.head_dim as usize;
     let rounds = if start.is_some() { clustering.again } else { clustering.iterations };
-    let one = |values: &[f32], clusters: u32, start: Option<&Vec<f32>>| {
-        let tokens = &values[range.start * dim..range.end * dim];
+    let [q, k] = [q, k].map(|values| &values[range.start * dim..range.end * dim]);
+    let begin = |tokens: &[f32], clusters: u32, start: Option<&Vec<f32>>| {
         let start = start.filter(|start| start.len() == clusters as usize * dim);
-        let mut centroids = start.cloned().unwrap_or_else(|| spread(tokens, dim, clusters as usize));
-        let labels = k_means(tokens, dim, &mut centroids, rounds);
-        (labels, centroids)
+        start.cloned().unwrap_or_else(|| spread(tokens, dim, clusters as usize))
     };
-    let (q_labels, q_centroids) = one(q, clustering.q, start.map(|start| &start.q));
-    let (kv_labels, kv_centroids) = one(k, clustering.kv, start.map(|start| &start.kv));
+    let mut centroids = Centroids {
+        q: begin(q, clustering.q, start.map(|start| &start.q)),
+        kv: begin(k, clustering.kv, start.map(|start| &start.kv)),
+    };
+    let [q_labels, kv_labels] = match clustering.by {
+        Likeness::Distance => [(q, &mut centroids.q), (k, &mut centroids.kv)]
+            .map(|(tokens, centroids)| k_means(tokens, dim, centroids, rounds)),
+        Likeness::Profile => co_cluster([q, k], dim, &mut centroids, rounds),
+    };
     let tokens = model.tokens() as usize;
     let (q_order, q_blocks) = sorted(&q_labels, clustering.q, tokens, &range, &arrangement.blocks.q);
     let (kv_order, kv_blocks) = sorted(&kv_labels, clustering.kv, tokens, &range, &arrangement.blocks.kv);
     let blocks = Blocks { q: q_blocks, kv: kv_blocks };
-    (
-        Placement { q_order: Some(q_order), kv_order: Some(kv_order), blocks },
-        Centroids { q: q_centroids, kv: kv_centroids },
-    )
+    (Placement { q_order: Some(q_order), kv_order: Some(kv_order), blocks }, centroids)
 }
 
 /// Order and blocks where the tokens of a range stand by their labels; `nominal` has a block for each cluster.
@@ -100,31 +105,87 @@ fn spread(tokens: &[f32], dim: usize, clusters: usize) -> Vec<f32> {
 fn k_means(tokens: &[f32], dim: usize, centroids: &mut [f32], rounds: u32) -> Vec<u32> {
     let mut labels: Vec<u32> = Vec::new();
     for _ in 0..rounds.max(1) {
-        let (found, mut scores) = nearest(tokens, dim, centroids);
+        let (found, fits) = nearest(tokens, dim, centroids);
         let settled = found == labels;
         labels = found;
         if settled {
             // The centroids are the means of these tokens already.
             break;
         }
-        fill_empty(tokens, dim, centroids.len() / dim, &mut labels, &mut scores);
+        fill_empty(centroids.len() / dim, &mut labels, fits);
         means(tokens, dim, &labels, centroids);
     }
     labels
 }
 
-/// The nearest centroid of each token, and how near it is: `|x|^2 / 2` more than half of the negative squared distance.
+/// Moves the centroids of both sides, keys first in each round, and gives the cluster of each query and of each key.
+fn co_cluster([q, k]: [&[f32]; 2], dim: usize, centroids: &mut Centroids, rounds: u32) -> [Vec<u32>; 2] {
+    let move_one = |tokens: &[f32], own: &mut Vec<f32>, other: &[f32]| {
+        let (mut labels, fits) = alike(tokens, dim, own, other);
+        fill_empty(own.len() / dim, &mut labels, fits);
+        means(tokens, dim, &labels, own);
+        labels
+    };
+    let mut labels = [Vec::new(), Vec::new()];
+    for _ in 0..rounds.max(1) {
+        let kv = move_one(k, &mut centroids.kv, &centroids.q);
+        let q = move_one(q, &mut centroids.q, &centroids.kv);
+        let found = [q, kv];
+        let settled = found == labels;
+        labels = found;
+        if settled {
+            break;
+        }
+    }
+    labels
+}
+
+/// The nearest centroid of each token, and half of the negative squared distance.
 fn nearest(tokens: &[f32], dim: usize, centroids: &[f32]) -> (Vec<u32>, Vec<f32>) {
-    let clusters = centroids.len() / dim;
+    let halves: Vec<f32> = centroids.chunks_exact(dim).map(|centroid| square(centroid) / 2.0).collect();
+    let (labels, mut fits) = largest_score(tokens, dim, centroids, &halves);
+    fits.iter_mut().zip(tokens.chunks_exact(dim)).for_each(|(fit, token)| *fit -= square(token) / 2.0);
+    (labels, fits)
+}
+
+/// The centroid whose profile is most like that of each token, and how much more alike they are than a token of that length
+/// can tell: their score over the token's length.
+///
+/// With `P` the profiles of the centroids, each of length 1, and `O` the other side's centroids, the score of a token is `P O x`
+/// up to the length of its own profile, which is the same for all centroids. So `P O` is made once, and no profile of a token is.
+fn alike(tokens: &[f32], dim: usize, centroids: &[f32], other: &[f32]) -> (Vec<u32>, Vec<f32>) {
+    let mut directions = vec![0.0_f32; centroids.len()];
+    directions.par_chunks_exact_mut(dim).zip(centroids.par_chunks_exact(dim)).for_each(|(direction, centroid)| {
+        let profile: Vec<f32> = other
+            .chunks_exact(dim)
+            .map(|other| other.iter().zip(centroid).fold(0.0, |sum, (x, y)| sum + x * y))
+            .collect();
+        let length = square(&profile).sqrt().max(f32::MIN_POSITIVE);
+        for (share, other) in profile.iter().zip(other.chunks_exact(dim)) {
+            direction.iter_mut().zip(other).for_each(|(sum, x)| *sum += share / length * x);
+        }
+    });
+    let none = vec![0.0; centroids.len() / dim];
+    let (labels, mut fits) = largest_score(tokens, dim, &directions, &none);
+    let length = |token: &[f32]| square(token).sqrt().max(f32::MIN_POSITIVE);
+    fits.iter_mut().zip(tokens.chunks_exact(dim)).for_each(|(fit, token)| *fit /= length(token));
+    (labels, fits)
+}
+
+fn square(vector: &[f32]) -> f32 {
+    vector.iter().fold(0.0, |sum, x| sum + x * x)
+}
+
+/// The vector `v` with the largest `x . v - less` of each token `x`, and that number.
+fn largest_score(tokens: &[f32], dim: usize, vectors: &[f32], less: &[f32]) -> (Vec<u32>, Vec<f32>) {
+    let clusters = less.len();
     // Channel by channel, so that the loop over clusters is vector code.
-    let mut by_channel = vec![0.0_f32; centroids.len()];
-    for (cluster, centroid) in centroids.chunks_exact(dim).enumerate() {
-        for (channel, &value) in centroid.iter().enumerate() {
+    let mut by_channel = vec![0.0_f32; vectors.len()];
+    for (cluster, vector) in vectors.chunks_exact(dim).enumerate() {
+        for (channel, &value) in vector.iter().enumerate() {
             by_channel[channel * clusters + cluster] = value;
         }
     }
-    let halves: Vec<f32> =
-        centroids.chunks_exact(dim).map(|centroid| centroid.iter().fold(0.0, |sum, x| sum + x * x) / 2.0).collect();
     let of_chunk = |chunk: &[f32]| -> Vec<(u32, f32)> {
         let mut scores = vec![0.0_f32; TOKENS * clusters];
         for (channel, column) in by_channel.chunks_exact(clusters).enumerate() {
@@ -135,9 +196,9 @@ fn nearest(tokens: &[f32], dim: usize, centroids: &[f32]) -> (Vec<u32>, Vec<f32>
         }
         let best = |scores: &[f32]| {
             let mut best = (0, f32::NEG_INFINITY);
-            for (cluster, (score, half)) in scores.iter().zip(&halves).enumerate() {
-                if score - half > best.1 {
-                    best = (cluster as u32, score - half);
+            for (cluster, (score, less)) in scores.iter().zip(less).enumerate() {
+                if score - less > best.1 {
+                    best = (cluster as u32, score - less);
                 }
             }
             best
@@ -147,27 +208,23 @@ fn nearest(tokens: &[f32], dim: usize, centroids: &[f32]) -> (Vec<u32>, Vec<f32>
     tokens.par_chunks(TOKENS * dim).flat_map_iter(of_chunk).unzip()
 }
 
-/// Gives each empty cluster the token that is farthest from its centroid, of a cluster with others left.
-fn fill_empty(tokens: &[f32], dim: usize, clusters: usize, labels: &mut [u32], scores: &mut [f32]) {
+/// Gives each empty cluster the token that fits its own the least, of a cluster with others left.
+fn fill_empty(clusters: usize, labels: &mut [u32], mut fits: Vec<f32>) {
     let mut sizes = vec![0_u32; clusters];
     labels.iter().for_each(|&label| sizes[label as usize] += 1);
     for empty in 0..clusters {
         if sizes[empty] > 0 {
             continue;
         }
-        let distance = |token: usize| {
-            let square = tokens[token * dim..][..dim].iter().fold(0.0_f32, |sum, x| sum + x * x);
-            square / 2.0 - scores[token]
-        };
         let candidates = (0..labels.len()).filter(|&token| sizes[labels[token] as usize] > 1);
-        let farthest = candidates.map(|token| (token, distance(token))).reduce(|a, b| if b.1 > a.1 { b } else { a });
+        let least = candidates.reduce(|a, b| if fits[b] < fits[a] { b } else { a });
         // There are at least as many tokens as clusters.
-        let Some((token, _)) = farthest else { return };
+        let Some(token) = least else { return };
         sizes[labels[token] as usize] -= 1;
         sizes[empty] = 1;
         labels[token] = empty as u32;
         // It is its own centroid now.
-        scores[token] = f32::INFINITY;
+        fits[token] = f32::INFINITY;
     }
 }
 
@@ -234,12 +291,67 @@ mod tests {
         }
     }
 
+    /// The published loop: profiles of all tokens, in double precision.
+    #[test]
+    fn co_clusters_are_those_of_the_published_loop() {
+        let (dim, tokens) = (8, 96);
+        let [q, k] = [5, 6].map(|seed| noise(tokens * dim, seed));
+        let wide = |values: &[f32]| -> Vec<Vec<f64>> {
+            values.chunks_exact(dim).map(|row| row.iter().map(|&x| f64::from(x)).collect()).collect()
+        };
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+        let profile = |x: &[f64], others: &[Vec<f64>]| -> Vec<f64> {
+            let scores: Vec<f64> = others.iter().map(|other| dot(x, other)).collect();
+            let length = dot(&scores, &scores).sqrt();
+            scores.iter().map(|score| score / length).collect()
+        };
+        let half = |tokens: &[Vec<f64>], own: &mut Vec<Vec<f64>>, other: &[Vec<f64>]| -> Vec<usize> {
+            let profiles: Vec<Vec<f64>> = own.iter().map(|centroid| profile(centroid, other)).collect();
+            let labels: Vec<usize> = tokens
+                .iter()
+                .map(|token| {
+                    let token = profile(token, other);
+                    let distance = |cluster: &usize| 2.0 - 2.0 * dot(&token, &profiles[*cluster]);
+                    (0..own.len()).min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap()
+                })
+                .collect();
+            for (cluster, centroid) in own.iter_mut().enumerate() {
+                let members: Vec<&Vec<f64>> = tokens
+                    .iter()
+                    .zip(&labels)
+                    .filter(|(_, label)| **label == cluster)
+                    .map(|(token, _)| token)
+                    .collect();
+                assert!(!members.is_empty(), "the case has no empty clusters");
+                *centroid =
+                    (0..dim).map(|c| members.iter().map(|row| row[c]).sum::<f64>() / members.len() as f64).collect();
+            }
+            labels
+        };
+        let mut centroids = Centroids { q: spread(&q, dim, 4), kv: spread(&k, dim, 6) };
+        let (mut q_centroids, mut k_centroids) = (wide(&centroids.q), wide(&centroids.kv));
+        let [q_labels, k_labels] = co_cluster([&q, &k], dim, &mut centroids, 3);
+        let mut wanted = [Vec::new(), Vec::new()];
+        for _ in 0..3 {
+            let kv = half(&wide(&k), &mut k_centroids, &q_centroids);
+            wanted = [half(&wide(&q), &mut q_centroids, &k_centroids), kv];
+        }
+        for (found, wanted) in [q_labels, k_labels].iter().zip(&wanted) {
+            assert!(found.iter().map(|&label| label as usize).eq(wanted.iter().copied()), "{found:?} {wanted:?}");
+        }
+    }
+
     #[test]
     fn no_cluster_is_empty() {
         let dim = 4;
         for tokens in [vec![1.0_f32; 9 * dim], [vec![0.0; 8 * dim], vec![5.0; dim]].concat()] {
             let mut centroids = spread(&tokens, dim, 9);
             let mut labels = k_means(&tokens, dim, &mut centroids, 3);
+            let mut co = Centroids { q: spread(&tokens, dim, 9), kv: spread(&tokens, dim, 9) };
+            for mut labels in co_cluster([&tokens, &tokens], dim, &mut co, 2) {
+                labels.sort_unstable();
+                assert_eq!(labels, (0..9).collect::<Vec<_>>(), "nine co-clusters of nine tokens");
+            }
             labels.sort_unstable();
             assert_eq!(labels, (0..9).collect::<Vec<_>>(), "nine clusters of nine tokens");
             assert!(centroids.iter().all(|value| value.is_finite()));

@@ -11,7 +11,7 @@ impl Binder<'_> {
     /// The numbers of clusters; as sizes of blocks they follow from the model's sizes and constants.
     pub(super) fn clusters(&mut self, strategy: &mut Strategy) {
         let [rule] = strategy.orders.as_mut_slice() else { return };
-        let Order::Clusters { q, kv, iterations, again } = rule.order else { return };
+        let Order::Clusters { q, kv, iterations, again, by: _ } = rule.order else { return };
         let Some(segment) = rule.segment.as_ref().map_or(self.model.grid(), |name| self.model.segment(name)) else {
             return;
         };
