@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use flashomni::ir::{Binary, Reduction, Selector, Side};
 use flashomni::plan::{Program, Role};
 use flashomni::reference::selector::interpret;
-use flashomni::selector::Compiled;
+use flashomni::selector::{Compiled, HeadTensors};
 use flashomni::symbols::Blocks;
 use programs::{Build, Case, Random, model};
 
@@ -74,8 +74,7 @@ fn main() {
             model: model_of(tokens),
             blocks: Blocks::regular(tokens, tokens, BLOCK, BLOCK),
             masks: Vec::new(),
-            q: values(),
-            k: values(),
+            tensors: HeadTensors { q: values(), k: values(), ..HeadTensors::default() },
             dim: DIM,
         };
         let input = case.input(&[]);

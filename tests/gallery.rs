@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use flashomni::check::InputTensor;
 use flashomni::ir::{Kind, StepKind};
-use flashomni::plan::{Body, Plan};
-use flashomni::runtime::Selection;
+use flashomni::plan::{Body, Plan, Program};
+use flashomni::runtime::{Selection, Tensors};
 use flashomni::symbols::draw::Picture;
 use flashomni::symbols::draw::png::png;
 use flashomni::symbols::draw::terminal::{Style, terminal};
@@ -91,7 +91,9 @@ fn compiled(path: &Path, name: &str) -> Plan {
         // Of the few tiles of a small model the published windows see all.
         own = own.param("window", "(1, 1, 3)");
     }
-    if own.own_models().is_empty() && ["svg2", "svoo", "adacluster"].iter().any(|file| name.starts_with(file)) {
+    if own.own_models().is_empty()
+        && ["svg2", "svg_ear", "svoo", "adacluster"].iter().any(|file| name.starts_with(file))
+    {
         // A small model has few tokens for so many clusters.
         own = own.param("q_clusters", "24").param("k_clusters", "48");
         if name.starts_with("adacluster") {
@@ -160,6 +162,20 @@ fn dyadic(plan: &Plan, seed: usize) -> Tensor {
     Tensor::from_f32(&[heads, tokens, dim], values).unwrap()
 }
 
+/// What strategies ask the host to measure: a number for each token, neighbours alike, one in four above zero.
+fn measured(plan: &Plan) -> Vec<(String, Tensor)> {
+    let [heads, tokens] = [plan.model.heads, plan.model.tokens()].map(|size| size as usize);
+    let value = |at: usize| ((at / tokens * 31 + at % tokens / 48 * 17) % 97) as f32 - 72.0;
+    let mut measured: Vec<(String, Tensor)> = Vec::new();
+    for (name, _) in plan.programs.iter().flat_map(Program::measured) {
+        if measured.iter().all(|(known, _)| known != name) {
+            let values = (0..heads * tokens).map(value).collect();
+            measured.push((name.to_owned(), Tensor::from_f32(&[heads, tokens], values).unwrap()));
+        }
+    }
+    measured
+}
+
 /// The last step at which symbols decide, where there are symbols other than "everything".
 fn step_to_draw(plan: &Plan) -> Option<u32> {
     let is_sparse = plan.classes.iter().any(|class| match &class.body {
@@ -183,10 +199,12 @@ fn drawn(entry: &Entry) -> (String, Option<Vec<u8>>) {
     let layer = layer_to_draw(plan);
     let mut text = format!("schedule {}\n", plan.schedule.letters(layer));
     let Some(step) = step_to_draw(plan) else { return (text, None) };
-    let (q, k) = (dyadic(plan, 1), dyadic(plan, 2));
+    let [q, k, v] = [1, 2, 3].map(|seed| dyadic(plan, seed));
+    let measured = measured(plan);
+    let tensors = Tensors { v: Some(v.as_ref()), measured: &measured, ..Tensors::of(q.as_ref(), k.as_ref()) };
     let mut selection = Selection::new(plan.clone()).unwrap();
     let heads: Vec<u32> = (0..plan.model.heads).collect();
-    let symbols = selection.in_force(step, layer, &heads, Some((q.as_ref(), k.as_ref()))).unwrap();
+    let symbols = selection.in_force(step, layer, &heads, tensors).unwrap();
     let mut hash = blake3::Hasher::new();
     for group in &symbols.groups {
         let parts =

@@ -9,7 +9,7 @@ use std::path::Path;
 use flashomni::ir::{Binary, Comparison, Kind, Op, Rounding, Selector, Side, Statistic, Unary, ValueId};
 use flashomni::plan::Role;
 use flashomni::reference::selector::interpret;
-use flashomni::selector::Compiled;
+use flashomni::selector::{Compiled, HeadTensors};
 use flashomni::symbols::{BitMatrix, Blocks};
 use programs::{Build, COLUMNS, Case, MATRIX, ROWS, TOP_P, model};
 use safetensors::SafeTensors;
@@ -97,8 +97,11 @@ fn run(
             model: model(&[("video", tokens)]),
             blocks: blocks.clone(),
             masks: mask.into_iter().cloned().collect(),
-            q: golden.head("q_x8", head, order),
-            k: golden.head("k_x8", head, order),
+            tensors: HeadTensors {
+                q: golden.head("q_x8", head, order),
+                k: golden.head("k_x8", head, order),
+                ..HeadTensors::default()
+            },
             dim,
         };
         let masks: Vec<&BitMatrix> = case.masks.iter().collect();

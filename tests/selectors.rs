@@ -4,12 +4,12 @@
 mod programs;
 
 use flashomni::ir::{
-    Binary, Comparison, Extent, Kind, Op, Over, Place, Reduction, Rounding, Selector, SetId, Side, Statistic, Table,
-    Unary, ValueId,
+    Binary, Comparison, Extent, Kind, Op, Over, Place, Reduction, Rounding, Selector, SetId, Side, Source, Statistic,
+    Table, Unary, ValueId,
 };
 use flashomni::plan::{Program, Role};
 use flashomni::reference::selector::interpret;
-use flashomni::selector::{Compiled, Evaluator, SelectorInput, crosses_heads};
+use flashomni::selector::{Compiled, Evaluator, HeadTensors, SelectorInput, crosses_heads};
 use flashomni::symbols::{BitMatrix, Blocks};
 use programs::{Build, COLUMNS, Case, MATRIX, ROWS, Random, TOP_K, TOP_P, model};
 
@@ -26,7 +26,13 @@ fn case(q_blocks: usize, kv_blocks: usize, seed: u64, dyadic: bool) -> Case {
     let mut values = |tokens: usize| -> Vec<f32> {
         (0..tokens * DIM).map(|_| if dyadic { random.dyadic() } else { random.real(2.0) }).collect()
     };
-    let (q, k) = (values(q_tokens), values(kv_tokens));
+    let (q, k, v) = (values(q_tokens), values(kv_tokens), values(kv_tokens));
+    let measured = [("of queries", &q), ("of keys", &k), ("of the head", &v)].map(|(name, values)| {
+        let values: Vec<f32> = values.iter().step_by(DIM).copied().collect();
+        let count = if name == "of the head" { 1 } else { values.len() };
+        (name.to_owned(), values[..count].to_vec())
+    });
+    let tensors = HeadTensors { q, k, v, measured: measured.to_vec() };
     let masks = [(q_blocks, kv_blocks), (1, q_blocks), (1, kv_blocks), (q_blocks, kv_blocks)]
         .iter()
         .enumerate()
@@ -44,8 +50,7 @@ fn case(q_blocks: usize, kv_blocks: usize, seed: u64, dyadic: bool) -> Case {
         model: model(&[("text", text), ("image", tokens - text)]),
         blocks: Blocks::regular(q_tokens, kv_tokens, block_q, block_kv),
         masks,
-        q,
-        k,
+        tensors,
         dim: DIM,
     }
 }
@@ -158,8 +163,8 @@ fn tokens_and_their_blocks() {
         let (all, of_text) = (b.graph.set_of(vec![], Grain::Tokens), b.graph.set_of(text.clone(), Grain::Tokens));
         let last = b.graph.set_of(vec![], Grain::Last(9));
         let text = b.graph.set(text);
-        let (q, k) = (b.typed(Op::Each(Side::Query, all)), b.typed(Op::Each(Side::Key, all)));
-        let (rows, means) = (b.typed(Op::Each(Side::Query, last)), b.pool(Statistic::Mean, Side::Key));
+        let (q, k) = (b.typed(Op::Each(Source::Query, all)), b.typed(Op::Each(Source::Key, all)));
+        let (rows, means) = (b.typed(Op::Each(Source::Query, last)), b.pool(Statistic::Mean, Side::Key));
         let (half, whole) = (b.real(0.5), Some(SetId::ALL));
 
         // Each query chooses blocks of keys; some of a block, all of a block, and how many.
@@ -203,6 +208,73 @@ fn tokens_and_their_blocks() {
         let diagonals = b.select(TOP_K, diagonals, amount, Side::Key);
         let diagonals = b.typed(Op::OnDiagonals(diagonals));
         b.term(Role::Whole, diagonals);
+    });
+}
+
+#[test]
+fn values_and_what_the_host_measures() {
+    use flashomni::ir::Grain;
+    agree(|b| {
+        let all = b.graph.set_of(vec![], Grain::Tokens);
+        let (each, mean) = (b.typed(Op::Each(Source::Value, all)), b.typed(Op::Pool(Statistic::Mean, Source::Value)));
+        let spread = b.typed(Op::Spread(mean, all));
+        let far = b.typed(Op::Binary(Binary::Subtract, each, spread));
+        let square = b.typed(Op::Binary(Binary::Multiply, far, far));
+        let square = b.typed(Op::OverChannels { how: Reduction::Sum, value: square });
+        for how in [Reduction::Mean, Reduction::Max, Reduction::Min] {
+            let number = b.typed(Op::OverChannels { how, value: mean });
+            let centred = b.typed(Op::Binary(Binary::Subtract, number, mean));
+            let largest = b.typed(Op::OverChannels { how: Reduction::Max, value: centred });
+            let less = b.compare(Comparison::Less, number, largest);
+            b.term(Role::Partial, less);
+        }
+        let own = b.typed(Op::Binary(Binary::Multiply, mean, mean));
+        let own = b.typed(Op::OverChannels { how: Reduction::Sum, value: own });
+        let errors = b.typed(Op::Gather { how: Reduction::Sum, value: square, q: None, kv: Some(SetId::ALL) });
+        let more = b.compare(Comparison::Less, own, errors);
+        b.term(Role::Whole, more);
+        let mut measured = |name: &str, over| b.typed(Op::Measured { name: name.to_owned(), over });
+        let (queries, keys, one) = (
+            measured("of queries", Some((Side::Query, all))),
+            measured("of keys", Some((Side::Key, all))),
+            measured("of the head", None),
+        );
+        let above = b.compare(Comparison::Less, one, keys);
+        let above = b.typed(Op::Gather { how: Reduction::Min, value: above, q: None, kv: Some(SetId::ALL) });
+        b.term(Role::Skip, above);
+        // Which heads have the largest number, for each query and for all.
+        let amount = b.int(2);
+        for value in [queries, one] {
+            let chosen = b.select(TOP_K, value, amount, Over::Heads);
+            let chosen = match value == one {
+                true => chosen,
+                false => b.typed(Op::Gather { how: Reduction::Max, value: chosen, q: Some(SetId::ALL), kv: None }),
+            };
+            b.term(Role::Skip, chosen);
+        }
+    });
+}
+
+#[test]
+fn running_sums_of_costs() {
+    agree(|b| {
+        let score = b.score(DIM);
+        let cost = b.unary(Unary::Abs, score);
+        for (mass, at_least) in [(0.4, 0), (1.5, 2)] {
+            let (mass, at_least) = (b.real(mass), b.int(at_least));
+            for over in [Over::Key, Over::Query, Over::Both] {
+                for rule in [
+                    TOP_P,
+                    Selector::TopP { crossing: true, ascending: false, strict: true },
+                    Selector::TopP { crossing: true, ascending: true, strict: false },
+                    Selector::BottomMass,
+                ] {
+                    let (at_least, cost) = (Some(at_least), Some(cost));
+                    let chosen = b.typed(Op::Select { rule, value: score, amount: mass, at_least, cost, over });
+                    b.term(Role::Whole, chosen);
+                }
+            }
+        }
     });
 }
 
@@ -356,8 +428,8 @@ fn transposed_values_of_square_blocks() {
         let mut random = Random(99 + blocks as u64);
         case.blocks = Blocks::regular(tokens, tokens, 5, 5);
         case.model = model(&[("text", tokens / 3), ("image", tokens - tokens / 3)]);
-        case.q = (0..tokens * DIM).map(|_| random.real(1.0)).collect();
-        case.k = (0..tokens * DIM).map(|_| random.real(1.0)).collect();
+        case.tensors.q = (0..tokens * DIM).map(|_| random.real(1.0)).collect();
+        case.tensors.k = (0..tokens * DIM).map(|_| random.real(1.0)).collect();
         evaluators.agree(&case);
     }
 }
@@ -601,7 +673,7 @@ fn values_that_are_not_finite_are_named_alike() {
             b.term(Role::Whole, above);
             let program = b.program();
             let mut case = case(9, 9, 5, false);
-            let values = if side == Side::Query { &mut case.q } else { &mut case.k };
+            let values = if side == Side::Query { &mut case.tensors.q } else { &mut case.tensors.k };
             // Two tokens of block 4, so that two largest numbers overflow.
             let first = if side == Side::Query { 16 } else { 12 };
             values[first * DIM + 3] = bad;
@@ -624,6 +696,9 @@ fn inputs_that_do_not_fit_are_refused() {
     let mut b = Build::default();
     let mask = b.mask(1, MATRIX);
     b.term(Role::Skip, mask);
+    let score = b.score(DIM);
+    let above = b.compare(Comparison::Less, score, score);
+    b.term(Role::Skip, above);
     let program = b.program();
     let mut case = case(4, 5, 1, true);
     let compiled = Compiled::new(&program, &case.model).unwrap();
@@ -633,7 +708,7 @@ fn inputs_that_do_not_fit_are_refused() {
     assert_eq!(interpret(&program, &case.input(&masks)).unwrap_err().to_string(), message);
     let message = compiled.evaluate(&case.input(&masks[..1])).unwrap_err().to_string();
     assert_eq!(message, "the selector program asks for mask 1, 1 were given");
-    case.q.pop();
+    case.tensors.q.pop();
     let message = compiled.evaluate(&case.input(&[])).unwrap_err().to_string();
     assert!(message.starts_with("`q` of a head holds 265 values"), "{message}");
 }

@@ -6,7 +6,7 @@ use flashomni::cpu::{Weight, linear};
 use flashomni::error::Error;
 use flashomni::ir::StepKind;
 use flashomni::plan::Plan;
-use flashomni::runtime::{LayerSymbols, Placement, Selection, Session};
+use flashomni::runtime::{LayerSymbols, Placement, Selection, Session, Tensors};
 use flashomni::tensor::{Dtype, Tensor, TensorRef};
 
 const HEADS: usize = 4;
@@ -180,9 +180,9 @@ fn simulate(plan: Plan, order: usize) -> Vec<StepKind> {
             // Clusters begin where those of the session's last choice ended.
             rows = session.symbols(0).map(|symbols| rows_of(&plan, symbols));
         } else if matches!(kind, StepKind::Update | StepKind::Refresh) {
-            rows = Some(rows_of(&plan, &selection.symbols(step, 0, &ALL, Some((q, k))).unwrap()));
+            rows = Some(rows_of(&plan, &selection.symbols(step, 0, &ALL, Tensors::of(q, k)).unwrap()));
         } else if !plan.is_dynamic() {
-            rows = Some(rows_of(&plan, &selection.symbols(step, 0, &ALL, None).unwrap()));
+            rows = Some(rows_of(&plan, &selection.symbols(step, 0, &ALL, Tensors::default()).unwrap()));
         }
         let wanted = match kind {
             StepKind::Dense | StepKind::Update => attend(&qkv, &all_rows(plan.model.tokens() as usize), |_| 0.0),
@@ -452,6 +452,6 @@ fn wrong_calls_are_one_sentence_and_write_nothing() {
     let half = q.cast(Dtype::F16);
     assert_eq!(call(7, 0, &half, &mut out), "`out` holds f32, but `q` holds f16");
     assert!(out.as_ref().to_f32().iter().all(|value| *value == 7.0), "nothing was written");
-    let needs = Selection::new(plan).unwrap().symbols(2, 0, &ALL, None).unwrap_err().to_string();
+    let needs = Selection::new(plan).unwrap().symbols(2, 0, &ALL, Tensors::default()).unwrap_err().to_string();
     assert!(needs.ends_with("q and k of step 2 are needed"), "{needs}");
 }

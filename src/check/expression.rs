@@ -252,6 +252,16 @@ impl Checker<'_> {
     /// The operands of an operation element by element: where one is of tokens and the other of blocks, a token has what its
     /// block has. Truth values are embedded by the caller.
     pub(super) fn aligned(&mut self, a: ValueId, b: ValueId, span: Span) -> Result<(ValueId, ValueId), Term> {
+        if let (Extent::Vectors(side, of_a), Extent::Vectors(other, of_b)) = (self.ty(a).extent, self.ty(b).extent)
+            && side == other
+        {
+            let blocks = |set| self.strategy.graph.grain(set) == Grain::Blocks;
+            return match (blocks(of_a), blocks(of_b)) {
+                (true, false) => Ok((self.push(Op::Spread(a, of_b), span)?, b)),
+                (false, true) => Ok((a, self.push(Op::Spread(b, of_a), span)?)),
+                _ => self.check_extents(a, b, span).map(|()| (a, b)),
+            };
+        }
         let (Extent::Blocks { q: aq, kv: ak }, Extent::Blocks { q: bq, kv: bk }) =
             (self.ty(a).extent, self.ty(b).extent)
         else {
@@ -281,7 +291,12 @@ impl Checker<'_> {
                     .help("compare each on its own and join the results with `and` or `or`")
             }
             (Extent::Vectors(..), Extent::Scalar) | (Extent::Scalar, Extent::Vectors(..)) => return Ok(()),
-            (Extent::Vectors(..), Extent::Vectors(..)) if self.ty(a) == self.ty(b) => return Ok(()),
+            (a, b)
+                if matches!((a, b), (Extent::Vectors(..), _) | (_, Extent::Vectors(..)))
+                    && crate::ir::typing::join(&self.strategy.graph, a, b).is_ok() =>
+            {
+                return Ok(());
+            }
             (Extent::Vectors(..), _) | (_, Extent::Vectors(..)) => {
                 let label = |id| format!("this is {}", self.extent_words(id));
                 Diagnostic::new(
@@ -530,7 +545,7 @@ impl Checker<'_> {
             }
             Extent::Blocks { q: Some(q), .. } => format!("the q-blocks of `{}`", self.set_words(q)),
             Extent::Blocks { kv: Some(kv), .. } => format!("the kv-blocks of `{}`", self.set_words(kv)),
-            Extent::Blocks { .. } => "no blocks".to_owned(),
+            Extent::Blocks { .. } => "the heads, known when symbols are chosen".to_owned(),
             Extent::Vectors(..) => "vectors of `head_dim` channels".to_owned(),
             Extent::Mixed => "tokens and blocks".to_owned(),
         }

@@ -8,7 +8,7 @@ use super::{Checker, Term, code_list};
 use crate::diagnostics::{Code, Diagnostic, did_you_mean};
 use crate::ir::{
     Binary, Comparison, Coordinate, Extent, Grain, Kind, Lower, Op, Over, Place, Real, Reduction, Rounding, Selector,
-    Side, Size, Statistic, Type, Unary, ValueId,
+    Side, Size, Source, Statistic, Type, Unary, ValueId,
 };
 use crate::source::Span;
 use crate::syntax::ast::{self, CompareOp, ExprKind};
@@ -85,6 +85,13 @@ pub const FUNCTIONS: &[Function] = &[
     function("centred_mean", 1, &[], "centred_mean(k)", "`mean(k)` minus the mean of the whole sequence"),
     function("self_similarity", 1, &[], "self_similarity(q)", "mean cosine between the tokens of each block"),
     function("block_tokens", 1, &[], "block_tokens(k)", "number of tokens of each block"),
+    function(
+        "measured",
+        2,
+        &[],
+        "measured(\"router\", q)",
+        "what the host measures when symbols are chosen: a number for each token, or without a side for the head",
+    ),
     function("dot", 2, &[], "dot(mean(q), mean(k))", "dot product of every vector of queries with every one of keys"),
     function("softmax", 1, &["over"], "softmax(x, over = k)", "exponentials that sum to one along an axis"),
     function("sum", 1, &["over"], "sum(x, over = k)", "sum along an axis"),
@@ -126,15 +133,15 @@ pub const FUNCTIONS: &[Function] = &[
     function(
         "top_p",
         2,
-        &["crossing", "direction", "strict", "at_least", "over"],
-        "top_p(x, mass, crossing = keep, direction = descending, strict = false, at_least = 0, over = k)",
+        &["crossing", "direction", "strict", "at_least", "cost", "over"],
+        "top_p(x, mass, crossing = keep, direction = descending, strict = false, at_least = 0, cost = x, over = k)",
         "the largest of a row that hold the mass together",
     ),
     function(
         "bottom_mass",
         2,
-        &["over"],
-        "bottom_mass(x, mass, over = k)",
+        &["cost", "over"],
+        "bottom_mass(x, mass, cost = x, over = k)",
         "the smallest of a row that hold no more than the mass together",
     ),
     function("above", 2, &[], "above(x, threshold)", "those larger than the threshold"),
@@ -166,6 +173,13 @@ pub const FUNCTIONS: &[Function] = &[
         &["over"],
         "max(a, b)`, `max(x, over = k)` or `max(q)",
         "the larger; the largest along an axis, or of the tokens of each block",
+    ),
+    function(
+        "argmin",
+        8,
+        &[],
+        "argmin(a, b, c)",
+        "which of several numbers is the smallest, from 0; the first of equal ones",
     ),
     function("clamp", 3, &[], "clamp(x, low, high)", "`min(max(x, low), high)`"),
     function("choose", 3, &[], "choose(condition, a, b)", "`a` where the condition holds, else `b`"),
@@ -382,7 +396,9 @@ impl Checker<'_> {
         let wanted = match function.name {
             "min" | "max" if reduces || is_side(&positional) => 1..=1,
             "min" | "max" => 2..=8,
+            "argmin" => 2..=8,
             "table" => 2..=4,
+            "measured" => 1..=2,
             "input" => 2..=5,
             _ => function.positional..=function.positional,
         };
@@ -425,6 +441,7 @@ impl Checker<'_> {
             "mean" => self.pool(Statistic::Mean, args),
             "centred_mean" => self.pool(Statistic::CentredMean, args),
             "each" => self.each(args),
+            "measured" => self.measured(args),
             "min" | "max" if is_side(&args.positional) => {
                 self.pool(if args.function == "min" { Statistic::Min } else { Statistic::Max }, args)
             }
@@ -468,7 +485,7 @@ impl Checker<'_> {
                 let over = match over {
                     Over::Query => Side::Query,
                     Over::Key => Side::Key,
-                    Over::Both | Over::Layer => {
+                    Over::Both | Over::Layer | Over::Heads => {
                         let diagnostic = Diagnostic::new(Code::E0204, span, "`shift` goes along `q` or `k`");
                         return self.hole(diagnostic);
                     }
@@ -502,6 +519,7 @@ impl Checker<'_> {
                 let raised = self.apply(Binary::Max, terms[0].clone(), terms[1].clone(), span);
                 self.apply(Binary::Min, raised, terms[2].clone(), span)
             }
+            "argmin" => self.argmin(args),
             "choose" => self.choose(args),
             "extent" => self.extent(args),
             "size" => match self.segment_argument(args.positional[0]) {
@@ -667,20 +685,37 @@ impl Checker<'_> {
     // ---- blocks ----
 
     fn pool(&mut self, statistic: Statistic, args: &Args<'_>) -> Term {
+        if let Some(source) = self.source(args.positional[0]) {
+            return self.push_term(Op::Pool(statistic, source), args.span);
+        }
         match self.expression(args.positional[0]) {
-            Term::Side(side) => self.push_term(Op::Pool(statistic, side), args.span),
             Term::Hole => Term::Hole,
             _ => {
-                let message = format!("`{}` pools the tokens of `q` or `k`", args.function);
+                let message = format!("`{}` pools the tokens of `q`, `k` or `v`", args.function);
                 let diagnostic = Diagnostic::new(Code::E0205, args.span, message);
                 self.hole(diagnostic.help("the mean of a score along an axis is `average(x, over = k)`"))
             }
         }
     }
 
+    /// What `q`, `k` or `v` stand for where vectors are meant.
+    fn source(&mut self, expr: &ast::Expr) -> Option<Source> {
+        match &expr.kind {
+            ExprKind::Name(name) if name == "v" && self.lookup(name).is_none() => Some(Source::Value),
+            ExprKind::Name(name) => match self.lookup(name).or_else(|| self.builtin_name(name, expr.span)) {
+                Some(Term::Side(side)) => Some(side.source()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// The tokens of a side, or the last of them.
     fn each(&mut self, args: &Args<'_>) -> Term {
-        let Some(side) = self.side(args.positional[0]) else { return Term::Hole };
+        let Some(source) = self.source(args.positional[0]) else {
+            let diagnostic = Diagnostic::new(Code::E0205, args.positional[0].span, "expected `q`, `k` or `v`");
+            return self.hole(diagnostic.help("`each(q)` is one vector for every query, `each(k)` one for every key"));
+        };
         let grain = match args.named("last") {
             None => Grain::Tokens,
             Some(expr) => {
@@ -695,7 +730,24 @@ impl Checker<'_> {
             }
         };
         let set = self.strategy.graph.set_of(Vec::new(), grain);
-        self.push_term(Op::Each(side, set), args.span)
+        self.push_term(Op::Each(source, set), args.span)
+    }
+
+    /// What the host measures when symbols are chosen.
+    fn measured(&mut self, args: &Args<'_>) -> Term {
+        let ExprKind::Text(name) = &args.positional[0].kind else {
+            let diagnostic =
+                Diagnostic::new(Code::E0204, args.positional[0].span, "what is measured is named by a text");
+            return self.hole(diagnostic.help("write `measured(\"loss\")` or `measured(\"router\", q)`"));
+        };
+        let over = match args.positional.get(1) {
+            None => None,
+            Some(expr) => match self.side(expr) {
+                Some(side) => Some((side, self.strategy.graph.set_of(Vec::new(), Grain::Tokens))),
+                None => return Term::Hole,
+            },
+        };
+        self.push_term(Op::Measured { name: name.clone(), over }, args.span)
     }
 
     fn dot(&mut self, args: &Args<'_>) -> Term {
@@ -741,7 +793,7 @@ impl Checker<'_> {
                 let message = format!("`over` takes an axis of blocks, and `{name}` is none");
                 self.report(Diagnostic::new(Code::E0205, expr.span, message).help(
                     "`over = k` goes along the keys of each query, `over = q` along the queries of each key; some \
-                     functions know `all`, `layer`, `heads` or `block` too",
+                     functions know `all`, `layer`, `heads`, `block` or `channels` too",
                 ));
                 None
             }
@@ -756,6 +808,7 @@ impl Checker<'_> {
         let over = match args.named("over") {
             Some(ast::Expr { kind: ExprKind::Name(name), .. }) if name == "all" => Over::Both,
             Some(ast::Expr { kind: ExprKind::Name(name), .. }) if name == "layer" => Over::Layer,
+            Some(ast::Expr { kind: ExprKind::Name(name), .. }) if name == "heads" => Over::Heads,
             Some(expr) => self.axis_of_blocks(expr)?.into(),
             None if kv.is_some() => Over::Key,
             None => Over::Query,
@@ -764,6 +817,7 @@ impl Checker<'_> {
             Over::Query => q.is_some(),
             Over::Key => kv.is_some(),
             Over::Both | Over::Layer => q.is_some() && kv.is_some(),
+            Over::Heads => true,
         };
         if !present {
             let words = self.extent_words(id);
@@ -831,6 +885,9 @@ impl Checker<'_> {
         if over("block") {
             return self.over_block(how, args);
         }
+        if over("channels") {
+            return self.over_channels(how, args);
+        }
         if over("heads") && args.function != "count" {
             let Some(value) = self.blocks_argument(args) else { return Term::Hole };
             let Ok(value) = self.as_real(value, args.span) else { return Term::Hole };
@@ -847,6 +904,19 @@ impl Checker<'_> {
         };
         let Ok(value) = value else { return Term::Hole };
         self.push_term(Op::Reduce { how, value, over }, args.span)
+    }
+
+    /// Vectors reduced to a number each.
+    fn over_channels(&mut self, how: Reduction, args: &Args<'_>) -> Term {
+        let expr = args.positional[0];
+        let term = self.expression(expr);
+        let Ok(value) = self.single(term, expr.span) else { return Term::Hole };
+        if args.function == "count" || !matches!(self.ty(value).extent, Extent::Vectors(..)) {
+            let message = format!("`{}(..., over = channels)` takes vectors of numbers", args.function);
+            let diagnostic = Diagnostic::new(Code::E0206, args.span, message);
+            return self.hole(diagnostic.help("vectors are `mean(q)`, `each(k)` and what is computed from them"));
+        }
+        self.push_term(Op::OverChannels { how, value }, args.span)
     }
 
     /// Values of tokens reduced to one for each block.
@@ -915,7 +985,29 @@ impl Checker<'_> {
                 Some(id)
             }
         };
-        self.push_term(Op::Select { rule, value, amount, at_least, over }, args.span)
+        let cost = match args.named("cost") {
+            None => None,
+            Some(expr) => {
+                let term = self.expression(expr);
+                let cost = self.single(term, expr.span).and_then(|id| self.as_real(id, expr.span));
+                match cost.and_then(|cost| self.like(cost, value, expr.span)) {
+                    Ok(cost) => Some(cost),
+                    Err(hole) => return hole,
+                }
+            }
+        };
+        self.push_term(Op::Select { rule, value, amount, at_least, cost, over }, args.span)
+    }
+
+    /// A number with an element for each of those of another value: what it lacks is repeated.
+    fn like(&mut self, id: ValueId, other: ValueId, span: Span) -> Result<ValueId, Term> {
+        let (other, id) = self.aligned(other, id, span)?;
+        if self.ty(id) == self.ty(other) {
+            return Ok(id);
+        }
+        // Chosen in any case, for the sake of the extent.
+        let always = self.push(Op::Compare(Comparison::Equal, other, other), span)?;
+        self.push(Op::Choose(always, id, id), span)
     }
 
     /// Which of the choices a named argument names; the first without it.
@@ -930,6 +1022,37 @@ impl Checker<'_> {
         if index.is_none() {
             let message = format!("`{name}` is {}", code_list(choices).replace(" and ", " or "));
             self.report(Diagnostic::new(Code::E0204, expr.span, message));
+        }
+        index
+    }
+
+    /// The index of the smallest of several numbers.
+    fn argmin(&mut self, args: &Args<'_>) -> Term {
+        let span = args.span;
+        let mut candidates = Vec::new();
+        for expr in &args.positional {
+            let term = self.expression(expr);
+            match self.single(term, expr.span).and_then(|id| self.as_real(id, expr.span)) {
+                Ok(id) => candidates.push(id),
+                Err(hole) => return hole,
+            }
+        }
+        let mut least = candidates[0];
+        let mut index = self.real(0.0, span);
+        for (number, candidate) in candidates.into_iter().enumerate().skip(1) {
+            let smaller = self.compare(CompareOp::Less, Term::Value(candidate), Term::Value(least), span);
+            let number = self.real(number as f64, span);
+            let (Ok(smaller), Ok(number), Ok(before)) =
+                (self.single(smaller, span), self.single(number, span), self.single(index, span))
+            else {
+                return Term::Hole;
+            };
+            let (Ok(next), Ok(chosen)) =
+                (self.choice(smaller, candidate, least, span), self.choice(smaller, number, before, span))
+            else {
+                return Term::Hole;
+            };
+            (least, index) = (next, Term::Value(chosen));
         }
         index
     }
@@ -951,13 +1074,16 @@ impl Checker<'_> {
             let (Ok(real_a), Ok(real_b)) = (self.as_real(a, span), self.as_real(b, span)) else { return Term::Hole };
             (a, b) = (real_a, real_b);
         }
+        self.choice(condition, a, b, span).map_or_else(|hole| hole, Term::Value)
+    }
+
+    fn choice(&mut self, condition: ValueId, a: ValueId, b: ValueId, span: Span) -> Result<ValueId, Term> {
         // Twice over, so that what is finer in one operand reaches the other two.
-        let aligned = |this: &mut Self, a, b| this.aligned(a, b, span);
-        let Ok((a, b)) = aligned(self, a, b) else { return Term::Hole };
-        let Ok((condition, a)) = aligned(self, condition, a) else { return Term::Hole };
-        let Ok((condition, b)) = aligned(self, condition, b) else { return Term::Hole };
-        let Ok((a, b)) = aligned(self, a, b) else { return Term::Hole };
-        self.push_term(Op::Choose(condition, a, b), span)
+        let (a, b) = self.aligned(a, b, span)?;
+        let (condition, a) = self.aligned(condition, a, span)?;
+        let (condition, b) = self.aligned(condition, b, span)?;
+        let (a, b) = self.aligned(a, b, span)?;
+        self.push(Op::Choose(condition, a, b), span)
     }
 }
 

@@ -21,7 +21,7 @@ use super::read::{ReadError, Reader};
 use super::{
     Action, Binary, Blocking, Bound, Clause, Comparison, Coordinate, Extent, Grain, InputShape, Kind, LayoutSegment,
     Likeness, Lower, Model, Op, OpenParam, Order, OrderRule, Over, Place, Real, Reduction, Rounding, Rule,
-    ScheduleRule, Segment, Selector, Side, Size, Statistic, StepKind, Strategy, Type, Unary,
+    ScheduleRule, Segment, Selector, Side, Size, Source, Statistic, StepKind, Strategy, Type, Unary,
 };
 use crate::plan::{Predicate, Program, Role};
 use crate::source::Span;
@@ -174,8 +174,11 @@ forms! {
         [Op::Binary(op, a, b)] = {<op: Binary> (a) "," (b)}
         [Op::Compare(op, a, b)] = {<op: Comparison> (a) "," (b)}
         [Op::Choose(condition, a, b)] = {"choose" (condition) "then" (a) "else" (b)}
-        [Op::Pool(statistic, side)] = {"pool" (statistic) "of" (side)}
-        [Op::Each(side, set)] = {"each" (side) (set)}
+        [Op::Pool(statistic, source)] = {"pool" (statistic) "of" (source)}
+        [Op::Each(source, set)] = {"each" (source) (set)}
+        [Op::Spread(value, set)] = {"spread" (value) "to" (set)}
+        [Op::OverChannels { how, value }] = {"over_channels" (how) (value)}
+        [Op::Measured { name, over }] = {"measured" (name) ["over" over]}
         [Op::Start(value)] = {"start" (value)}
         [Op::SelfSimilarity(side)] = {"self_similarity" "of" (side)}
         [Op::BlockTokens(side)] = {"block_tokens" "of" (side)}
@@ -187,8 +190,8 @@ forms! {
         [Op::OnDiagonals(value)] = {"on_diagonals" (value)}
         [Op::Reduce { how, value, over }] = {"reduce" (how) (value) "over" (over)}
         [Op::Softmax { value, over }] = {"softmax" (value) "over" (over)}
-        [Op::Select { rule, value, amount, at_least, over }] =
-            {"select" (rule) "of" (value) "amount" (amount) ["at_least" at_least] "over" (over)}
+        [Op::Select { rule, value, amount, at_least, cost, over }] =
+            {"select" (rule) "of" (value) "amount" (amount) ["at_least" at_least] ["cost" cost] "over" (over)}
         [Op::Shift { value, by, over }] = {"shift" (value) "by" (by) "over" (over)}
         [Op::AntiDiagonal { stride }] = {"anti_diagonal" "stride" (stride)}
         [Op::AtHead { value, head }] = {"at_head" (value) "head" (head)}
@@ -260,6 +263,7 @@ forms! {
         [Over::Key] = {"key"}
         [Over::Both] = {"both"}
         [Over::Layer] = {"layer"}
+        [Over::Heads] = {"heads"}
     }
     Statistic "a statistic" {
         [Statistic::Mean] = {"mean"}
@@ -292,6 +296,11 @@ forms! {
         [Lower::Centre] = {"centre"}
         [Lower::Exact] = {"exact"}
         [Lower::Density { column, block, per }] = {"density" "column" (column) "block" (block) @["per" axis per]}
+    }
+    Source "`query`, `key` or `value`" {
+        [Source::Query] = {"query"}
+        [Source::Key] = {"key"}
+        [Source::Value] = {"value"}
     }
     Grain "a grain" {
         [Grain::Tokens] = {"tokens"}

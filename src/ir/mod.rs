@@ -80,6 +80,39 @@ pub enum Side {
     Key,
 }
 
+impl Side {
+    /// Queries of queries, keys of keys.
+    #[must_use]
+    pub fn source(self) -> Source {
+        match self {
+            Side::Query => Source::Query,
+            Side::Key => Source::Key,
+        }
+    }
+}
+
+/// Tensors of a layer that vectors come from.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Source {
+    /// Queries.
+    Query,
+    /// Keys.
+    Key,
+    /// Values; their elements are those of the keys.
+    Value,
+}
+
+impl Source {
+    /// Whose elements it has.
+    #[must_use]
+    pub fn side(self) -> Side {
+        match self {
+            Source::Query => Side::Query,
+            Source::Key | Source::Value => Side::Key,
+        }
+    }
+}
+
 /// The axes along which a reduction, a softmax or a selection goes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Over {
@@ -91,6 +124,8 @@ pub enum Over {
     Both,
     /// Along both and all heads of the layer: one line, head after head. Only of selections.
     Layer,
+    /// Along the heads of the layer: each element on its own. Only of selections.
+    Heads,
 }
 
 impl From<Side> for Over {
@@ -447,16 +482,33 @@ pub enum Op {
     InSet(SetId, Side),
     /// A function of one operand, element by element.
     Unary(Unary, ValueId),
-    /// A function of two operands, element by element; scalars and vectors are broadcast.
+    /// A function of two operands, element by element; scalars and vectors are broadcast, and a number of each element over the
+    /// channels of its vector.
     Binary(Binary, ValueId, ValueId),
     /// A comparison, element by element.
     Compare(Comparison, ValueId, ValueId),
     /// The second operand where the first holds, else the third.
     Choose(ValueId, ValueId, ValueId),
-    /// A statistic of the tokens of each block of a side.
-    Pool(Statistic, Side),
-    /// The queries or keys of a set of tokens themselves.
-    Each(Side, SetId),
+    /// A statistic of the tokens of each block.
+    Pool(Statistic, Source),
+    /// The queries, keys or values of a set of tokens themselves.
+    Each(Source, SetId),
+    /// The vectors of blocks as those of their tokens: each token of the set has what its block has.
+    Spread(ValueId, SetId),
+    /// The channels of each vector reduced to a number; sums run in the order of the channels.
+    OverChannels {
+        /// How.
+        how: Reduction,
+        /// Vectors.
+        value: ValueId,
+    },
+    /// What the host measured under a name: a number for the head, or one for each token of a side.
+    Measured {
+        /// The name.
+        name: String,
+        /// The side, and the set of all tokens.
+        over: Option<(Side, SetId)>,
+    },
     /// The position of each token in the (reordered) sequence, or of the first token of each block, as a real number: those
     /// that have a vector.
     Start(ValueId),
@@ -528,6 +580,8 @@ pub enum Op {
         amount: ValueId,
         /// Selected in any case; a scalar integer.
         at_least: Option<ValueId>,
+        /// What running sums add up in place of the elements, an element for each.
+        cost: Option<ValueId>,
         /// The axes of the candidates.
         over: Over,
     },
@@ -812,6 +866,7 @@ impl Op {
             | Op::InSet(..)
             | Op::Pool(..)
             | Op::Each(..)
+            | Op::Measured { .. }
             | Op::SelfSimilarity(_)
             | Op::BlockTokens(_)
             | Op::Mask(_) => Vec::new(),
@@ -819,6 +874,7 @@ impl Op {
             Op::Unary(_, a)
             | Op::Accumulated(a)
             | Op::Start(a)
+            | Op::Spread(a, _)
             | Op::Transpose(a)
             | Op::Diagonals(a)
             | Op::OnDiagonals(a)
@@ -829,12 +885,15 @@ impl Op {
             Op::Slice { value, .. }
             | Op::Gather { value, .. }
             | Op::Reduce { value, .. }
+            | Op::OverChannels { value, .. }
             | Op::Softmax { value, .. }
             | Op::OverHeads { value, .. } => vec![*value],
             Op::AtHead { value, head } => vec![*value, *head],
             Op::Shift { value, by, .. } => vec![*value, *by],
             Op::AntiDiagonal { stride } => vec![*stride],
-            Op::Select { value, amount, at_least, .. } => [*value, *amount].into_iter().chain(*at_least).collect(),
+            Op::Select { value, amount, at_least, cost, .. } => {
+                [*value, *amount].into_iter().chain(*at_least).chain(*cost).collect()
+            }
         }
     }
 
@@ -854,6 +913,7 @@ impl Op {
             | Op::InSet(..)
             | Op::Pool(..)
             | Op::Each(..)
+            | Op::Measured { .. }
             | Op::SelfSimilarity(_)
             | Op::BlockTokens(_)
             | Op::Mask(_) => {}
@@ -863,6 +923,7 @@ impl Op {
             Op::Unary(_, a)
             | Op::Accumulated(a)
             | Op::Start(a)
+            | Op::Spread(a, _)
             | Op::Transpose(a)
             | Op::Diagonals(a)
             | Op::OnDiagonals(a)
@@ -880,6 +941,7 @@ impl Op {
             Op::Slice { value, .. }
             | Op::Gather { value, .. }
             | Op::Reduce { value, .. }
+            | Op::OverChannels { value, .. }
             | Op::Softmax { value, .. }
             | Op::OverHeads { value, .. } => *value = map(*value),
             Op::AtHead { value, head } => {
@@ -891,21 +953,30 @@ impl Op {
                 *by = map(*by);
             }
             Op::AntiDiagonal { stride } => *stride = map(*stride),
-            Op::Select { value, amount, at_least, .. } => {
+            Op::Select { value, amount, at_least, cost, .. } => {
                 *value = map(*value);
                 *amount = map(*amount);
-                if let Some(id) = at_least {
-                    *id = map(*id);
-                }
+                at_least.iter_mut().chain(cost).for_each(|id| *id = map(*id));
             }
         }
         op
     }
 
+    /// Whether the operation reads the vectors of a source.
+    #[must_use]
+    pub fn reads(&self, source: Source) -> bool {
+        match self {
+            Op::Pool(_, own) | Op::Each(own, _) => *own == source,
+            Op::SelfSimilarity(side) => *side == source.side() && source != Source::Value,
+            Op::AntiDiagonal { .. } => source != Source::Value,
+            _ => false,
+        }
+    }
+
     /// Whether the operation looks at other heads than the one it is evaluated for.
     #[must_use]
     pub fn crosses_heads(&self) -> bool {
-        matches!(self, Op::AtHead { .. } | Op::OverHeads { .. } | Op::Select { over: Over::Layer, .. })
+        matches!(self, Op::AtHead { .. } | Op::OverHeads { .. } | Op::Select { over: Over::Layer | Over::Heads, .. })
     }
 
     /// What the operation needs and clusters of tokens lack, in a sentence: they are those of one head and side, and stand

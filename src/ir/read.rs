@@ -9,7 +9,7 @@ use std::fmt;
 
 use super::forms::Form;
 use super::print::{self, Printer};
-use super::{Grain, Graph, Kind, Op, Part, Real, Set, SetId, Strategy, Table, Type, ValueId, Which};
+use super::{Grain, Graph, Kind, Op, Part, Real, Set, SetId, Side, Strategy, Table, Type, ValueId, Which};
 use crate::plan::{Predicate, Program, Role};
 use crate::source::Span;
 
@@ -506,6 +506,7 @@ elementary! {
         |r| r.list(|r| pair(r, "=")), false;
     (String, String): |item, p| print::pair(p, &item.0, "=", &item.1), |r| pair(r, "="), false;
     (ValueId, ValueId): |item, p| print::pair(p, &item.0, ",", &item.1), |r| pair(r, ","), false;
+    (Side, SetId): |item, p| print::pair(p, &item.0, "", &item.1), |r| pair(r, ""), false;
     (Role, ValueId): |item, p| print::term(p, item), |r| pair(r, ""), false;
     Graph: |graph, p| p.graph(graph), |r| r.graph(), false;
 }

@@ -100,10 +100,22 @@ fn op(r: &mut Random, graph: &Graph) -> Op {
             Op::Compare(r.of(&[Equal, NotEqual, Less, LessEqual]), a, b)
         }
         14 => Op::Choose(a, b, c),
-        15 if r.flag() => Op::Each(side, set(r)),
-        15 => Op::Pool(r.of(&[Statistic::Mean, Statistic::CentredMean, Statistic::Min, Statistic::Max]), side),
-        16 if r.flag() => Op::BlockTokens(side),
+        15 if r.flag() => Op::Each(r.of(&[Source::Query, Source::Key, Source::Value]), set(r)),
+        15 => {
+            let statistic = r.of(&[Statistic::Mean, Statistic::CentredMean, Statistic::Min, Statistic::Max]);
+            Op::Pool(statistic, r.of(&[Source::Query, Source::Key, Source::Value]))
+        }
+        16 if r.below(3) == 0 => Op::BlockTokens(side),
+        16 if r.flag() => {
+            let over = r.flag().then(|| (side, set(r)));
+            Op::Measured { name: r.name(), over }
+        }
         16 => Op::SelfSimilarity(side),
+        17 if r.below(4) == 0 => {
+            let spread = Op::Spread(a, set(r));
+            let how = r.of(&[Reduction::Sum, Reduction::Mean, Reduction::Max, Reduction::Min]);
+            r.of(&[Op::OverChannels { how, value: a }, spread])
+        }
         17 => Op::Dot(a, b),
         18 => Op::Transpose(a),
         19 => Op::Slice { value: a, q: r.flag().then(|| set(r)), kv: r.flag().then(|| set(r)) },
@@ -124,8 +136,9 @@ fn op(r: &mut Random, graph: &Graph) -> Op {
                 Selector::BottomMass,
                 Selector::Statistical,
             ]);
-            let over = r.of(&[side.into(), Over::Both, Over::Layer]);
-            Op::Select { rule, value: a, amount: b, at_least: r.flag().then_some(c), over }
+            let over = r.of(&[side.into(), Over::Both, Over::Layer, Over::Heads]);
+            let cost = (r.below(4) == 0).then_some(a);
+            Op::Select { rule, value: a, amount: b, at_least: r.flag().then_some(c), cost, over }
         }
         23 => {
             let how = r.of(&[Reduction::Sum, Reduction::Mean, Reduction::Max, Reduction::Min]);

@@ -8,7 +8,7 @@
 //! # Rules
 //! Extents join side by side: a scalar fits everything; token values vary over what either operand varies over; block
 //! values have one set for each side or lack the side. Token values are integers or truth values, block values reals
-//! or truth values, vectors are real and join with scalars and with vectors of the same elements. "Blocks" below are the
+//! or truth values, vectors are real and join with scalars, with vectors of the same elements and with numbers of these. "Blocks" below are the
 //! elements of sets, whatever their grain, except where it is named.
 //!
 //! | operation | operands | result |
@@ -33,8 +33,11 @@
 //! | `Equal`, `NotEqual` | two of one kind | truth value, extents joined |
 //! | `Less`, `LessEqual` | two of one number kind | truth value, extents joined |
 //! | `Choose` | a truth value, two of one kind | that kind, extents joined |
-//! | `Pool` | | vectors of the side, over the whole sequence |
-//! | `Each` | | vectors of the side; the set is one of tokens |
+//! | `Pool` | | vectors of the source's side, over the whole sequence |
+//! | `Each` | | vectors of the source's side; the set is one of tokens |
+//! | `Spread` | vectors of blocks that contain the tokens | vectors of the tokens |
+//! | `OverChannels` | vectors | a real number for each |
+//! | `Measured` | | a real number, or one for each token of a side |
 //! | `Start` | vectors | a real number for each |
 //! | `SelfSimilarity`, `BlockTokens` | | real blocks of the side, over the whole sequence |
 //! | `Dot` | vectors of queries, vectors of keys | a real number for each pair |
@@ -45,7 +48,7 @@
 //! | `OnDiagonals` | truth values of all tokens of keys | truth values `[all -> all]` |
 //! | `Reduce` | real blocks that have the side | without the side |
 //! | `Softmax` | real blocks that have the side | same type |
-//! | `Select` | real blocks that have the side; amount a real scalar, for `TopK` and `BottomK` also an integer, or real blocks without the side; `at_least` an integer scalar | truth values of that extent |
+//! | `Select` | real blocks that have the side; amount a real scalar, for `TopK` and `BottomK` also an integer, or real blocks without the side; `at_least` an integer scalar; `cost`, of running sums only, of the value's type; along heads blocks of any sides | truth values of that extent |
 //! | `AtHead` | real blocks; an integer scalar | same type |
 //! | `OverHeads` | real blocks | same type |
 //! | `Embed` | truth values of blocks | the sides it has, over the whole sequence |
@@ -143,13 +146,38 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
         Op::Binary(op, a, b) => binary(graph, *op, graph.ty(*a), graph.ty(*b)),
         Op::Compare(op, a, b) => compare(graph, *op, graph.ty(*a), graph.ty(*b)),
         Op::Choose(condition, a, b) => choose(graph, graph.ty(*condition), graph.ty(*a), graph.ty(*b)),
-        Op::Pool(_, side) => Ok(Type::new(Kind::Real, Extent::Vectors(*side, SetId::ALL))),
-        Op::Each(side, set) => {
+        Op::Pool(_, source) => Ok(Type::new(Kind::Real, Extent::Vectors(source.side(), SetId::ALL))),
+        Op::Each(source, set) => {
             in_range_set(graph, *set)?;
             match graph.grain(*set) {
                 Grain::Blocks => Err("single queries and keys are those of a set of tokens".to_string()),
-                Grain::Tokens | Grain::Last(_) => Ok(Type::new(Kind::Real, Extent::Vectors(*side, *set))),
+                Grain::Tokens | Grain::Last(_) => Ok(Type::new(Kind::Real, Extent::Vectors(source.side(), *set))),
             }
+        }
+        Op::Spread(a, set) => {
+            in_range_set(graph, *set)?;
+            match graph.ty(*a).extent {
+                Extent::Vectors(side, from)
+                    if graph.grain(from) == Grain::Blocks
+                        && graph.grain(*set) != Grain::Blocks
+                        && contains(graph, from, *set) =>
+                {
+                    Ok(Type::new(Kind::Real, Extent::Vectors(side, *set)))
+                }
+                _ => Err(format!("vectors of blocks are spread over tokens, found {}", describe(graph, graph.ty(*a)))),
+            }
+        }
+        Op::OverChannels { value, .. } => match graph.ty(*value).extent {
+            Extent::Vectors(side, set) => Ok(Type::new(Kind::Real, along(side, set))),
+            _ => Err(format!("only vectors have channels, found {}", describe(graph, graph.ty(*value)))),
+        },
+        Op::Measured { over: None, .. } => Ok(Type::new(Kind::Real, blocks(None, None))),
+        Op::Measured { over: Some((side, set)), .. } => {
+            in_range_set(graph, *set)?;
+            if !all_tokens(graph, *set) {
+                return Err("a host measures a number for each token of the sequence".to_string());
+            }
+            Ok(Type::new(Kind::Real, along(*side, *set)))
         }
         Op::Start(a) => match graph.ty(*a).extent {
             Extent::Vectors(side, set) => Ok(Type::new(Kind::Real, along(side, set))),
@@ -213,17 +241,26 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
                     Over::Query => blocks(None, kv),
                     Over::Key => blocks(q, None),
                     Over::Both => blocks(None, None),
-                    Over::Layer => return Err("only selections go over all heads".to_string()),
+                    Over::Layer | Over::Heads => return Err("only selections go over all heads".to_string()),
                 },
             ))
         }
-        Op::Softmax { over: Over::Layer, .. } => Err("only selections go over all heads".to_string()),
+        Op::Softmax { over: Over::Layer | Over::Heads, .. } => Err("only selections go over all heads".to_string()),
         Op::Softmax { value, over } => {
             let (q, kv) = real_axis(graph, *value, *over)?;
             Ok(Type::new(Kind::Real, blocks(q, kv)))
         }
-        Op::Select { rule, value, amount, at_least, over } => {
+        Op::Select { rule, value, amount, at_least, cost, over } => {
             let (q, kv) = real_axis(graph, *value, *over)?;
+            if let Some(cost) = cost {
+                let sums = matches!(rule, Selector::TopP { .. } | Selector::BottomMass);
+                if !sums || matches!(over, Over::Layer | Over::Heads) || graph.ty(*cost) != graph.ty(*value) {
+                    let found = describe(graph, graph.ty(*cost));
+                    return Err(format!(
+                        "a cost is one of running sums within a head, of what is ranked; found {found}"
+                    ));
+                }
+            }
             amount_fits(graph, *rule, *amount, [q, kv], *over)?;
             if let Some(at_least) = at_least
                 && graph.ty(*at_least) != Type::scalar(Kind::Int)
@@ -443,6 +480,8 @@ pub fn join(graph: &Graph, a: Extent, b: Extent) -> Result<Extent, String> {
         (Extent::Vectors(..), Extent::Vectors(..)) if a == b => Ok(a),
         (Extent::Vectors(..), Extent::Scalar) => Ok(a),
         (Extent::Scalar, Extent::Vectors(..)) => Ok(b),
+        (Extent::Vectors(side, set), other) if other == along(side, set) => Ok(a),
+        (other, Extent::Vectors(side, set)) if other == along(side, set) => Ok(b),
         (Extent::Vectors(..), _) | (_, Extent::Vectors(..)) => Err(VECTORS.to_string()),
         (Extent::Mixed, _) | (_, Extent::Mixed) => Err(MIXED.to_string()),
         (Extent::Scalar, other) | (other, Extent::Scalar) => Ok(other),
@@ -518,6 +557,7 @@ fn real_axis(graph: &Graph, id: ValueId, over: Over) -> Result<(Option<SetId>, O
         Over::Query => (q.is_none(), side_name(Side::Query)),
         Over::Key => (kv.is_none(), side_name(Side::Key)),
         Over::Both | Over::Layer => (q.is_none() || kv.is_none(), "queries and keys"),
+        Over::Heads => (false, ""),
     };
     if missing {
         return Err(format!("expected a value for each block of {side}, found {}", found()));
@@ -702,7 +742,7 @@ const MIXED: &str = "a condition on tokens and blocks joins only by `and`, `or`,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::{Rounding, Statistic};
+    use crate::ir::{Rounding, Source, Statistic};
     use crate::source::Span;
 
     fn push(graph: &mut Graph, op: Op) -> ValueId {
@@ -711,8 +751,8 @@ mod tests {
     }
 
     fn score(graph: &mut Graph) -> ValueId {
-        let q = push(graph, Op::Pool(Statistic::Mean, Side::Query));
-        let k = push(graph, Op::Pool(Statistic::Mean, Side::Key));
+        let q = push(graph, Op::Pool(Statistic::Mean, Source::Query));
+        let k = push(graph, Op::Pool(Statistic::Mean, Source::Key));
         push(graph, Op::Dot(q, k))
     }
 
@@ -727,7 +767,8 @@ mod tests {
         assert_eq!(graph.ty(sum).extent, blocks(None, Some(SetId::ALL)));
         let amount = push(&mut graph, Op::Int(3));
         let rule = Selector::TopK { rounding: Rounding::Floor, ties: false };
-        let kept = push(&mut graph, Op::Select { rule, value: sum, amount, at_least: None, over: Over::Key });
+        let select = |rule| Op::Select { rule, value: sum, amount, at_least: None, cost: None, over: Over::Key };
+        let kept = push(&mut graph, select(rule));
         let side = push(&mut graph, Op::Coordinate(Coordinate::Block, Side::Query));
         let zero = push(&mut graph, Op::Int(0));
         let first = push(&mut graph, Op::Compare(Comparison::Equal, side, zero));
@@ -735,9 +776,7 @@ mod tests {
         assert_eq!(graph.ty(both).extent, Extent::Mixed);
         assert!(type_of(&graph, &Op::Reduce { how: Reduction::Sum, value: sum, over: Over::Query }).is_err());
         assert!(type_of(&graph, &Op::Slice { value: sliced, q: Some(SetId::ALL), kv: None }).is_err());
-        let rule = Selector::BottomMass;
-        let wrong = Op::Select { rule, value: sum, amount, at_least: None, over: Over::Key };
-        assert!(type_of(&graph, &wrong).is_err(), "a mass is real");
+        assert!(type_of(&graph, &select(Selector::BottomMass)).is_err(), "a mass is real");
     }
 
     #[test]
@@ -767,7 +806,10 @@ mod tests {
             Op::Unary(Unary::Sqrt, ValueId(0)),
             Op::Binary(Binary::Add, ValueId(0), ValueId(1)),
             Op::Compare(Comparison::Less, ValueId(0), ValueId(0)),
-            Op::Each(Side::Query, SetId::ALL),
+            Op::Each(Source::Query, SetId::ALL),
+            Op::OverChannels { how: Reduction::Sum, value: score },
+            Op::Spread(ValueId(0), SetId::ALL),
+            Op::Measured { name: "x".to_string(), over: Some((Side::Query, SetId::ALL)) },
             Op::Start(score),
             Op::Gather { how: Reduction::Max, value: score, q: Some(SetId::ALL), kv: None },
             Op::Diagonals(score),

@@ -83,7 +83,10 @@ fn is_dynamic(strategy: &Strategy, id: crate::ir::ValueId) -> bool {
         if matches!(value.ty.extent, Extent::Vectors(..))
             || matches!(
                 value.op,
-                crate::ir::Op::SelfSimilarity(_) | crate::ir::Op::AntiDiagonal { .. } | crate::ir::Op::BlockTokens(_)
+                crate::ir::Op::SelfSimilarity(_)
+                    | crate::ir::Op::AntiDiagonal { .. }
+                    | crate::ir::Op::BlockTokens(_)
+                    | crate::ir::Op::Measured { .. }
             )
         {
             return true;

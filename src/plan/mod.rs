@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use head_symbols::HeadSymbols;
 
-use crate::ir::{Graph, Likeness, Model, Part, Segment, Side, StepKind, ValueId};
+use crate::ir::{Graph, Likeness, Model, Op, Part, Segment, Side, StepKind, ValueId};
 use crate::symbols::{BitMatrix, Blocks, draw};
 
 /// Index into [`Plan::masks`].
@@ -160,6 +160,18 @@ pub struct Program {
     pub graph: Graph,
     /// Truth values over all blocks: scalars, vectors or matrices; of q-blocks for [`Role::Cache`].
     pub terms: Vec<(Role, ValueId)>,
+}
+
+impl Program {
+    /// What it asks the host to measure: names, and the side of those with a number for each token.
+    #[must_use]
+    pub fn measured(&self) -> Vec<(&str, Option<Side>)> {
+        let asked = self.graph.values().filter_map(|(_, value)| match &value.op {
+            Op::Measured { name, over } => Some((name.as_str(), over.map(|(side, _)| side))),
+            _ => None,
+        });
+        asked.collect()
+    }
 }
 
 /// A token predicate over the tokens of an arrangement, free of places.

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::ir::scalar::{self, At, NoTokens, Scalar};
-use crate::ir::{Binary, Extent, Grain, Graph, Kind, Model, Op, Over, Reduction, SetId, Side, Type, Unary, ValueId};
+use crate::ir::{
+    Binary, Extent, Grain, Graph, Kind, Model, Op, Over, Reduction, SetId, Side, Source, Type, Unary, ValueId,
+};
 use crate::plan::{Program, Role, blocks_of_set};
 use crate::symbols::{BitMatrix, Blocks};
 
@@ -23,20 +25,43 @@ pub struct SelectorInput<'a> {
     pub masks: &'a [&'a BitMatrix],
     /// Where scalars are evaluated.
     pub at: At,
-    /// Queries `[tokens, head_dim]`, row-major, in the arrangement's order.
-    pub q: &'a [f32],
-    /// Keys `[tokens, head_dim]`, row-major, in the arrangement's order.
-    pub k: &'a [f32],
+    /// The head's tensors.
+    pub tensors: &'a HeadTensors,
     /// All heads of the layer, for programs that look at other heads ([`crosses_heads`]); else it may be missing.
     pub layer: Option<&'a LayerInput>,
     /// Channels of the head.
     pub head_dim: usize,
 }
 
-/// Queries and keys of all heads of a layer, in the order of one arrangement, and what heads have computed for each other.
+/// Tensors of a head, row-major, in the order of an arrangement. What no program asks for may be empty.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HeadTensors {
+    /// Queries `[tokens, head_dim]`.
+    pub q: Vec<f32>,
+    /// Keys `[tokens, head_dim]`.
+    pub k: Vec<f32>,
+    /// Values `[tokens, head_dim]`.
+    pub v: Vec<f32>,
+    /// What the host measured, by name: one number, or one for each token.
+    pub measured: Vec<(String, Vec<f32>)>,
+}
+
+impl HeadTensors {
+    /// The vectors of a source.
+    #[must_use]
+    pub fn source(&self, source: Source) -> &[f32] {
+        match source {
+            Source::Query => &self.q,
+            Source::Key => &self.k,
+            Source::Value => &self.v,
+        }
+    }
+}
+
+/// Tensors of all heads of a layer, in the order of one arrangement, and what heads have computed for each other.
 #[derive(Debug, Default)]
 pub struct LayerInput {
-    heads: Vec<[Vec<f32>; 2]>,
+    heads: Vec<HeadTensors>,
     /// Values of other heads, and selections over all of them, by the value's id and the head.
     known: Mutex<Shared>,
 }
@@ -44,9 +69,9 @@ pub struct LayerInput {
 type Shared = HashMap<(ValueId, Option<u32>), Arc<Vec<f32>>>;
 
 impl LayerInput {
-    /// The heads, each with its queries and keys as in [`SelectorInput::q`].
+    /// The heads, in order.
     #[must_use]
-    pub fn new(heads: Vec<[Vec<f32>; 2]>) -> Self {
+    pub fn new(heads: Vec<HeadTensors>) -> Self {
         LayerInput { heads, known: Mutex::default() }
     }
 
@@ -88,8 +113,7 @@ impl<'a> SelectorInput<'a> {
             ));
         };
         let head = head.min(layer.heads.len().saturating_sub(1) as u32);
-        let [q, k] = &layer.heads[head as usize];
-        Ok(SelectorInput { q, k, at: At { head, ..self.at }, ..*self })
+        Ok(SelectorInput { tensors: &layer.heads[head as usize], at: At { head, ..self.at }, ..*self })
     }
 
     /// Number of heads of the layer, 0 where the others are missing.
@@ -98,20 +122,37 @@ impl<'a> SelectorInput<'a> {
         self.layer.map_or(0, |layer| layer.heads.len() as u32)
     }
 
-    /// The tokens of a side and the offsets of its blocks.
+    /// The offsets of the blocks of a side.
     #[must_use]
-    pub fn side(&self, side: Side) -> (&'a [f32], &'a [u32]) {
+    pub fn offsets(&self, side: Side) -> &'a [u32] {
         match side {
-            Side::Query => (self.q, &self.blocks.q),
-            Side::Key => (self.k, &self.blocks.kv),
+            Side::Query => &self.blocks.q,
+            Side::Key => &self.blocks.kv,
         }
+    }
+
+    /// The vectors of a source and the offsets of its blocks.
+    #[must_use]
+    pub fn source(&self, source: Source) -> (&'a [f32], &'a [u32]) {
+        (self.tensors.source(source), self.offsets(source.side()))
+    }
+
+    /// What the host measured under a name.
+    ///
+    /// # Errors
+    /// [`Error::State`] when it did not.
+    pub fn measured(&self, name: &str) -> Result<&'a [f32]> {
+        let found = self.tensors.measured.iter().find(|(known, _)| known == name);
+        found
+            .map(|(_, values)| values.as_slice())
+            .ok_or_else(|| Error::State(format!("the rules choose by `{name}`, which the host has not measured")))
     }
 
     /// The blocks of a side that hold a token of the set.
     #[must_use]
     pub fn blocks_of(&self, graph: &Graph, set: SetId, side: Side) -> Vec<u32> {
         if set == SetId::ALL {
-            return (0..self.side(side).1.len() as u32 - 1).collect();
+            return (0..self.offsets(side).len() as u32 - 1).collect();
         }
         blocks_of_set(self.model, graph.parts(set), self.blocks, side)
     }
@@ -121,7 +162,7 @@ impl<'a> SelectorInput<'a> {
     pub fn elements_of(&self, graph: &Graph, set: SetId, side: Side) -> Vec<u32> {
         let tokens = || -> Vec<u32> {
             let ranges = self.model.ranges(graph.parts(set));
-            let end = self.side(side).1.last().copied().unwrap_or(0);
+            let end = self.offsets(side).last().copied().unwrap_or(0);
             ranges.into_iter().flat_map(|(start, stop)| start..stop.min(end)).collect()
         };
         match graph.grain(set) {
@@ -138,7 +179,7 @@ impl<'a> SelectorInput<'a> {
     #[must_use]
     pub fn count_of(&self, graph: &Graph, set: SetId, side: Side) -> usize {
         match set {
-            SetId::ALL => self.side(side).1.len() - 1,
+            SetId::ALL => self.offsets(side).len() - 1,
             _ => self.elements_of(graph, set, side).len(),
         }
     }
@@ -156,7 +197,7 @@ impl<'a> SelectorInput<'a> {
     #[must_use]
     pub fn runs(&self, graph: &Graph, side: Side, tokens: SetId, blocks: SetId) -> Vec<std::ops::Range<usize>> {
         let tokens = self.elements_of(graph, tokens, side);
-        let offsets = self.side(side).1;
+        let offsets = self.offsets(side);
         let below = |offset: u32| tokens.partition_point(|&token| token < offset);
         let blocks = self.elements_of(graph, blocks, side).into_iter();
         blocks.map(|block| below(offsets[block as usize])..below(offsets[block as usize + 1])).collect()
@@ -165,7 +206,7 @@ impl<'a> SelectorInput<'a> {
     /// The stride of an [`Op::AntiDiagonal`], at least 1.
     #[must_use]
     pub fn stride(&self, graph: &Graph, id: ValueId) -> usize {
-        usize::try_from(self.scalar(graph, id).int().max(1)).unwrap_or(usize::MAX).min(self.q.len().max(1))
+        usize::try_from(self.scalar(graph, id).int().max(1)).unwrap_or(usize::MAX).min(self.tensors.q.len().max(1))
     }
 
     /// The value of a scalar.
@@ -180,16 +221,36 @@ impl<'a> SelectorInput<'a> {
     /// [`Error::Shape`] says what was given and what was expected.
     pub fn check(&self, program: &Program) -> Result<()> {
         for (side, name) in [(Side::Query, "q"), (Side::Key, "k")] {
-            let (values, offsets) = self.side(side);
-            let tokens = offsets.last().map_or(0, |&end| end as usize);
+            let offsets = self.offsets(side);
             if offsets.is_empty() || offsets[0] != 0 || offsets.windows(2).any(|pair| pair[0] >= pair[1]) {
                 return Err(Error::Shape(format!("the blocks of `{name}` are not ascending from 0")));
             }
-            if self.head_dim == 0 || tokens.checked_mul(self.head_dim) != Some(values.len()) {
+        }
+        let graph = &program.graph;
+        let live = live_values(program);
+        for (source, name) in [(Source::Query, "q"), (Source::Key, "k"), (Source::Value, "v")] {
+            let (values, offsets) = self.source(source);
+            let tokens = offsets.last().map_or(0, |&end| end as usize);
+            let asked = live.iter().any(|&id| graph.op(id).reads(source));
+            if asked && (self.head_dim == 0 || tokens.checked_mul(self.head_dim) != Some(values.len())) {
                 return Err(Error::Shape(format!(
                     "`{name}` of a head holds {} values, expected {tokens} tokens x {} channels",
                     values.len(),
                     self.head_dim
+                )));
+            }
+        }
+        for &id in &live {
+            let Op::Measured { name, over } = graph.op(id) else { continue };
+            let wanted = over.map_or(1, |(side, _)| self.offsets(side).last().map_or(0, |&end| end as usize));
+            let found = self.measured(name)?.len();
+            if found != wanted {
+                return Err(Error::Shape(format!("`{name}` of a head holds {found} numbers, expected {wanted}")));
+            }
+            if let Some(at) = self.measured(name)?.iter().position(|value| value.is_nan()) {
+                let At { step, layer, head, .. } = self.at;
+                return Err(Error::Value(format!(
+                    "`{name}` is NaN at {at} of head {head} (layer {layer}, step {step}); symbols cannot be computed from it"
                 )));
             }
         }
@@ -211,7 +272,8 @@ impl<'a> SelectorInput<'a> {
                 "the selector program looks at other heads: it needs all of the layer".to_owned(),
             ));
         };
-        match layer.heads.iter().position(|[q, k]| (q.len(), k.len()) != (self.q.len(), self.k.len())) {
+        let sizes = |head: &HeadTensors| (head.q.len(), head.k.len(), head.v.len());
+        match layer.heads.iter().position(|head| sizes(head) != sizes(self.tensors)) {
             None => Ok(()),
             Some(head) => {
                 Err(Error::Shape(format!("head {head} of the layer has other sizes than head {}", self.at.head)))
@@ -246,15 +308,16 @@ impl<'a> SelectorInput<'a> {
     /// The block that holds a token.
     #[must_use]
     pub fn block_of(&self, side: Side, token: usize) -> usize {
-        self.side(side).1.partition_point(|&offset| offset as usize <= token).saturating_sub(1)
+        self.offsets(side).partition_point(|&offset| offset as usize <= token).saturating_sub(1)
     }
 
     /// The error of a pooled value that is NaN or infinite.
     #[must_use]
-    pub fn not_finite(&self, side: Side, block: usize) -> Error {
-        let name = match side {
-            Side::Query => "q",
-            Side::Key => "k",
+    pub fn not_finite(&self, source: Source, block: usize) -> Error {
+        let name = match source {
+            Source::Query => "q",
+            Source::Key => "k",
+            Source::Value => "v",
         };
         let At { step, layer, head, .. } = self.at;
         Error::Value(format!(
@@ -324,7 +387,11 @@ fn check_value(graph: &Graph, id: ValueId) -> Result<()> {
     let fine = match op {
         Op::Unary(Unary::Negate | Unary::Abs, a) if is_vectors(ty(id)) => ty(*a) == ty(id),
         Op::Binary(binary, a, b) if is_vectors(ty(id)) => {
-            let fits = |a: Type| a == ty(id) || a == Type::scalar(Kind::Real);
+            let Extent::Vectors(side, set) = ty(id).extent else { return Err(wrong(id, "has no vectors")) };
+            let fits = |a: Type| {
+                let number = a.kind == Kind::Real && axes(a) == Some(only(side, set));
+                a == ty(id) || a == Type::scalar(Kind::Real) || number
+            };
             let known = matches!(
                 binary,
                 Binary::Add | Binary::Subtract | Binary::Multiply | Binary::Divide | Binary::Min | Binary::Max
@@ -357,8 +424,26 @@ fn check_value(graph: &Graph, id: ValueId) -> Result<()> {
                 && ty(*condition).kind == Kind::Bool
                 && (ty(*a).kind == Kind::Bool) == (ty(*b).kind == Kind::Bool)
         }
-        Op::Pool(_, side) => ty(id).extent == Extent::Vectors(*side, SetId::ALL),
-        Op::Each(side, set) => ty(id).extent == Extent::Vectors(*side, *set) && graph.grain(*set) != Grain::Blocks,
+        Op::Pool(_, source) => ty(id).extent == Extent::Vectors(source.side(), SetId::ALL),
+        Op::Each(source, set) => {
+            ty(id).extent == Extent::Vectors(source.side(), *set) && graph.grain(*set) != Grain::Blocks
+        }
+        Op::Spread(a, set) => match ty(*a).extent {
+            Extent::Vectors(side, from) => {
+                ty(id).extent == Extent::Vectors(side, *set)
+                    && graph.grain(from) == Grain::Blocks
+                    && graph.grain(*set) != Grain::Blocks
+            }
+            _ => false,
+        },
+        Op::OverChannels { value, .. } => match ty(*value).extent {
+            Extent::Vectors(side, set) => axes(ty(id)) == Some(only(side, set)),
+            _ => false,
+        },
+        Op::Measured { over: None, .. } => axes(ty(id)) == Some([None, None]) && block(id),
+        Op::Measured { over: Some((side, set)), .. } => {
+            is_all_tokens(graph, *set) && axes(ty(id)) == Some(only(*side, *set))
+        }
         Op::Start(a) => match ty(*a).extent {
             Extent::Vectors(side, set) => axes(ty(id)) == Some(only(side, set)),
             _ => false,
@@ -428,17 +513,18 @@ fn check_value(graph: &Graph, id: ValueId) -> Result<()> {
         }
         Op::Softmax { value, over } => {
             ty(*value).kind != Kind::Bool
-                && *over != Over::Layer
+                && !matches!(over, Over::Layer | Over::Heads)
                 && has_axis(graph, *value, *over)
                 && ty(*value).extent == ty(id).extent
         }
-        Op::Select { value, amount, at_least, over, .. } => {
+        Op::Select { value, amount, at_least, cost, over, .. } => {
             let scalar = |id: ValueId| ty(id).extent == Extent::Scalar;
             ty(*value).kind != Kind::Bool
                 && has_axis(graph, *value, *over)
                 && ty(*value).extent == ty(id).extent
                 && (scalar(*amount) || amount_of_lines(graph, *amount, *value, *over))
                 && at_least.is_none_or(scalar)
+                && cost.is_none_or(|cost| ty(cost) == ty(*value) && !matches!(over, Over::Layer | Over::Heads))
         }
         Op::Mask(_) => block(id) && ty(id).kind == Kind::Bool,
         _ => false,
@@ -521,6 +607,7 @@ fn has_axis(graph: &Graph, value: ValueId, over: Over) -> bool {
         (Extent::Blocks { q, .. }, Over::Query) => q.is_some(),
         (Extent::Blocks { kv, .. }, Over::Key) => kv.is_some(),
         (Extent::Blocks { q, kv }, Over::Both | Over::Layer) => q.is_some() && kv.is_some(),
+        (Extent::Blocks { .. }, Over::Heads) => true,
         _ => false,
     }
 }

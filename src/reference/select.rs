@@ -10,9 +10,9 @@ use crate::ir::{Rounding, Selector};
 
 use super::math::{lane_sum, normal_quantile};
 
-/// The selected of `values`.
+/// The selected of `values`; running sums add up `costs`, which are the values themselves where nothing else is said.
 #[must_use]
-pub fn select(rule: Selector, values: &[f32], amount: Scalar, at_least: usize) -> Vec<bool> {
+pub fn select(rule: Selector, values: &[f32], costs: &[f32], amount: Scalar, at_least: usize) -> Vec<bool> {
     let candidates: Vec<usize> = (0..values.len()).filter(|&index| is_candidate(values[index])).collect();
     let mut selected = vec![false; values.len()];
     match rule {
@@ -36,7 +36,7 @@ pub fn select(rule: Selector, values: &[f32], amount: Scalar, at_least: usize) -
             let mut sum = 0.0_f32;
             for &index in &ranking {
                 let before = sum;
-                sum += values[index];
+                sum += costs[index];
                 let compared = if crossing { before } else { sum };
                 if !(if strict { compared < amount } else { compared <= amount }) {
                     break;
@@ -51,7 +51,7 @@ pub fn select(rule: Selector, values: &[f32], amount: Scalar, at_least: usize) -
             let rest = (1.0 - amount.real()) as f32;
             let mut sum = 0.0_f32;
             for index in ascending(values, &candidates) {
-                sum += values[index];
+                sum += costs[index];
                 selected[index] = if strict { sum > rest } else { sum >= rest };
             }
             for &index in descending(values, &candidates).iter().take(at_least) {
@@ -62,7 +62,7 @@ pub fn select(rule: Selector, values: &[f32], amount: Scalar, at_least: usize) -
             let amount = amount.real() as f32;
             let mut sum = 0.0_f32;
             for (rank, index) in ascending(values, &candidates).into_iter().enumerate() {
-                sum += values[index];
+                sum += costs[index];
                 selected[index] = sum <= amount || rank < at_least;
             }
         }
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     fn indices(rule: Selector, values: &[f32], amount: Scalar, at_least: usize) -> Vec<usize> {
-        let selected = select(rule, values, amount, at_least);
+        let selected = select(rule, values, values, amount, at_least);
         (0..values.len()).filter(|&index| selected[index]).collect()
     }
 

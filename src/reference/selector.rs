@@ -6,7 +6,8 @@
 use crate::error::{Error, Result};
 use crate::ir::scalar::Scalar;
 use crate::ir::{
-    Binary, Comparison, Extent, Grain, Kind, Op, Over, Reduction, Selector, SetId, Side, Statistic, Unary, ValueId,
+    Binary, Comparison, Extent, Grain, Kind, Op, Over, Reduction, Selector, SetId, Side, Source, Statistic, Unary,
+    ValueId,
 };
 use crate::plan::{Program, Role};
 use crate::symbols::BitMatrix;
@@ -115,7 +116,7 @@ impl Grid {
         match over {
             Over::Key => (0..self.rows()).map(|r| (0..self.columns()).map(|c| at(r, c)).collect()).collect(),
             Over::Query => (0..self.columns()).map(|c| (0..self.rows()).map(|r| at(r, c)).collect()).collect(),
-            Over::Both | Over::Layer => vec![self.cells.iter().map(|cell| cell.real()).collect()],
+            Over::Both | Over::Layer | Over::Heads => vec![self.cells.iter().map(|cell| cell.real()).collect()],
         }
     }
 
@@ -125,7 +126,7 @@ impl Grid {
             cell(match over {
                 Over::Key => lines[row][column],
                 Over::Query => lines[column][row],
-                Over::Both | Over::Layer => lines[0][row * self.columns() + column],
+                Over::Both | Over::Layer | Over::Heads => lines[0][row * self.columns() + column],
             })
         })
     }
@@ -205,7 +206,7 @@ impl Run<'_> {
                     return Err(self.meaningless(graph.op(id)));
                 };
                 let first = |element: u32| match graph.grain(set) {
-                    Grain::Blocks => self.input.side(side).1[element as usize],
+                    Grain::Blocks => self.input.offsets(side)[element as usize],
                     Grain::Tokens | Grain::Last(_) => element,
                 };
                 let elements = self.input.elements_of(graph, set, side);
@@ -216,7 +217,7 @@ impl Run<'_> {
                 Grid { q, kv, cells }
             }
             Op::BlockTokens(side) => {
-                let sizes = self.input.side(*side).1.windows(2).map(|pair| (pair[1] - pair[0]) as f32);
+                let sizes = self.input.offsets(*side).windows(2).map(|pair| (pair[1] - pair[0]) as f32);
                 Grid { q, kv, cells: sizes.map(Cell::Real).collect() }
             }
             Op::Dot(a, b) => {
@@ -224,6 +225,18 @@ impl Run<'_> {
                 Grid::new(q, kv, |row, column| {
                     Cell::Real(math::running_sum(a[row].iter().zip(&b[column]).map(|(x, y)| x * y)))
                 })
+            }
+            Op::OverChannels { how, value } => {
+                let of = |vector: &Vec<f32>| match how {
+                    Reduction::Sum => math::running_sum(vector.iter().copied()),
+                    Reduction::Mean => math::running_sum(vector.iter().copied()) / vector.len() as f32,
+                    Reduction::Max => math::largest(vector.iter().copied()),
+                    Reduction::Min => math::smallest(vector.iter().copied()),
+                };
+                Grid { q, kv, cells: self.vectors(*value)?.iter().map(|vector| Cell::Real(of(vector))).collect() }
+            }
+            Op::Measured { name, .. } => {
+                Grid { q, kv, cells: self.input.measured(name)?.iter().map(|&x| Cell::Real(x)).collect() }
             }
             Op::Transpose(a) => {
                 let a = self.grid(*a)?;
@@ -245,7 +258,7 @@ impl Run<'_> {
             }
             Op::OnDiagonals(value) => {
                 let grid = self.grid(*value)?;
-                let [queries, keys] = [Side::Query, Side::Key].map(|side| self.input.side(side).1);
+                let [queries, keys] = [Side::Query, Side::Key].map(|side| self.input.offsets(side));
                 Grid::new(q, kv, |row, column| {
                     Cell::Bool((queries[row]..queries[row + 1]).any(|query| {
                         (keys[column]..keys[column + 1])
@@ -291,7 +304,18 @@ impl Run<'_> {
                     Cell::Real(reduce(*how, &line))
                 })
             }
-            Op::Select { rule, value, amount, at_least, over: Over::Layer } => {
+            Op::Select { rule, value, amount, at_least, over: Over::Heads, .. } => {
+                let heads =
+                    (0..self.input.heads()).map(|head| self.at_head(*value, head)).collect::<Result<Vec<_>>>()?;
+                let amount = self.input.scalar(graph, *amount);
+                let at_least = at_least.map_or(0, |id| self.input.scalar(graph, id).int());
+                let at_least = usize::try_from(at_least.max(0)).unwrap_or(usize::MAX);
+                Grid::new(q, kv, |row, column| {
+                    let line: Vec<f32> = heads.iter().map(|grid| grid.get(row, column).real()).collect();
+                    Cell::Bool(select(*rule, &line, &line, amount, at_least)[self.input.at.head as usize])
+                })
+            }
+            Op::Select { rule, value, amount, at_least, over: Over::Layer, .. } => {
                 let amount = self.input.scalar(graph, *amount);
                 let at_least = at_least.map_or(0, |id| self.input.scalar(graph, id).int());
                 let at_least = usize::try_from(at_least.max(0)).unwrap_or(usize::MAX);
@@ -299,12 +323,12 @@ impl Run<'_> {
                 for head in 0..self.input.heads() {
                     line.extend(self.at_head(*value, head)?.cells.iter().map(|cell| cell.real()));
                 }
-                let selected = select(*rule, &line, amount, at_least);
+                let selected = select(*rule, &line, &line, amount, at_least);
                 let size = selected.len() / self.input.heads() as usize;
                 let own = &selected[self.input.at.head as usize * size..][..size];
                 Grid { q, kv, cells: own.iter().map(|&cell| Cell::Bool(cell)).collect() }
             }
-            Op::Select { rule, value, amount, at_least, over } => {
+            Op::Select { rule, value, amount, at_least, cost, over } => {
                 let grid = self.grid(*value)?;
                 let amount = |line| match &self.values[amount.0 as usize] {
                     _ if graph.ty(*amount).extent == Extent::Scalar => self.input.scalar(graph, *amount),
@@ -313,11 +337,13 @@ impl Run<'_> {
                 };
                 let at_least = at_least.map_or(0, |id| self.input.scalar(graph, id).int());
                 let at_least = usize::try_from(at_least.max(0)).unwrap_or(usize::MAX);
+                let costs = cost.map_or(Ok(grid), |cost| self.grid(cost))?.lines(*over);
                 let lines: Vec<Vec<bool>> = grid
                     .lines(*over)
                     .iter()
+                    .zip(&costs)
                     .enumerate()
-                    .map(|(n, line)| select(*rule, line, amount(n), at_least))
+                    .map(|(n, (line, costs))| select(*rule, line, costs, amount(n), at_least))
                     .collect();
                 grid.with_lines(*over, &lines, Cell::Bool)
             }
@@ -343,21 +369,35 @@ impl Run<'_> {
         let count = self.input.count_of(graph, set, side);
         let operand = |id: ValueId| match graph.ty(id).extent {
             Extent::Scalar => Ok(vec![vec![self.input.scalar(graph, id).real() as f32; self.input.head_dim]; count]),
+            Extent::Blocks { .. } => {
+                let numbers = self.grid(id)?.cells.iter();
+                Ok(numbers.map(|number| vec![number.real(); self.input.head_dim]).collect())
+            }
             _ => self.vectors(id).map(<[Vec<f32>]>::to_vec),
         };
         let each = |a: &[f32], b: &[f32], f: &dyn Fn(Cell, Cell) -> Cell| -> Vec<f32> {
             a.iter().zip(b).map(|(&a, &b)| f(Cell::Real(a), Cell::Real(b)).real()).collect()
         };
         match graph.op(id) {
-            Op::Pool(statistic, side) => self.pool(*statistic, *side),
-            Op::Each(side, set) => {
-                let (values, dim) = (self.input.side(*side).0, self.input.head_dim);
-                let tokens = self.input.elements_of(graph, *set, *side);
+            Op::Pool(statistic, source) => self.pool(*statistic, *source),
+            Op::Spread(a, set) => {
+                let Extent::Vectors(side, from) = graph.ty(*a).extent else {
+                    return Err(self.meaningless(graph.op(id)));
+                };
+                let vectors = self.vectors(*a)?;
+                let places = self.input.places(graph, side, from, *set).into_iter();
+                let spread: Option<Vec<Vec<f32>>> = places.map(|place| Some(vectors[place?].clone())).collect();
+                spread.ok_or_else(|| self.meaningless(graph.op(id)))
+            }
+            Op::Each(source, set) => {
+                let (values, dim) = (self.input.source(*source).0, self.input.head_dim);
+                let tokens = self.input.elements_of(graph, *set, source.side());
                 let vectors: Vec<Vec<f32>> =
                     tokens.iter().map(|&token| values[token as usize * dim..][..dim].to_vec()).collect();
                 match vectors.iter().position(|vector| vector.iter().any(|value| !value.is_finite())) {
                     Some(token) => {
-                        Err(self.input.not_finite(*side, self.input.block_of(*side, tokens[token] as usize)))
+                        let block = self.input.block_of(source.side(), tokens[token] as usize);
+                        Err(self.input.not_finite(*source, block))
                     }
                     None => Ok(vectors),
                 }
@@ -397,7 +437,7 @@ impl Run<'_> {
         let token =
             |values: &[f32], token: usize, channel: usize| values.get(token * dim + channel).copied().unwrap_or(0.0);
         let groups = |values: &[f32]| (values.len() / dim).div_ceil(stride);
-        let (q_values, k_values) = (self.input.q, self.input.k);
+        let (q_values, k_values) = (&self.input.tensors.q, &self.input.tensors.k);
         let shares: Vec<Vec<f32>> = (0..groups(q_values))
             .map(|g| {
                 let score = |h: usize| {
@@ -412,7 +452,7 @@ impl Run<'_> {
             .collect();
         for (side, bad) in [(Side::Query, &shares)] {
             if let Some(group) = bad.iter().position(|line| line.iter().any(|share| !share.is_finite())) {
-                return Err(self.input.not_finite(side, self.input.block_of(side, group * stride)));
+                return Err(self.input.not_finite(side.source(), self.input.block_of(side, group * stride)));
             }
         }
         let within = |side: Side, block: usize, group: usize| self.input.block_of(side, group * stride) == block;
@@ -455,8 +495,8 @@ impl Run<'_> {
         }))
     }
 
-    fn pool(&self, statistic: Statistic, side: Side) -> Result<Vec<Vec<f32>>> {
-        let (values, offsets) = self.input.side(side);
+    fn pool(&self, statistic: Statistic, source: Source) -> Result<Vec<Vec<f32>>> {
+        let (values, offsets) = self.input.source(source);
         let dim = self.input.head_dim;
         let sums: Vec<Vec<f32>> = offsets
             .windows(2)
@@ -478,13 +518,13 @@ impl Run<'_> {
                 })
                 .collect();
             // NaN is ignored by the largest and the smallest, and not by the sum.
-            self.finite(side, &sums)?;
+            self.finite(source, &sums)?;
             return Ok(ends);
         }
         let divided = |sum: f32, block: usize| sum / (offsets[block + 1] - offsets[block]) as f32;
         let mut means: Vec<Vec<f32>> =
             sums.iter().enumerate().map(|(b, block)| block.iter().map(|&sum| divided(sum, b)).collect()).collect();
-        self.finite(side, &means)?;
+        self.finite(source, &means)?;
         if statistic == Statistic::CentredMean {
             let tokens = offsets[offsets.len() - 1] as f32;
             for c in 0..dim {
@@ -493,14 +533,14 @@ impl Run<'_> {
                     block[c] -= centre;
                 }
             }
-            self.finite(side, &means)?;
+            self.finite(source, &means)?;
         }
         Ok(means)
     }
 
-    fn finite(&self, side: Side, blocks: &[Vec<f32>]) -> Result<()> {
+    fn finite(&self, source: Source, blocks: &[Vec<f32>]) -> Result<()> {
         match blocks.iter().position(|block| block.iter().any(|value| !value.is_finite())) {
-            Some(block) => Err(self.input.not_finite(side, block)),
+            Some(block) => Err(self.input.not_finite(source, block)),
             None => Ok(()),
         }
     }
@@ -508,7 +548,7 @@ impl Run<'_> {
     /// Channels are summed in order, for the norm of a token and for that of the mean; tokens are summed in order. A
     /// token of zeros has no direction and adds nothing.
     fn self_similarity(&self, side: Side) -> Result<Vec<f32>> {
-        let (values, offsets) = self.input.side(side);
+        let (values, offsets) = self.input.source(side.source());
         let dim = self.input.head_dim;
         let mut similarities = Vec::new();
         for range in offsets.windows(2) {
@@ -526,7 +566,7 @@ impl Run<'_> {
                 mean * mean
             })));
         }
-        self.finite(side, &similarities.iter().map(|&value| vec![value]).collect::<Vec<_>>())?;
+        self.finite(side.source(), &similarities.iter().map(|&value| vec![value]).collect::<Vec<_>>())?;
         Ok(similarities)
     }
 

@@ -36,6 +36,6 @@ mod token_masks;
 mod unpacked;
 
 pub use placement::Placement;
-pub use selection::{HeadGroup, LayerSymbols, Selection};
+pub use selection::{HeadGroup, LayerSymbols, Selection, Tensors};
 pub use session::{Report, Session, Step};
 pub use unpacked::Unpacked;

@@ -46,8 +46,8 @@ impl Projected {
 }
 
 impl Step<'_> {
-    /// GEMM-Q of some tokens: projects the queries of live (q-block, head) tiles; rows of cached ones stay untouched.
-    /// Where the step computes in full or has yet to choose, all tiles are live.
+    /// GEMM-Q of some tokens: projects the queries of live (q-block, head) tiles; rows of cached ones, and of those that keep
+    /// nothing, stay untouched. Where the step computes in full or has yet to choose, all tiles are live.
     ///
     /// # Shapes
     /// | tensor | shape | dtype |
@@ -263,7 +263,11 @@ struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     fn of(group: &'a HeadGroup, plan: &Plan, tile: Tile) -> Self {
-        let own = &group.symbols.cache;
+        // A block that keeps nothing has the output zero: it is neither live nor cached.
+        let own = match tile {
+            Tile::Live => Cow::Owned(group.symbols.live_rows()),
+            Tile::Cached => Cow::Borrowed(&group.symbols.cache),
+        };
         let is_live = own.count() == own.rows() * own.columns();
         // Where all rows are live it does not matter how they are cut, nor in which order they stand.
         let (order, q_blocks) = match (&group.placement.q_order, is_live) {

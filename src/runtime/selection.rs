@@ -11,11 +11,57 @@ use super::token_masks::TokenMasks;
 use crate::cpu::head_to_f32;
 use crate::error::{Error, Result};
 use crate::ir::scalar::At;
-use crate::plan::{Body, Class, HeadSymbols, Plan};
-use crate::selector::{Evaluator, LayerInput, SelectorInput, crosses_heads};
+use crate::ir::{Side, Source};
+use crate::plan::{Body, Class, HeadSymbols, Plan, Program};
+use crate::selector::{Evaluator, HeadTensors, LayerInput, SelectorInput, crosses_heads};
 use crate::symbols::statistics::Statistics;
 use crate::symbols::{BitMatrix, Blocks, Partial, Symbols};
-use crate::tensor::TensorRef;
+use crate::tensor::{Tensor, TensorRef};
+
+/// What symbols are chosen from: tensors of a layer at a step, all heads of the model, in the model's order of tokens. What no
+/// rule asks for may be missing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tensors<'a> {
+    /// Queries `[heads, tokens, head_dim]`.
+    pub q: Option<TensorRef<'a>>,
+    /// Keys `[heads, tokens, head_dim]`.
+    pub k: Option<TensorRef<'a>>,
+    /// Values `[heads, tokens, head_dim]`.
+    pub v: Option<TensorRef<'a>>,
+    /// What the host measured, by name: `[heads]`, or `[heads, tokens]` where it is one of tokens.
+    pub measured: &'a [(String, Tensor)],
+}
+
+impl<'a> Tensors<'a> {
+    /// Queries and keys alone.
+    #[must_use]
+    pub fn of(q: TensorRef<'a>, k: TensorRef<'a>) -> Self {
+        Tensors { q: Some(q), k: Some(k), ..Tensors::default() }
+    }
+
+    /// Those of a head, in orders of tokens of queries and of keys; of what was measured that which is asked for.
+    fn of_head(&self, head: usize, [q, kv]: [Option<&[u32]>; 2], asked: &[(&str, Option<Side>)]) -> HeadTensors {
+        let one = |tensor: Option<TensorRef<'_>>, order| {
+            tensor.map(|tensor| head_to_f32(tensor, head, order)).unwrap_or_default()
+        };
+        let measured = self.measured.iter().filter_map(|(name, tensor)| {
+            let (_, side) = asked.iter().find(|(asked, _)| asked == name)?;
+            let values = tensor.as_ref().to_f32();
+            let own = values.chunks(values.len() / tensor.shape()[0].max(1)).nth(head)?;
+            let order = match side {
+                Some(Side::Query) => q,
+                Some(Side::Key) => kv,
+                None => None,
+            };
+            let placed = match order {
+                Some(order) => order.iter().map(|&old| own[old as usize]).collect(),
+                None => own.to_vec(),
+            };
+            Some((name.clone(), placed))
+        });
+        HeadTensors { q: one(self.q, q), k: one(self.k, kv), v: one(self.v, kv), measured: measured.collect() }
+    }
+}
 
 /// The symbols of all heads of a layer at a step.
 #[derive(Clone, Debug, PartialEq)]
@@ -139,21 +185,13 @@ impl Selection {
 
     /// The symbols that the rules of a step give some heads of a layer.
     ///
-    /// # Shapes
-    /// q and k: `[heads, tokens, head_dim]`, f32, f16 or bf16, in the model's order of tokens, all heads of the model. They
-    /// are not looked at where the symbols of these heads are known.
+    /// Tensors are not looked at where the symbols of these heads are known.
     ///
     /// # Errors
-    /// [`Error::State`] when q and k are needed and missing, or the plan has no such step, layer or head; [`Error::Shape`]
+    /// [`Error::State`] when tensors are needed and missing, or the plan has no such step, layer or head; [`Error::Shape`]
     /// when they do not fit the model; [`Error::Value`] when they are not finite.
-    pub fn symbols(
-        &mut self,
-        step: u32,
-        layer: u32,
-        heads: &[u32],
-        qk: Option<(TensorRef<'_>, TensorRef<'_>)>,
-    ) -> Result<LayerSymbols> {
-        self.chosen([step; 2], layer, heads, qk)
+    pub fn symbols(&mut self, step: u32, layer: u32, heads: &[u32], tensors: Tensors<'_>) -> Result<LayerSymbols> {
+        self.chosen([step; 2], layer, heads, tensors)
     }
 
     /// The symbols in force at a step: its own where they need no q and k, else those of the step
@@ -162,24 +200,12 @@ impl Selection {
     ///
     /// # Errors
     /// As [`Selection::symbols`].
-    pub fn in_force(
-        &mut self,
-        step: u32,
-        layer: u32,
-        heads: &[u32],
-        qk: Option<(TensorRef<'_>, TensorRef<'_>)>,
-    ) -> Result<LayerSymbols> {
+    pub fn in_force(&mut self, step: u32, layer: u32, heads: &[u32], tensors: Tensors<'_>) -> Result<LayerSymbols> {
         check_place(&self.plan, step, layer)?;
-        self.chosen([step, self.plan.schedule.chosen_at(step, layer)], layer, heads, qk)
+        self.chosen([step, self.plan.schedule.chosen_at(step, layer)], layer, heads, tensors)
     }
 
-    fn chosen(
-        &mut self,
-        steps: [u32; 2],
-        layer: u32,
-        heads: &[u32],
-        qk: Option<(TensorRef<'_>, TensorRef<'_>)>,
-    ) -> Result<LayerSymbols> {
+    fn chosen(&mut self, steps: [u32; 2], layer: u32, heads: &[u32], tensors: Tensors<'_>) -> Result<LayerSymbols> {
         check_place(&self.plan, steps[0], layer)?;
         let count = self.plan.model.heads;
         if let Some(head) = heads.iter().find(|&&head| head >= count) {
@@ -188,25 +214,25 @@ impl Selection {
                 "there is no head {head}: model `{name}` has {count} heads, counted from 0"
             )));
         }
-        let chosen = self.choose(steps, layer, heads, qk, &[])?;
+        let chosen = self.choose(steps, layer, heads, tensors, &[])?;
         self.assemble(&chosen)
     }
 
-    /// The symbols of heads at a step where they are known, and elsewhere those that q and k of `chosen_at` choose. `last` is
+    /// The symbols of heads at a step where they are known, and elsewhere those that the tensors of `chosen_at` choose. `last` is
     /// what was chosen before, by head.
     pub(super) fn choose(
         &self,
         [step, chosen_at]: [u32; 2],
         layer: u32,
         heads: &[u32],
-        qk: Option<(TensorRef<'_>, TensorRef<'_>)>,
+        tensors: Tensors<'_>,
         last: &[Option<Chosen>],
     ) -> Result<Vec<Chosen>> {
-        if let Some((q, k)) = qk {
-            check_heads(&self.plan, "q", q)?;
-            check_heads(&self.plan, "k", k)?;
+        for (name, tensor) in [("q", tensors.q), ("k", tensors.k), ("v", tensors.v)] {
+            tensor.map_or(Ok(()), |tensor| check_heads(&self.plan, name, tensor))?;
         }
-        let layers = self.layers(chosen_at, layer, qk);
+        self.check_measured(tensors)?;
+        let layers = self.layers(chosen_at, layer, tensors);
         heads
             .into_par_iter()
             .map(|&head| {
@@ -218,7 +244,7 @@ impl Selection {
                 let start = last.or(self.start[head as usize].as_ref());
                 self.choose_one(
                     At { step: chosen_at, layer, head, ..At::default() },
-                    qk,
+                    tensors,
                     &layers,
                     start.map(Arc::as_ref),
                 )
@@ -227,18 +253,19 @@ impl Selection {
     }
 
     /// All heads as the classes see them whose programs look at other heads.
-    fn layers(&self, step: u32, layer: u32, qk: Option<(TensorRef<'_>, TensorRef<'_>)>) -> HashMap<u32, LayerInput> {
+    fn layers(&self, step: u32, layer: u32, tensors: Tensors<'_>) -> HashMap<u32, LayerInput> {
         let mut layers = HashMap::new();
-        let Some((q, k)) = qk else { return layers };
         let first = self.plan.place(step, layer, 0);
         let heads = self.plan.model.heads as usize;
         for &class in &self.plan.class_of[first..first + heads] {
             let Class { arrangement, body, .. } = &self.plan.classes[class as usize];
             let Body::Dynamic { program, .. } = body else { continue };
-            if !layers.contains_key(&class) && crosses_heads(&self.plan.programs[*program as usize]) {
+            let program = &self.plan.programs[*program as usize];
+            if !layers.contains_key(&class) && crosses_heads(program) {
                 let order = self.plan.arrangements[*arrangement as usize].order.as_deref();
-                let both = |head| [q, k].map(|tensor| head_to_f32(tensor, head, order));
-                layers.insert(class, LayerInput::new((0..heads).into_par_iter().map(both).collect()));
+                let asked = program.measured();
+                let of_head = |head| tensors.of_head(head, [order; 2], &asked);
+                layers.insert(class, LayerInput::new((0..heads).into_par_iter().map(of_head).collect()));
             }
         }
         layers
@@ -247,7 +274,7 @@ impl Selection {
     fn choose_one(
         &self,
         at: At,
-        qk: Option<(TensorRef<'_>, TensorRef<'_>)>,
+        tensors: Tensors<'_>,
         layers: &HashMap<u32, LayerInput>,
         start: Option<&Centroids>,
     ) -> Result<Chosen> {
@@ -255,28 +282,66 @@ impl Selection {
         if let Some(known) = self.known(class, at.head) {
             return Ok(known);
         }
-        let Some((q, k)) = qk else {
-            let At { step, layer, head, .. } = at;
-            return Err(Error::State(format!(
-                "the rules of head {head} (layer {layer}) choose blocks by what is in them: q and k of step {step} are needed"
-            )));
-        };
         let Class { arrangement, body, .. } = &self.plan.classes[class as usize];
         let arranged = &self.plan.arrangements[*arrangement as usize];
+        self.check_present(body, arranged.clustering.is_some(), at, tensors)?;
+        let asked = match body {
+            Body::Dynamic { program, .. } => self.plan.programs[*program as usize].measured(),
+            Body::Static { .. } => Vec::new(),
+        };
         let head = at.head as usize;
-        let both = |orders: [Option<&[u32]>; 2]| [head_to_f32(q, head, orders[0]), head_to_f32(k, head, orders[1])];
-        let [own_q, own_k] = both([arranged.order.as_deref(); 2]);
+        let own = tensors.of_head(head, [arranged.order.as_deref(); 2], &asked);
         let Some(clustering) = &arranged.clustering else {
-            let symbols = Arc::new(self.compute(body, at, [&own_q, &own_k], &arranged.blocks, layers.get(&class))?);
+            let symbols = Arc::new(self.compute(body, at, &own, &arranged.blocks, layers.get(&class))?);
             let placement = Arc::clone(&self.placements[*arrangement as usize]);
             return Ok(Chosen { head: at.head, class, placement, symbols, centroids: None });
         };
-        let (placement, centroids) = cluster(&self.plan.model, arranged, clustering, [&own_q, &own_k], start);
-        let [q, k] = both([placement.q_order.as_deref(), placement.kv_order.as_deref()]);
-        let symbols = self.compute(body, at, [&q, &k], &placement.blocks, None)?;
+        let (placement, centroids) = cluster(&self.plan.model, arranged, clustering, [&own.q, &own.k], start);
+        let own = tensors.of_head(head, [placement.q_order.as_deref(), placement.kv_order.as_deref()], &asked);
+        let symbols = self.compute(body, at, &own, &placement.blocks, None)?;
         let (placement, symbols) = placement.cut(symbols);
         let (placement, symbols) = (Arc::new(placement), Arc::new(symbols));
         Ok(Chosen { head: at.head, class, placement, symbols, centroids: Some(Arc::new(centroids)) })
+    }
+
+    /// Whether the tensors are there that a class asks for.
+    fn check_present(&self, body: &Body, clustered: bool, at: At, tensors: Tensors<'_>) -> Result<()> {
+        let reads = |source| match body {
+            Body::Dynamic { program, .. } => {
+                self.plan.programs[*program as usize].graph.values().any(|(_, value)| value.op.reads(source))
+            }
+            Body::Static { .. } => false,
+        };
+        let sources = [("q", tensors.q, Source::Query), ("k", tensors.k, Source::Key), ("v", tensors.v, Source::Value)];
+        let asked = |source| reads(source) || clustered && source != Source::Value;
+        let missing = sources.into_iter().filter(|&(_, tensor, source)| tensor.is_none() && asked(source));
+        let missing: Vec<&str> = missing.map(|(name, ..)| name).collect();
+        let At { step, layer, head, .. } = at;
+        let are = if missing.len() == 1 { "is" } else { "are" };
+        match missing.as_slice() {
+            [] => Ok(()),
+            names => Err(Error::State(format!(
+                "the rules of head {head} (layer {layer}) choose blocks by what is in them: {} of step {step} {are} needed",
+                names.join(" and ")
+            ))),
+        }
+    }
+
+    /// The shapes of what the host measured.
+    fn check_measured(&self, tensors: Tensors<'_>) -> Result<()> {
+        let [heads, tokens] = [self.plan.model.heads, self.plan.model.tokens()].map(|size| size as usize);
+        for (name, side) in self.plan.programs.iter().flat_map(Program::measured) {
+            let Some((_, tensor)) = tensors.measured.iter().find(|(known, _)| known == name) else { continue };
+            let wanted = if side.is_some() { vec![heads, tokens] } else { vec![heads] };
+            if tensor.shape() != wanted {
+                return Err(Error::Shape(format!(
+                    "`{name}` has the shape {:?}, the strategy asks for {wanted:?} (heads{})",
+                    tensor.shape(),
+                    if side.is_some() { ", tokens" } else { "" }
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// The symbols of a head of a class that needs no q and k.
@@ -305,7 +370,7 @@ impl Selection {
         &self,
         body: &Body,
         at: At,
-        [q, k]: [&[f32]; 2],
+        tensors: &HeadTensors,
         blocks: &Blocks,
         layer: Option<&LayerInput>,
     ) -> Result<HeadSymbols> {
@@ -316,7 +381,7 @@ impl Selection {
         let model = &self.plan.model;
         let slots: Vec<&BitMatrix> = masks.iter().map(|&mask| &self.plan.masks[mask as usize]).collect();
         let head_dim = model.head_dim as usize;
-        let input = SelectorInput { model, blocks, masks: &slots, at, q, k, layer, head_dim };
+        let input = SelectorInput { model, blocks, masks: &slots, at, tensors, layer, head_dim };
         let bits = self.evaluators[*program as usize].evaluate(&input)?;
         let roles = self.plan.programs[*program as usize].terms.iter().map(|(role, _)| *role);
         Ok(HeadSymbols::of_terms(roles.zip(bits), blocks))

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::projections::Projected;
-use super::selection::{Chosen, LayerSymbols, Selection, check_heads, check_place};
+use super::selection::{Chosen, LayerSymbols, Selection, Tensors, check_heads, check_place};
 use crate::cpu::{AttentionOptions, Cached, Taylor, Terms, Tiles, attention, gather_heads, scatter_heads};
 use crate::error::{Error, Result};
 use crate::ir::StepKind;
@@ -153,7 +153,8 @@ impl Session {
         let kind = if self.is_missing(scheduled, step, layer) { StepKind::Update } else { scheduled };
         let symbols = if kind == StepKind::Dispatch { Some(self.in_force(step, layer)?) } else { None };
         self.layers[layer as usize].last_step = Some(step);
-        Ok(Step { session: self, step, layer, kind, symbols })
+        let has_chosen = !matches!(kind, StepKind::Update | StepKind::Refresh);
+        Ok(Step { session: self, step, layer, kind, symbols, has_chosen, selection: Duration::ZERO })
     }
 
     /// Whether a step needs what no earlier one left.
@@ -219,11 +220,10 @@ impl Session {
         Ok(symbols)
     }
 
-    /// Chooses symbols from q and k.
-    fn choose(&mut self, step: u32, layer: u32, q: TensorRef<'_>, k: TensorRef<'_>) -> Result<Arc<LayerSymbols>> {
+    /// Chooses symbols.
+    fn choose(&mut self, step: u32, layer: u32, tensors: Tensors<'_>) -> Result<Arc<LayerSymbols>> {
         let heads: Vec<u32> = (0..self.plan().model.heads).collect();
-        let chosen =
-            self.selection.choose([step; 2], layer, &heads, Some((q, k)), &self.layers[layer as usize].chosen)?;
+        let chosen = self.selection.choose([step; 2], layer, &heads, tensors, &self.layers[layer as usize].chosen)?;
         let symbols = Arc::new(self.selection.assemble(&chosen)?);
         let classes = chosen.iter().map(|chosen| chosen.class).collect();
         let state = &mut self.layers[layer as usize];
@@ -297,7 +297,8 @@ fn caches(plan: &Plan, class: &Class) -> bool {
 ///
 /// A host that keeps its projections calls [`Step::attention`]. One that lets cached blocks save projections too calls
 /// [`Step::project_q`], [`Step::attention_live`] and [`Step::project_out`] in this order; at a step of kind
-/// [`StepKind::Reuse`] only the last.
+/// [`StepKind::Reuse`] only the last. Where rules choose by what the host measures, [`Step::choose`] comes first. A
+/// feed-forward network is the same with experts for heads, and an activation of the live tiles in place of attention.
 #[derive(Debug)]
 pub struct Step<'s> {
     pub(super) session: &'s mut Session,
@@ -306,6 +307,10 @@ pub struct Step<'s> {
     pub(super) kind: StepKind,
     /// What the step obeys; `None` where it computes in full, and at a refresh until q and k are there.
     pub(super) symbols: Option<Arc<LayerSymbols>>,
+    /// Whether symbols were chosen, or need not be.
+    has_chosen: bool,
+    /// How long that took.
+    selection: Duration,
 }
 
 /// What attention leaves in the rows of cached q-blocks.
@@ -320,6 +325,32 @@ impl Step<'_> {
     #[must_use]
     pub fn kind(&self) -> StepKind {
         self.kind
+    }
+
+    /// Chooses symbols, where the step is to; the next call of [`Step::attention`] does it otherwise, from q, k and v. A
+    /// step that obeys at once what it chooses saves projections too from here on.
+    ///
+    /// # Errors
+    /// [`Error::State`] when a tensor is missing that the rules ask for; [`Error::Shape`] when one does not fit the model;
+    /// [`Error::Value`] when one is not finite.
+    pub fn choose(&mut self, tensors: Tensors<'_>) -> Result<()> {
+        if self.has_chosen {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let chosen = self.session.choose(self.step, self.layer, tensors)?;
+        self.selection = start.elapsed();
+        self.has_chosen = true;
+        if self.kind == StepKind::Refresh {
+            self.symbols = Some(chosen);
+        }
+        Ok(())
+    }
+
+    /// What the step obeys: `None` where it computes in full, and at a refresh until it has chosen.
+    #[must_use]
+    pub fn symbols(&self) -> Option<&LayerSymbols> {
+        self.symbols.as_deref()
     }
 
     /// See [`Session::attention`].
@@ -382,15 +413,8 @@ impl Step<'_> {
             let (out, q) = (out.dtype().name(), q.dtype().name());
             return Err(Error::Shape(format!("`out` holds {out}, but `q` holds {q}")));
         }
-        let mut report = Report { kind: self.kind, selection: Duration::ZERO, attention: Duration::ZERO };
-        if matches!(self.kind, StepKind::Update | StepKind::Refresh) {
-            let start = Instant::now();
-            let chosen = self.session.choose(self.step, self.layer, q, k)?;
-            report.selection = start.elapsed();
-            if self.kind == StepKind::Refresh {
-                self.symbols = Some(chosen);
-            }
-        }
+        self.choose(Tensors { v: Some(v), ..Tensors::of(q, k) })?;
+        let mut report = Report { kind: self.kind, selection: self.selection, attention: Duration::ZERO };
         let start = Instant::now();
         let step = self.step as usize;
         match (self.kind, self.symbols.clone()) {

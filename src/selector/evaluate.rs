@@ -2,6 +2,7 @@
 //!
 //! Block values are flat arrays; a missing axis has length one. Values inside a map have no array of their own.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -160,19 +161,35 @@ impl Run<'_> {
         /// A number for all channels of all elements, or one for each.
         enum Channels<'a> {
             One(f32),
-            Each(&'a [f32]),
+            Each(Cow<'a, [f32]>),
         }
         let operand = |id: ValueId| match self.graph().ty(id).extent {
             Extent::Scalar => Ok(Channels::One(self.uniform(id).real() as f32)),
-            _ => self.vectors(id).map(Channels::Each),
+            Extent::Blocks { .. } => {
+                let numbers = self.real(id)?.1.iter();
+                let repeated = numbers.flat_map(|&number| std::iter::repeat_n(number, self.input.head_dim)).collect();
+                Ok(Channels::Each(Cow::Owned(repeated)))
+            }
+            _ => self.vectors(id).map(|values| Channels::Each(Cow::Borrowed(values))),
         };
         let apply = |op, a: f32, b: f32| binary(op, Cell::Real(a), Cell::Real(b)).real();
         Ok(match op {
-            Op::Pool(statistic, side) => pool::pool(self.input, *statistic, *side)?,
-            Op::Each(side, set) => pool::each(self.input, *side, &self.input.elements_of(self.graph(), *set, *side))?,
+            Op::Pool(statistic, source) => pool::pool(self.input, *statistic, *source)?,
+            Op::Each(source, set) => {
+                pool::each(self.input, *source, &self.input.elements_of(self.graph(), *set, source.side()))?
+            }
+            Op::Spread(a, set) => {
+                let Extent::Vectors(side, from) = self.graph().ty(*a).extent else { return Err(broken(id)) };
+                let (vectors, dim) = (self.vectors(*a)?, self.input.head_dim);
+                let mut spread = Vec::new();
+                for place in self.input.places(self.graph(), side, from, *set) {
+                    spread.extend_from_slice(&vectors[place.ok_or_else(|| broken(id))? * dim..][..dim]);
+                }
+                spread
+            }
             Op::Unary(op, a) => self.vectors(*a)?.iter().map(|&x| unary(*op, Cell::Real(x)).real()).collect(),
             Op::Binary(op, a, b) => match (operand(*a)?, operand(*b)?) {
-                (Channels::Each(a), Channels::Each(b)) => a.iter().zip(b).map(|(&a, &b)| apply(*op, a, b)).collect(),
+                (Channels::Each(a), Channels::Each(b)) => a.iter().zip(&*b).map(|(&a, &b)| apply(*op, a, b)).collect(),
                 (Channels::Each(a), Channels::One(b)) => a.iter().map(|&a| apply(*op, a, b)).collect(),
                 (Channels::One(a), Channels::Each(b)) => b.iter().map(|&b| apply(*op, a, b)).collect(),
                 (Channels::One(_), Channels::One(_)) => return Err(broken(id)),
@@ -185,17 +202,21 @@ impl Run<'_> {
         Ok(match op {
             Op::Start(value) => {
                 let Extent::Vectors(side, set) = self.graph().ty(*value).extent else { return Err(broken(id)) };
-                let offsets = self.input.side(side).1;
+                let offsets = self.input.offsets(side);
                 let of_blocks = self.graph().grain(set) == Grain::Blocks;
                 let elements = self.input.elements_of(self.graph(), set, side).into_iter();
                 Cells::Real(elements.map(|e| (if of_blocks { offsets[e as usize] } else { e }) as f32).collect())
             }
             Op::BlockTokens(side) => {
-                let offsets = self.input.side(*side).1;
+                let offsets = self.input.offsets(*side);
                 Cells::Real(offsets.windows(2).map(|pair| (pair[1] - pair[0]) as f32).collect())
             }
             Op::SelfSimilarity(side) => Cells::Real(pool::self_similarity(self.input, *side)?),
             Op::Dot(a, b) => Cells::Real(pool::dot(self.vectors(*a)?, self.vectors(*b)?, self.input.head_dim)),
+            Op::OverChannels { how, value } => {
+                Cells::Real(pool::over_channels(*how, self.vectors(*value)?, self.input.head_dim))
+            }
+            Op::Measured { name, .. } => Cells::Real(self.input.measured(name)?.to_vec()),
             Op::Transpose(value) => {
                 let block = self.block(*value)?;
                 match &block.cells {
@@ -227,7 +248,7 @@ impl Run<'_> {
                 Cells::Real(match over {
                     Over::Key => lanes::reduce_rows(*how, values, block.columns(), block.rows()),
                     Over::Query => lanes::reduce_columns(*how, values, block.columns(), block.rows()),
-                    Over::Both | Over::Layer => lanes::reduce_rows(*how, values, values.len(), 1),
+                    Over::Both | Over::Layer | Over::Heads => lanes::reduce_rows(*how, values, values.len(), 1),
                 })
             }
             Op::Softmax { value, over } => {
@@ -256,17 +277,28 @@ impl Run<'_> {
                 })?;
                 Cells::Real(own.to_vec())
             }
-            Op::Select { rule, value, amount, at_least, over: Over::Layer } => {
+            Op::Select { rule, value, amount, at_least, over: Over::Heads, .. } => {
+                let scalar = |id| self.input.scalar(self.graph(), id);
+                let at_least = at_least.map_or(0, |id| scalar(id).int());
+                let at_least = usize::try_from(at_least.max(0)).unwrap_or(usize::MAX);
+                let heads = self.heads(*value)?;
+                let size = heads.first().map_or(0, |head| head.len());
+                let joined: Vec<f32> = heads.iter().flat_map(|head| head.iter().copied()).collect();
+                let lines = lanes::transpose(&joined, heads.len(), size);
+                let selected = select_lines(*rule, Amounts::One(scalar(*amount)), at_least, &lines, None, heads.len())?;
+                Cells::Bool(selected.iter().skip(self.input.at.head as usize).step_by(heads.len()).copied().collect())
+            }
+            Op::Select { rule, value, amount, at_least, over: Over::Layer, .. } => {
                 let scalar = |id| self.input.scalar(self.graph(), id);
                 let at_least = at_least.map_or(0, |id| scalar(id).int());
                 let at_least = usize::try_from(at_least.max(0)).unwrap_or(usize::MAX);
                 let joined: Vec<f32> = self.heads(*value)?.iter().flat_map(|head| head.iter().copied()).collect();
                 let amounts = Amounts::One(scalar(*amount));
-                let selected = select_lines(*rule, amounts, at_least, &joined, joined.len())?;
+                let selected = select_lines(*rule, amounts, at_least, &joined, None, joined.len())?;
                 let size = selected.len().checked_div(self.input.heads() as usize).unwrap_or(0);
                 Cells::Bool(selected[self.input.at.head as usize * size..][..size].to_vec())
             }
-            Op::Select { rule, value, amount, at_least, over } => {
+            Op::Select { rule, value, amount, at_least, cost, over } => {
                 let (block, values) = self.real(*value)?;
                 let scalar = |id| self.input.scalar(self.graph(), id);
                 let at_least = at_least.map_or(0, |id| scalar(id).int());
@@ -275,7 +307,9 @@ impl Run<'_> {
                     Extent::Scalar => Amounts::One(scalar(*amount)),
                     _ => Amounts::Lines(self.real(*amount)?.1),
                 };
-                let select = |values: &[f32], width| select_lines(*rule, amounts, at_least, values, width);
+                let costs = cost.map(|cost| Ok(along_lines(block, self.real(cost)?.1, *over))).transpose()?;
+                let select =
+                    |values: &[f32], width| select_lines(*rule, amounts, at_least, values, costs.as_deref(), width);
                 Cells::Bool(along(block, values, *over, select)?)
             }
             Op::Mask(slot) => self.mask(id, *slot),
@@ -522,6 +556,14 @@ impl Run<'_> {
     }
 }
 
+/// The elements line after line along an axis.
+fn along_lines(block: &Block, values: &[f32], over: Over) -> Vec<f32> {
+    match over {
+        Over::Query => lanes::transpose(values, block.rows(), block.columns()),
+        Over::Key | Over::Both | Over::Layer | Over::Heads => values.to_vec(),
+    }
+}
+
 /// Applies a function of row-major lines along an axis; columns are made rows and back.
 fn along<T: Copy + Default>(
     block: &Block,
@@ -532,8 +574,8 @@ fn along<T: Copy + Default>(
     let (rows, columns) = (block.rows(), block.columns());
     match over {
         Over::Key => lines(values, columns),
-        Over::Both | Over::Layer => lines(values, values.len()),
-        Over::Query => Ok(lanes::transpose(&lines(&lanes::transpose(values, rows, columns), rows)?, columns, rows)),
+        Over::Both | Over::Layer | Over::Heads => lines(values, values.len()),
+        Over::Query => Ok(lanes::transpose(&lines(&along_lines(block, values, over), rows)?, columns, rows)),
     }
 }
 
@@ -550,6 +592,7 @@ fn select_lines(
     amounts: Amounts<'_>,
     at_least: usize,
     values: &[f32],
+    costs: Option<&[f32]>,
     width: usize,
 ) -> Result<Vec<u8>> {
     let mut selected = vec![0_u8; values.len()];
@@ -565,7 +608,8 @@ fn select_lines(
                     line_amount(rule, amounts.get(n).or(amounts.first()).copied().unwrap_or_default())
                 }
             };
-            rank::select(rank::Rule { rule, amount, at_least }, line, selected, &mut buffer);
+            let costs = costs.map_or(line, |costs| &costs[n * width..][..width]);
+            rank::select(rank::Rule { rule, amount, at_least }, line, costs, selected, &mut buffer);
         }
     }
     Ok(selected)

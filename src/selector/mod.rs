@@ -19,7 +19,7 @@ use crate::reference::selector::interpret;
 use crate::symbols::BitMatrix;
 
 pub use crate::reference::SelectorInput;
-pub use crate::reference::input::{LayerInput, crosses_heads};
+pub use crate::reference::input::{HeadTensors, LayerInput, crosses_heads};
 
 /// A program ready to be evaluated many times, from any thread.
 #[derive(Debug)]

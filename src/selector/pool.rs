@@ -4,15 +4,15 @@
 //! that each sum has the bits of the reference.
 
 use crate::error::Result;
-use crate::ir::{Side, Statistic};
+use crate::ir::{Reduction, Side, Source, Statistic};
 use crate::reference::SelectorInput;
 
 /// `[blocks, head_dim]` means.
-pub(super) fn pool(input: &SelectorInput<'_>, statistic: Statistic, side: Side) -> Result<Vec<f32>> {
+pub(super) fn pool(input: &SelectorInput<'_>, statistic: Statistic, source: Source) -> Result<Vec<f32>> {
     if matches!(statistic, Statistic::Min | Statistic::Max) {
-        return extremes(input, statistic, side);
+        return extremes(input, statistic, source);
     }
-    let (values, offsets) = input.side(side);
+    let (values, offsets) = input.source(source);
     let dim = input.head_dim;
     let blocks = offsets.len() - 1;
     let mut means = vec![0.0_f32; blocks * dim];
@@ -31,21 +31,21 @@ pub(super) fn pool(input: &SelectorInput<'_>, statistic: Statistic, side: Side) 
         let tokens = (offsets[block + 1] - offsets[block]) as f32;
         sums.iter_mut().for_each(|sum| *sum /= tokens);
     }
-    finite(input, side, &means, dim)?;
+    finite(input, source, &means, dim)?;
     if let Some(centre) = centre {
         for block in means.chunks_exact_mut(dim) {
             for (value, centre) in block.iter_mut().zip(&centre) {
                 *value -= centre;
             }
         }
-        finite(input, side, &means, dim)?;
+        finite(input, source, &means, dim)?;
     }
     Ok(means)
 }
 
 /// `[blocks, head_dim]` smallest or largest of the tokens, channel by channel.
-fn extremes(input: &SelectorInput<'_>, statistic: Statistic, side: Side) -> Result<Vec<f32>> {
-    let (values, offsets) = input.side(side);
+fn extremes(input: &SelectorInput<'_>, statistic: Statistic, source: Source) -> Result<Vec<f32>> {
+    let (values, offsets) = input.source(source);
     let dim = input.head_dim;
     let mut extremes = Vec::with_capacity((offsets.len() - 1) * dim);
     for (block, range) in offsets.windows(2).enumerate() {
@@ -54,7 +54,7 @@ fn extremes(input: &SelectorInput<'_>, statistic: Statistic, side: Side) -> Resu
         let mut sums = vec![0.0_f32; dim];
         add_tokens(&mut sums, tokens);
         if !sums.iter().all(|sum| sum.is_finite()) {
-            return Err(input.not_finite(side, block));
+            return Err(input.not_finite(source, block));
         }
         let start = match statistic {
             Statistic::Min => f32::INFINITY,
@@ -74,13 +74,13 @@ fn extremes(input: &SelectorInput<'_>, statistic: Statistic, side: Side) -> Resu
 }
 
 /// `[tokens, head_dim]`: the tokens themselves.
-pub(super) fn each(input: &SelectorInput<'_>, side: Side, tokens: &[u32]) -> Result<Vec<f32>> {
-    let (values, dim) = (input.side(side).0, input.head_dim);
+pub(super) fn each(input: &SelectorInput<'_>, source: Source, tokens: &[u32]) -> Result<Vec<f32>> {
+    let (values, dim) = (input.source(source).0, input.head_dim);
     let mut vectors = Vec::with_capacity(tokens.len() * dim);
     for &token in tokens {
         let vector = &values[token as usize * dim..][..dim];
         if !vector.iter().fold(true, |fine, value| fine & value.is_finite()) {
-            return Err(input.not_finite(side, input.block_of(side, token as usize)));
+            return Err(input.not_finite(source, input.block_of(source.side(), token as usize)));
         }
         vectors.extend_from_slice(vector);
     }
@@ -110,18 +110,19 @@ fn add_tokens(sums: &mut [f32], rows: &[f32]) {
     }
 }
 
-fn finite(input: &SelectorInput<'_>, side: Side, values: &[f32], width: usize) -> Result<()> {
+fn finite(input: &SelectorInput<'_>, source: Source, values: &[f32], width: usize) -> Result<()> {
     // Without an early exit the loop is vector code; the search runs only where something was found.
     if values.iter().fold(true, |fine, value| fine & value.is_finite()) {
         return Ok(());
     }
     let position = values.iter().position(|value| !value.is_finite()).unwrap_or(0);
-    Err(input.not_finite(side, position / width))
+    Err(input.not_finite(source, position / width))
 }
 
 /// Mean cosine of each block.
 pub(super) fn self_similarity(input: &SelectorInput<'_>, side: Side) -> Result<Vec<f32>> {
-    let (values, offsets) = input.side(side);
+    let source = side.source();
+    let (values, offsets) = input.source(source);
     let dim = input.head_dim;
     let mut result = Vec::with_capacity(offsets.len() - 1);
     let mut sums = vec![0.0_f32; dim];
@@ -138,7 +139,7 @@ pub(super) fn self_similarity(input: &SelectorInput<'_>, side: Side) -> Result<V
         let count = (range[1] - range[0]) as f32;
         result.push(sums.iter().fold(0.0_f32, |norm, sum| norm + (sum / count) * (sum / count)));
     }
-    finite(input, side, &result, 1)?;
+    finite(input, source, &result, 1)?;
     Ok(result)
 }
 
@@ -172,14 +173,14 @@ pub(super) fn anti_diagonal(input: &SelectorInput<'_>, stride: usize) -> Result<
         rows.resize(values.len().next_multiple_of(width), 0.0);
         rows
     };
-    let mut q = padded(input.q);
+    let mut q = padded(&input.tensors.q);
     for group in q.chunks_exact_mut(width) {
         for phase in 0..stride / 2 {
             let (head, tail) = group.split_at_mut((stride - 1 - phase) * dim);
             head[phase * dim..][..dim].swap_with_slice(&mut tail[..dim]);
         }
     }
-    let k = padded(input.k);
+    let k = padded(&input.tensors.k);
     let mut scores = dot(&q, &k, width);
     let (root, stride_real) = ((dim as f32).sqrt(), stride as f32);
     scores.iter_mut().for_each(|score| *score = *score / root / stride_real);
@@ -187,11 +188,11 @@ pub(super) fn anti_diagonal(input: &SelectorInput<'_>, stride: usize) -> Result<
     let shares = super::lanes::softmax_rows(&scores, groups);
     if !shares.iter().fold(true, |fine, share| fine & share.is_finite()) {
         let group = shares.iter().position(|share| !share.is_finite()).unwrap_or(0) / groups.max(1);
-        return Err(input.not_finite(Side::Query, input.block_of(Side::Query, group * stride)));
+        return Err(input.not_finite(Source::Query, input.block_of(Side::Query, group * stride)));
     }
     // The groups that begin in each kv-block are next to each other.
     let starts = |side: Side, count: usize| -> Vec<usize> {
-        let offsets = input.side(side).1;
+        let offsets = input.offsets(side);
         offsets.iter().map(|&offset| (offset as usize).div_ceil(stride).min(count)).collect()
     };
     let (q_starts, k_starts) = (starts(Side::Query, q.len() / width), starts(Side::Key, groups));
@@ -203,6 +204,18 @@ pub(super) fn anti_diagonal(input: &SelectorInput<'_>, stride: usize) -> Result<
         }
     }
     Ok(sums)
+}
+
+/// The channels of each vector as one number.
+pub(super) fn over_channels(how: Reduction, vectors: &[f32], dim: usize) -> Vec<f32> {
+    let sum = |vector: &[f32]| vector.iter().fold(0.0_f32, |sum, x| sum + x);
+    let of = |vector: &[f32]| match how {
+        Reduction::Sum => sum(vector),
+        Reduction::Mean => sum(vector) / dim as f32,
+        Reduction::Max => super::lanes::largest(vector),
+        Reduction::Min => crate::reference::math::smallest(vector.iter().copied()),
+    };
+    vectors.chunks_exact(dim).map(of).collect()
 }
 
 /// `[q_blocks, kv_blocks]` dot products of rows of `q` and of `k`, `dim` channels each.

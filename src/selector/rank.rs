@@ -41,8 +41,9 @@ fn index(key: u64) -> usize {
     (key & u64::from(u32::MAX)) as usize
 }
 
-/// Marks the selected of a line by ones in `selected`, which holds zeros. `buffer` is working memory.
-pub(super) fn select(rule: Rule, values: &[f32], selected: &mut [u8], buffer: &mut Vec<u64>) {
+/// Marks the selected of a line by ones in `selected`, which holds zeros; running sums add up `costs`. `buffer` is working
+/// memory.
+pub(super) fn select(rule: Rule, values: &[f32], costs: &[f32], selected: &mut [u8], buffer: &mut Vec<u64>) {
     let Rule { rule, amount, at_least } = rule;
     match rule {
         Selector::TopK { rounding, ties } => {
@@ -66,7 +67,7 @@ pub(super) fn select(rule: Rule, values: &[f32], selected: &mut [u8], buffer: &m
             let mut kept = 0;
             for &key in &*buffer {
                 let before = sum;
-                sum += values[index(key)];
+                sum += costs[index(key)];
                 let compared = if crossing { before } else { sum };
                 if !(if strict { compared < amount } else { compared <= amount }) {
                     break;
@@ -82,7 +83,7 @@ pub(super) fn select(rule: Rule, values: &[f32], selected: &mut [u8], buffer: &m
             ascending(values, buffer);
             let mut sum = 0.0_f32;
             for &key in &*buffer {
-                sum += values[index(key)];
+                sum += costs[index(key)];
                 selected[index(key)] = u8::from(if strict { sum > rest } else { sum >= rest });
             }
             take_largest(values, at_least, selected, buffer);
@@ -92,7 +93,7 @@ pub(super) fn select(rule: Rule, values: &[f32], selected: &mut [u8], buffer: &m
             ascending(values, buffer);
             let mut sum = 0.0_f32;
             for (rank, &key) in buffer.iter().enumerate() {
-                sum += values[index(key)];
+                sum += costs[index(key)];
                 selected[index(key)] = u8::from(sum <= amount || rank < at_least);
             }
         }

@@ -249,6 +249,21 @@ impl Symbols {
         })
     }
 
+    /// The q-blocks that attention computes: those that are not cached and keep some block of keys. The others need no
+    /// projections either, their output is cached or zero. `[heads][q_blocks]`.
+    #[must_use]
+    pub fn live_rows(&self) -> BitMatrix {
+        let mut live = self.cache.clone();
+        for head in 0..self.heads() {
+            for q_block in 0..self.q_blocks() {
+                if self.skip.count_row(head * self.q_blocks() + q_block) == 0 {
+                    live.set(head, q_block, false);
+                }
+            }
+        }
+        live
+    }
+
     /// Number of heads.
     #[must_use]
     pub fn heads(&self) -> usize {

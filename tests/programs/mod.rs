@@ -8,7 +8,7 @@ use flashomni::ir::{
     SetId, Side, Statistic, Type, Unary, ValueId, Which,
 };
 use flashomni::plan::{Program, Role};
-use flashomni::selector::{LayerInput, SelectorInput};
+use flashomni::selector::{HeadTensors, LayerInput, SelectorInput};
 use flashomni::source::Span;
 use flashomni::symbols::{BitMatrix, Blocks};
 use flashomni::tensor::Dtype;
@@ -86,7 +86,7 @@ impl Build {
     }
 
     pub fn pool(&mut self, statistic: Statistic, side: Side) -> ValueId {
-        self.typed(Op::Pool(statistic, side))
+        self.typed(Op::Pool(statistic, side.source()))
     }
 
     /// A value of the type that its operation has.
@@ -124,7 +124,7 @@ impl Build {
         let extent = match over {
             Over::Query => Extent::Blocks { q: None, kv },
             Over::Key => Extent::Blocks { q, kv: None },
-            Over::Both | Over::Layer => Extent::Blocks { q: None, kv: None },
+            Over::Both | Over::Layer | Over::Heads => Extent::Blocks { q: None, kv: None },
         };
         self.push(Op::Reduce { how, value, over }, Kind::Real, extent)
     }
@@ -147,7 +147,7 @@ impl Build {
         over: impl Into<Over>,
     ) -> ValueId {
         let extent = self.graph.ty(value).extent;
-        self.push(Op::Select { rule, value, amount, at_least, over: over.into() }, Kind::Bool, extent)
+        self.push(Op::Select { rule, value, amount, at_least, cost: None, over: over.into() }, Kind::Bool, extent)
     }
 
     pub fn embed(&mut self, value: ValueId) -> ValueId {
@@ -226,24 +226,34 @@ pub struct Case {
     pub model: Model,
     pub blocks: Blocks,
     pub masks: Vec<BitMatrix>,
-    pub q: Vec<f32>,
-    pub k: Vec<f32>,
+    pub tensors: HeadTensors,
     pub dim: usize,
 }
 
 impl Case {
     /// Four heads; the one that [`Case::input`] is for is the third, the others hold its values turned and scaled.
     pub fn layer(&self) -> LayerInput {
-        let turned = |values: &[f32], head: usize| -> Vec<f32> {
+        let turned = |values: &[f32], by: usize, scale: f32| -> Vec<f32> {
             let mut values = values.to_vec();
-            let by = (head + 1) * self.dim % values.len().max(1);
+            let by = by % values.len().max(1);
             values.rotate_left(by);
-            values.iter_mut().for_each(|value| *value *= 0.5 + head as f32 * 0.25);
+            values.iter_mut().for_each(|value| *value *= scale);
             values
         };
-        let head = |head: usize| match head {
-            2 => [self.q.clone(), self.k.clone()],
-            _ => [turned(&self.q, head), turned(&self.k, head)],
+        let head = |head: usize| {
+            let scale = 0.5 + head as f32 * 0.25;
+            let vectors = |values: &[f32]| turned(values, (head + 1) * self.dim, scale);
+            let HeadTensors { q, k, v, measured } = &self.tensors;
+            let numbers = |(name, values): &(String, Vec<f32>)| (name.clone(), turned(values, head + 1, scale));
+            match head {
+                2 => self.tensors.clone(),
+                _ => HeadTensors {
+                    q: vectors(q),
+                    k: vectors(k),
+                    v: vectors(v),
+                    measured: measured.iter().map(numbers).collect(),
+                },
+            }
         };
         LayerInput::new((0..4).map(head).collect())
     }
@@ -254,8 +264,7 @@ impl Case {
             blocks: &self.blocks,
             masks,
             at: At { step: 3, layer: 1, head: 2, ..At::default() },
-            q: &self.q,
-            k: &self.k,
+            tensors: &self.tensors,
             layer: None,
             head_dim: self.dim,
         }

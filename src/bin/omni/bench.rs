@@ -64,7 +64,8 @@ pub fn bench(args: &Bench, console: &Console) -> Result<Exit, Failure> {
         session.reset();
         for &(step, layer) in &series.places {
             let qkv = series.qkv(step, layer)?;
-            let (report, _, whole) = attend(&mut session, &qkv, step, layer)?;
+            let measured = series.measured(&plan, step, layer)?;
+            let (report, _, whole) = attend(&mut session, &qkv, &measured, step, layer)?;
             let (_, dense_time) = dense(&qkv)?;
             if round > 0 {
                 let live = live_share(&session, report.kind, layer)?;

@@ -83,9 +83,9 @@ pub fn compiler(
     }
 }
 
-/// Every tensor but q and k is an input of the strategy.
+/// Every tensor but q, k and v may be an input of the strategy.
 fn with_inputs(mut compiler: Compiler, file: &TensorFile) -> Result<Compiler, Failure> {
-    for name in file.names().into_iter().filter(|name| name != "q" && name != "k") {
+    for name in file.names().into_iter().filter(|name| !matches!(name.as_str(), "q" | "k" | "v")) {
         let dtype = file.dtype(&name)?;
         let reals = |values: Vec<f32>| values.into_iter().map(f64::from).collect::<Vec<f64>>();
         let (kind, values) = match dtype.as_str() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use flashomni::cpu::{AttentionOptions, attention};
 use flashomni::ir::StepKind;
 use flashomni::plan::Plan;
-use flashomni::runtime::{Report, Session};
+use flashomni::runtime::{Report, Session, Tensors};
 use flashomni::symbols::{Blocks, Symbols};
 use flashomni::tensor::{Tensor, TensorRef};
 use flashomni::tensor_file::{self, Entry};
@@ -75,7 +75,8 @@ pub fn run(args: &Run, console: &Console) -> Result<Exit, Failure> {
     let mut squares = [0.0; 2];
     for &(step, layer) in &series.places {
         let qkv = series.qkv(step, layer)?;
-        let (report, out, whole) = attend(&mut session, &qkv, step, layer)?;
+        let measured = series.measured(&plan, step, layer)?;
+        let (report, out, whole) = attend(&mut session, &qkv, &measured, step, layer)?;
         let (dense, dense_time) = dense(&qkv)?;
         let error = Error::of(out.as_ref(), dense.as_ref());
         squares[0] += error.squares[0];
@@ -137,12 +138,16 @@ pub fn run(args: &Run, console: &Console) -> Result<Exit, Failure> {
 pub fn attend(
     session: &mut Session,
     [q, k, v]: &[Tensor; 3],
+    measured: &[(String, Tensor)],
     step: u32,
     layer: u32,
 ) -> Result<(Report, Tensor, Duration), Failure> {
     let mut out = Tensor::zeros(q.shape(), q.dtype());
+    let [q, k, v] = [q, k, v].map(Tensor::as_ref);
     let start = Instant::now();
-    let report = session.attention(step, layer, q.as_ref(), k.as_ref(), v.as_ref(), out.as_mut())?;
+    let mut step = session.begin(step, layer)?;
+    step.choose(Tensors { v: Some(v), measured, ..Tensors::of(q, k) })?;
+    let report = step.attention(q, k, v, out.as_mut())?;
     Ok((report, out, start.elapsed()))
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use flashomni::files::write_atomic;
 use flashomni::ir::StepKind;
 use flashomni::plan::Plan;
-use flashomni::runtime::{HeadGroup, LayerSymbols, Placement, Selection};
+use flashomni::runtime::{HeadGroup, LayerSymbols, Placement, Selection, Tensors};
 use flashomni::symbols::Symbols;
 use flashomni::symbols::draw::{Picture, png, svg, terminal};
 use flashomni::tensor::Tensor;
@@ -14,7 +14,7 @@ use flashomni::tensor::Tensor;
 use crate::args::Show;
 use crate::console::{self, Console};
 use crate::exit::{Exit, Failure};
-use crate::source::Series;
+use crate::source::{Measured, Series};
 use crate::{input, kinds, source};
 
 /// Heads that are drawn where the user names none.
@@ -34,12 +34,16 @@ pub fn show(args: &Show, console: &Console) -> Result<Exit, Failure> {
     };
     let place = place(&plan, args, &heads, series.as_ref())?;
     let qkv = match &series {
-        Some(series) if place.needs_qk(&plan, &heads) => Some(place.qkv(&plan, series)?),
+        Some(series) if place.needs_qk(&plan, &heads) => Some(place.tensors(&plan, series)?),
         _ => None,
     };
     let mut selection = Selection::new(plan.clone())?;
-    let qk = qkv.as_ref().map(|[q, k, _]| (q.as_ref(), k.as_ref()));
-    let symbols = selection.in_force(place.step, place.layer, &heads, qk).map_err(|error| match qk {
+    let tensors = qkv.as_ref().map_or_else(Tensors::default, |([q, k, v], measured)| Tensors {
+        v: Some(v.as_ref()),
+        measured,
+        ..Tensors::of(q.as_ref(), k.as_ref())
+    });
+    let symbols = selection.in_force(place.step, place.layer, &heads, tensors).map_err(|error| match qkv {
         None if input::is_state(&error) => {
             Failure::from(error).help("give recorded ones with --qkv FILE, or made-up ones with --synthetic")
         }
@@ -76,13 +80,14 @@ impl Place {
         plan.schedule.chosen_at(self.step, self.layer)
     }
 
-    fn qkv(&self, plan: &Plan, series: &Series) -> Result<[Tensor; 3], Failure> {
+    /// What decides: q, k and v, and what the host measures.
+    fn tensors(&self, plan: &Plan, series: &Series) -> Result<([Tensor; 3], Measured), Failure> {
         let (step, layer) = (self.chosen_at(plan), self.layer);
         if !series.holds(step, layer) {
             let why = if step == self.step { String::new() } else { format!(", where step {} chooses", self.step) };
             return Err(Failure::new(format!("`{}` does not hold step {step} of layer {layer}{why}", series.name)));
         }
-        series.qkv(step, layer)
+        Ok((series.qkv(step, layer)?, series.measured(plan, step, layer)?))
     }
 
     /// `step 12 (dispatch, chosen at step 11), layer 3`.

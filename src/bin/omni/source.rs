@@ -4,7 +4,7 @@ use std::path::Path;
 
 use flashomni::compile::shipped_models;
 use flashomni::ir::Model;
-use flashomni::plan::Plan;
+use flashomni::plan::{Plan, Program};
 use flashomni::tensor::{Dtype, Tensor};
 use flashomni::tensor_file::TensorFile;
 
@@ -12,6 +12,9 @@ use crate::args::{Choice, Part, Source};
 use crate::console::Console;
 use crate::exit::Failure;
 use crate::input::Subject;
+
+/// What the host measured, by name.
+pub type Measured = Vec<(String, Tensor)>;
 
 /// Steps and layers with their tensors.
 pub struct Series {
@@ -35,6 +38,15 @@ enum Names {
     Steps,
     /// `q.layer3.step4`.
     Layers,
+}
+
+impl Names {
+    fn of(self, tensor: &str, step: u32, layer: u32) -> String {
+        match self {
+            Names::Steps => format!("{tensor}.step{step}"),
+            Names::Layers => format!("{tensor}.layer{layer}.step{step}"),
+        }
+    }
 }
 
 /// The plan of what the user names, and the series it runs on, if any was asked for.
@@ -110,10 +122,7 @@ impl Series {
     pub fn qkv(&self, step: u32, layer: u32) -> Result<[Tensor; 3], Failure> {
         let tensors = match &self.origin {
             Origin::Recording { file, names } => {
-                let name = |tensor: &str| match names {
-                    Names::Steps => format!("{tensor}.step{step}"),
-                    Names::Layers => format!("{tensor}.layer{layer}.step{step}"),
-                };
+                let name = |tensor: &str| names.of(tensor, step, layer);
                 [file.get(&name("q"))?, file.get(&name("k"))?, file.get(&name("v"))?]
             }
             Origin::Synthetic { model, seed } => {
@@ -135,6 +144,29 @@ impl Series {
             }
         }
         Ok(tensors)
+    }
+
+    /// What the strategy asks the host to measure, of a layer at a step: recorded beside q, or made up from 0 to 1.
+    pub fn measured(&self, plan: &Plan, step: u32, layer: u32) -> Result<Measured, Failure> {
+        let [heads, tokens] = [plan.model.heads, plan.model.tokens()].map(|size| size as usize);
+        let mut measured = Measured::new();
+        for (name, side) in plan.programs.iter().flat_map(Program::measured) {
+            if measured.iter().any(|(known, _)| known == name) {
+                continue;
+            }
+            let tensor = match &self.origin {
+                Origin::Recording { file, names } => file.get(&names.of(name, step, layer))?,
+                Origin::Synthetic { seed, .. } => {
+                    let mut noise =
+                        Noise::new(seed ^ u64::from(layer) << 32 ^ u64::from(step) << 16 ^ name.len() as u64);
+                    let shape = if side.is_some() { vec![heads, tokens] } else { vec![heads] };
+                    let values = (0..shape.iter().product()).map(|_| 0.5 + noise.next() / 2.0).collect();
+                    Tensor::from_f32(&shape, values)?
+                }
+            };
+            measured.push((name.to_owned(), tensor));
+        }
+        Ok(measured)
     }
 
     /// Whether dense attention over all of it is more than some seconds' work.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use flashomni::ir::StepKind;
-use flashomni::plan::Plan;
-use flashomni::runtime::{LayerSymbols, Selection};
+use flashomni::plan::{Plan, Program};
+use flashomni::runtime::{LayerSymbols, Selection, Tensors};
 use flashomni::symbols::interchange::pack;
 use flashomni::symbols::{BitMatrix, Symbols};
 use flashomni::tensor::Tensor;
@@ -33,18 +33,24 @@ pub fn symbols(args: &args::Symbols, console: &Console) -> Result<Exit, Failure>
     let given = args.inputs.as_ref().map(TensorFile::open).transpose()?;
     let layer = args.layer.unwrap_or(0);
     let step = args.step.unwrap_or_else(|| first_sparse(&plan, layer));
-    let qk = match &given {
-        Some(file) if file.contains("q") || file.contains("k") => {
-            Some((heads(&plan, file, "q", args.arranged)?, heads(&plan, file, "k", args.arranged)?))
-        }
-        _ => None,
+    let tensor = |name: &str| match &given {
+        Some(file) if file.contains(name) => heads(&plan, file, name, args.arranged).map(Some),
+        _ => Ok(None),
     };
+    let (q, k, v) = (tensor("q")?, tensor("k")?, tensor("v")?);
+    let mut measured = Vec::new();
+    for (name, _) in plan.programs.iter().flat_map(Program::measured) {
+        if let Some(file) = given.as_ref().filter(|file| file.contains(name)) {
+            measured.push((name.to_owned(), file.get(name)?));
+        }
+    }
     let mut selection = Selection::new(plan.clone())?;
     if let Some(file) = given.as_ref().filter(|file| file.contains("q_centroids") && file.contains("k_centroids")) {
         selection.start_clusters(file.get("q_centroids")?.as_ref(), file.get("k_centroids")?.as_ref())?;
     }
     let heads: Vec<u32> = (0..plan.model.heads).collect();
-    let symbols = selection.symbols(step, layer, &heads, qk.as_ref().map(|(q, k)| (q.as_ref(), k.as_ref())))?;
+    let [q, k, v] = [&q, &k, &v].map(|tensor| tensor.as_ref().map(Tensor::as_ref));
+    let symbols = selection.symbols(step, layer, &heads, Tensors { q, k, v, measured: &measured })?;
     let live = symbols.live_share()?;
     write(&plan, &symbols, args.unpacked, &args.out, [step, layer])?;
     console.note(format_args!(
