@@ -190,7 +190,7 @@ pub const FUNCTIONS: &[Function] = &[
         2,
         &[],
         "table(\"file.json\", step, layer, head) else x",
-        "an entry of a JSON or CSV file; `else` stands for missing ones",
+        "an entry of a JSON, CSV or safetensors file; `else` stands for missing ones",
     ),
     function(
         "input",

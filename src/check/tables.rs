@@ -1,12 +1,14 @@
-//! Tables: numbers by step, layer and head from JSON or CSV files.
+//! Tables: numbers by step, layer and head from JSON, CSV or safetensors files.
 //!
 //! JSON: nested arrays `[step][layer][head]` of numbers, truth values or short arrays, or an object whose keys
 //! are the indices joined by `_` (`"0_12_3": [5, 6, 10]`). CSV: a header line, then one line an entry: the
 //! indices, then the numbers. Missing entries need an `else`; `null` stands for one, or for all below an index, and counts
-//! for the sizes.
+//! for the sizes. safetensors: a tensor, the only one or the one that is named behind a colon; what its shape has beyond
+//! the indices are the numbers of an entry, and its element type says what they are.
 
 use std::fmt;
 
+use safetensors::{Dtype, SafeTensors};
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::inputs::MAX_WIDTH;
@@ -109,7 +111,14 @@ impl Checker<'_> {
         if let Some(known) = self.table_ids.get(&key) {
             return *known;
         }
-        let result = self.files.read(span.file, path).and_then(|bytes| parse(path, &bytes, dims));
+        let (file, tensor) = match path.split_once(".safetensors:") {
+            Some((stem, tensor)) => (format!("{stem}.safetensors"), Some(tensor)),
+            None => (path.to_owned(), None),
+        };
+        let result = self.files.read(span.file, &file).and_then(|bytes| match is(&file, ".safetensors") {
+            true => tensor_table(path, &bytes, tensor, dims),
+            false => parse(path, &bytes, dims),
+        });
         let id = match result {
             Ok(table) => self.add_table(table, span),
             Err(reason) => {
@@ -138,11 +147,67 @@ fn holes(table: &Table) -> Option<String> {
     })
 }
 
+/// Whether a path has an ending, in whatever case.
+fn is(path: &str, ending: &str) -> bool {
+    path.to_ascii_lowercase().ends_with(ending)
+}
+
+/// A tensor as a table of `dims` dimensions.
+fn tensor_table(path: &str, bytes: &[u8], name: Option<&str>, dims: usize) -> Result<Table, String> {
+    let file = SafeTensors::deserialize(bytes).map_err(|error| format!("is not safetensors: {error}"))?;
+    let mut names: Vec<String> = file.names().into_iter().map(|name| name.to_owned()).collect();
+    names.sort_unstable();
+    let name = match (name, names.as_slice()) {
+        (Some(name), _) => name,
+        (None, [only]) => only.as_str(),
+        (None, names) => {
+            let first = names.first().map_or("NAME", String::as_str);
+            return Err(format!("holds {} tensors: name one, as in `{path}:{first}`", names.len()));
+        }
+    };
+    let tensor = file.tensor(name).map_err(|_| format!("holds no tensor `{name}`, but {}", names.join(", ")))?;
+    let shape: Option<Vec<u32>> = tensor.shape().iter().map(|&size| u32::try_from(size).ok()).collect();
+    let shape = shape.ok_or("its sizes are too large")?;
+    let width = match shape.get(dims..) {
+        Some([]) => 1,
+        Some([width]) if (1..=MAX_WIDTH as u32).contains(width) => *width as u8,
+        _ => return Err(format!("tensor `{name}` has the shape {shape:?}, the table {dims} indices")),
+    };
+    let data = tensor.data();
+    let (kind, values): (Kind, Vec<f64>) = match tensor.dtype() {
+        Dtype::BOOL => (Kind::Bool, numbers(data, |[x]| f64::from(u8::from(x != 0)))),
+        Dtype::U8 => (Kind::Int, numbers(data, |[x]| f64::from(x))),
+        Dtype::I8 => (Kind::Int, numbers(data, |x| f64::from(i8::from_le_bytes(x)))),
+        Dtype::I16 => (Kind::Int, numbers(data, |x| f64::from(i16::from_le_bytes(x)))),
+        Dtype::U16 => (Kind::Int, numbers(data, |x| f64::from(u16::from_le_bytes(x)))),
+        Dtype::I32 => (Kind::Int, numbers(data, |x| f64::from(i32::from_le_bytes(x)))),
+        Dtype::U32 => (Kind::Int, numbers(data, |x| f64::from(u32::from_le_bytes(x)))),
+        Dtype::I64 => (Kind::Int, numbers(data, |x| i64::from_le_bytes(x) as f64)),
+        Dtype::F16 => (Kind::Real, numbers(data, |x| half::f16::from_le_bytes(x).to_f64())),
+        Dtype::BF16 => (Kind::Real, numbers(data, |x| half::bf16::from_le_bytes(x).to_f64())),
+        Dtype::F32 => (Kind::Real, numbers(data, |x| f64::from(f32::from_le_bytes(x)))),
+        Dtype::F64 => (Kind::Real, numbers(data, f64::from_le_bytes)),
+        other => return Err(format!("tensor `{name}` holds {other:?}, which a table does not")),
+    };
+    if values.is_empty() || values.len() > MAX_NUMBERS {
+        return Err(format!("tensor `{name}` has {} numbers, a table 1 to {MAX_NUMBERS}", values.len()));
+    }
+    // NaN stands for a missing entry.
+    if values.iter().any(|value| value.is_infinite()) {
+        return Err(format!("tensor `{name}` is not finite"));
+    }
+    Ok(Table { name: path.to_owned(), dims: shape[..dims].to_vec(), width, kind, values: values.into() })
+}
+
+fn numbers<const N: usize>(data: &[u8], read: impl Fn([u8; N]) -> f64) -> Vec<f64> {
+    data.as_chunks::<N>().0.iter().map(|bytes| read(*bytes)).collect()
+}
+
 /// Reads a table of `dims` dimensions.
 fn parse(path: &str, bytes: &[u8], dims: usize) -> Result<Table, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| format!("is not UTF-8 (byte {})", error.valid_up_to()))?;
     let mut entries = Entries::new(dims);
-    if path.to_ascii_lowercase().ends_with(".csv") {
+    if is(path, ".csv") {
         csv(text, &mut entries)?;
     } else {
         json(text, &mut entries)?;
