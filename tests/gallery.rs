@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use flashomni::check::InputTensor;
-use flashomni::ir::{Kind, StepKind};
+use flashomni::ir::Kind;
 use flashomni::plan::{Body, Plan, Program};
 use flashomni::runtime::{Selection, Tensors};
 use flashomni::symbols::draw::Picture;
@@ -27,7 +27,7 @@ fn layer_to_draw(plan: &Plan) -> u32 {
     let layers = FROM.min(plan.model.layers - 1)..plan.model.layers;
     let has = |layer: u32, wanted: fn(char) -> bool| plan.schedule.letters(layer).contains(wanted);
     let has_schedule = |layer: &u32| has(*layer, |letter| letter != '.');
-    let obeys_too = |layer: &u32| has_schedule(layer) && has(*layer, |letter| matches!(letter, '.' | 'R'));
+    let obeys_too = |layer: &u32| has_schedule(layer) && has(*layer, |letter| matches!(letter, '.' | 'R' | '+'));
     layers.clone().find(obeys_too).or_else(|| layers.clone().find(has_schedule)).unwrap_or(layers.start)
 }
 
@@ -188,8 +188,7 @@ fn step_to_draw(plan: &Plan) -> Option<u32> {
             partial.is_some() || !all(*skip) || !all(*cache)
         }
     });
-    let obeys =
-        |step: &u32| matches!(plan.schedule.kind(*step, layer_to_draw(plan)), StepKind::Dispatch | StepKind::Refresh);
+    let obeys = |step: &u32| plan.schedule.kind(*step, layer_to_draw(plan)).obeys_symbols();
     (0..plan.model.steps).rev().find(obeys).filter(|_| is_sparse)
 }
 

@@ -170,6 +170,8 @@ fn simulate(plan: Plan, order: usize) -> Vec<StepKind> {
     let is_clustered = plan.arrangements.iter().any(|arrangement| arrangement.clustering.is_some());
     let mut rows: Option<Rows> = None;
     let mut kinds = Vec::new();
+    // What symbols left out of the output of the last update.
+    let mut lost: Vec<f64> = Vec::new();
     for step in 0..plan.model.steps {
         let qkv = series.at(step);
         let [q, k, v] = [0, 1, 2].map(|index| qkv[index].as_ref());
@@ -191,10 +193,16 @@ fn simulate(plan: Plan, order: usize) -> Vec<StepKind> {
                 attend(&qkv, rows.as_ref().unwrap(), |index| cached[index])
             }
             StepKind::Reuse => outputs.forecast(step, order),
+            StepKind::Residual => {
+                let sparse = attend(&qkv, rows.as_ref().unwrap(), |_| f64::NAN);
+                sparse.iter().zip(&lost).map(|(sparse, lost)| sparse + lost).collect()
+            }
         };
         close(out.as_ref(), &wanted, &format!("step {step}, {kind:?}"));
         if kind == StepKind::Update {
             features.0.push((step, wanted.clone()));
+            let sparse = rows.as_ref().map(|rows| attend(&qkv, rows, |index| wanted[index]));
+            lost = wanted.iter().zip(sparse.iter().flatten()).map(|(full, sparse)| full - sparse).collect();
         }
         if kind != StepKind::Reuse {
             outputs.0.push((step, wanted));
@@ -220,6 +228,25 @@ fn updates_fill_what_dispatch_steps_take() {
         [3, 4, 9],
         "a schedule that exercises all three"
     );
+}
+
+const RESIDUAL: &str = "layout text ++ image(h, w)
+    block 16
+    schedule { update every 3; dispatch as residual }
+    keep text <-> all
+    keep image -> image where abs(pos(q) - pos(k)) <= 20 lower exact
+    skip image -> all where pos(q) mod 64 >= 48";
+
+#[test]
+fn what_symbols_lost_at_an_update_is_added_until_the_next() {
+    let kinds = simulate(plan("text(32) ++ image(h = 8, w = 12)", 8, RESIDUAL), 0);
+    assert_eq!(kinds.iter().filter(|kind| **kind == StepKind::Residual).count(), 5);
+    let dynamic = "layout text ++ image(h, w)
+        block 16
+        order axes(w, h)
+        schedule { update every 4; dispatch as residual }
+        keep all -> all where top_k(dot(mean(q), mean(k)), 30%)";
+    simulate(plan("text(32) ++ image(h = 8, w = 12)", 9, dynamic), 0);
 }
 
 #[test]
@@ -379,6 +406,15 @@ fn compare_projections(plan: Plan) {
 #[test]
 fn cached_heads_reach_the_output_as_a_bias() {
     compare_projections(plan("text(20) ++ image(h = 9, w = 9)", 16, FLASHOMNI));
+}
+
+#[test]
+fn residuals_and_blocks_that_keep_nothing_reach_the_output() {
+    compare_projections(plan("text(32) ++ image(h = 8, w = 12)", 8, RESIDUAL));
+    let nothing = "block 16
+        heads ..2 { skip all -> all where pos(q) mod 64 >= 32 }
+        skip all -> all where pos(k) mod 32 >= 16 and pos(q) < 48";
+    compare_projections(plan("text(32) ++ image(h = 8, w = 12)", 3, nothing));
 }
 
 #[test]

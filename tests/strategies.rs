@@ -63,6 +63,7 @@ fn schedule(plan: &Plan) -> String {
             StepKind::Update => "U".to_owned(),
             StepKind::Refresh => "R".to_owned(),
             StepKind::Dispatch => ".".to_owned(),
+            StepKind::Residual => "+".to_owned(),
             StepKind::Reuse => plan.schedule.reuse_orders[(step * plan.model.layers + layer) as usize].to_string(),
         };
         (0..plan.model.steps).map(letter).collect()

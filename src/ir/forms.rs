@@ -388,6 +388,7 @@ forms! {
         [StepKind::Refresh] = {"refresh"}
         [StepKind::Dispatch] = {"dispatch"}
         [StepKind::Reuse] = {"reuse"}
+        [StepKind::Residual] = {"residual"}
     }
     Clause "a clause" {
         [Clause::While(value)] = {"while" (value)}

@@ -1224,6 +1224,22 @@ pub enum StepKind {
     Dispatch,
     /// The output of attention is forecast as a whole.
     Reuse,
+    /// Symbols are obeyed, and what they left out at the last update is added: its output in full less the one under them.
+    /// # Source
+    /// DiTFastAttn, arXiv 2406.08552, section 3.2.
+    Residual,
+}
+
+impl StepKind {
+    /// Every kind.
+    pub const ALL: [StepKind; 6] =
+        [StepKind::Dense, StepKind::Update, StepKind::Refresh, StepKind::Dispatch, StepKind::Reuse, StepKind::Residual];
+
+    /// Whether attention is computed under symbols.
+    #[must_use]
+    pub fn obeys_symbols(self) -> bool {
+        matches!(self, StepKind::Refresh | StepKind::Dispatch | StepKind::Residual)
+    }
 }
 
 /// A line of a schedule. The first that holds decides; where none does, see [`Strategy::schedule`].

@@ -171,12 +171,13 @@ pub fn check_schedule(strategy: &Strategy, model: &Model, schedule: &Schedule) -
             let place = (step * model.layers + layer) as usize;
             // What needs it: a rule, or the line itself.
             let (message, needs): (_, Option<Needs<'_>>) = match kind {
-                StepKind::Dispatch if !symbols && needs_symbols[place] => {
+                StepKind::Dispatch | StepKind::Residual if !symbols && needs_symbols[place] => {
                     ("obeys symbols that no step has computed yet", Some(&dynamic))
                 }
-                StepKind::Dispatch | StepKind::Refresh if !features && needs_features[place] => {
+                StepKind::Dispatch | StepKind::Refresh | StepKind::Residual if !features && needs_features[place] => {
                     ("takes cached features that no step has stored yet", Some(&cached))
                 }
+                StepKind::Residual if !features => ("adds what an update lost, and there was none yet", None),
                 StepKind::Reuse if !computed => ("reuses an output that no step has computed yet", None),
                 _ => {
                     computed |= kind != StepKind::Reuse;

@@ -36,9 +36,6 @@ const PREFIX: &str = "{\"__metadata__\":{\"checksum\":\"";
 /// Digits of the checksum.
 const DIGITS: usize = 64;
 
-const KINDS: [StepKind; 5] =
-    [StepKind::Dense, StepKind::Update, StepKind::Refresh, StepKind::Dispatch, StepKind::Reuse];
-
 /// The metadata in the order of the file.
 #[derive(Serialize)]
 struct Metadata {
@@ -159,8 +156,11 @@ impl Plan {
             }
             _ => writer.tensor("class_of", "U32", &shape, classes.iter().flat_map(|class| class.to_le_bytes())),
         }
-        let kinds =
-            self.schedule.kinds.iter().map(|kind| KINDS.iter().position(|other| other == kind).unwrap_or(0) as u8);
+        let kinds = self
+            .schedule
+            .kinds
+            .iter()
+            .map(|kind| StepKind::ALL.iter().position(|other| other == kind).unwrap_or(0) as u8);
         writer.tensor("schedule", "U8", &[steps, layers], kinds);
         writer.tensor("reuse_orders", "U8", &[steps, layers], self.schedule.reuse_orders.iter().copied());
         let mut groups: BTreeMap<(usize, usize), Vec<&BitMatrix>> = BTreeMap::new();
@@ -277,7 +277,7 @@ impl Reader<'_> {
         let model = crate::ir::Model::try_from(self.json::<ModelRecord>("model")?)?;
         let (steps, layers, heads) = (model.steps as usize, model.layers as usize, model.heads as usize);
         let kinds = self.tensor("schedule", Dtype::U8, &[steps, layers])?;
-        let kinds = kinds.iter().map(|&kind| KINDS.get(usize::from(kind)).copied()).collect::<Option<Vec<_>>>();
+        let kinds = kinds.iter().map(|&kind| StepKind::ALL.get(usize::from(kind)).copied()).collect::<Option<Vec<_>>>();
         let mut budget = MAX_TABLE_NUMBERS;
         Ok(Plan {
             strategy: self.text("strategy")?.to_string(),

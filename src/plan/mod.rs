@@ -114,16 +114,16 @@ impl Schedule {
     #[must_use]
     pub fn chosen_at(&self, step: u32, layer: u32) -> u32 {
         let chooses = |step: &u32| matches!(self.kind(*step, layer), StepKind::Update | StepKind::Refresh);
-        let obeys = |kind| matches!(kind, StepKind::Dispatch | StepKind::Reuse);
-        if !obeys(self.kind(step, layer)) {
+        let obeys = |kind| matches!(kind, StepKind::Dispatch | StepKind::Residual);
+        if !obeys(self.kind(step, layer)) && self.kind(step, layer) != StepKind::Reuse {
             return step;
         }
-        let first = || (0..step).find(|&step| self.kind(step, layer) == StepKind::Dispatch);
+        let first = || (0..step).find(|&step| obeys(self.kind(step, layer)));
         (0..step).rev().find(chooses).or_else(first).unwrap_or(step)
     }
 
-    /// What `layer` does at each step, a letter each: `D` dense, `U` update, `R` refresh, `.` dispatch, and reuse as the order
-    /// of its forecast.
+    /// What `layer` does at each step, a letter each: `D` dense, `U` update, `R` refresh, `.` dispatch, `+` dispatch with the
+    /// residual, and reuse as the order of its forecast.
     #[must_use]
     pub fn letters(&self, layer: u32) -> String {
         let steps = self.kinds.chunks(self.layers as usize).zip(self.reuse_orders.chunks(self.layers as usize));
@@ -132,6 +132,7 @@ impl Schedule {
             StepKind::Update => 'U',
             StepKind::Refresh => 'R',
             StepKind::Dispatch => '.',
+            StepKind::Residual => '+',
             StepKind::Reuse => char::from(b'0' + orders[layer as usize]),
         };
         steps.map(letter).collect()

@@ -28,9 +28,7 @@ fn plan(seed: u64) -> Plan {
             Arrangement { order: (r.below(2) == 0).then_some(order), tiling, clustering: None, blocks }
         })
         .collect();
-    let kinds: Vec<StepKind> = (0..model.steps * model.layers)
-        .map(|_| r.of(&[StepKind::Dense, StepKind::Update, StepKind::Refresh, StepKind::Dispatch, StepKind::Reuse]))
-        .collect();
+    let kinds: Vec<StepKind> = (0..model.steps * model.layers).map(|_| r.of(&StepKind::ALL)).collect();
     let reuse_orders = kinds.iter().map(|kind| u8::from(*kind == StepKind::Reuse) * r.below(5) as u8).collect();
     let (mut masks, mut classes) = (Vec::new(), Vec::new());
     for index in 0..1 + r.below(4) {

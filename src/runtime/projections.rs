@@ -190,6 +190,8 @@ impl Step<'_> {
         let plan = Arc::clone(self.session.selection.plan());
         let step = self.step as usize;
         self.make_biases(index, symbols, weight)?;
+        // A residual has something in every row.
+        let tile = if self.kind == StepKind::Residual { Tile::Uncached } else { Tile::Live };
         let state = self.state();
         let projected = &state.projected[index];
         let tokens = projected.tokens.clone();
@@ -201,7 +203,7 @@ impl Step<'_> {
             }
         }
         // Heads whose rows are cut alike in the model's order are added up by the last call; the others are terms of it.
-        let live: Vec<Rows<'_>> = symbols.groups.iter().map(|group| Rows::of(group, &plan, Tile::Live)).collect();
+        let live: Vec<Rows<'_>> = symbols.groups.iter().map(|group| Rows::of(group, &plan, tile)).collect();
         let base = live.iter().find(|rows| rows.order.is_none());
         let (same, others): (Vec<&Rows<'_>>, Vec<&Rows<'_>>) = live
             .iter()
@@ -248,8 +250,12 @@ impl Step<'_> {
 /// Which tiles of a group are meant.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tile {
+    /// What attention computes.
     Live,
+    /// What takes a cached feature.
     Cached,
+    /// All others.
+    Uncached,
 }
 
 /// The live or the cached tiles of a group, as rows of all heads.
@@ -266,7 +272,7 @@ impl<'a> Rows<'a> {
         // A block that keeps nothing has the output zero: it is neither live nor cached.
         let own = match tile {
             Tile::Live => Cow::Owned(group.symbols.live_rows()),
-            Tile::Cached => Cow::Borrowed(&group.symbols.cache),
+            Tile::Cached | Tile::Uncached => Cow::Borrowed(&group.symbols.cache),
         };
         let is_live = own.count() == own.rows() * own.columns();
         // Where all rows are live it does not matter how they are cut, nor in which order they stand.

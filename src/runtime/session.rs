@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use half::{bf16, f16};
+
 use super::projections::Projected;
 use super::selection::{Chosen, LayerSymbols, Selection, Tensors, check_heads, check_place};
 use crate::cpu::{AttentionOptions, Cached, Taylor, Terms, Tiles, attention, gather_heads, scatter_heads};
@@ -11,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::ir::StepKind;
 use crate::plan::{Body, Class, Plan, Role};
 use crate::symbols::{BitMatrix, Blocks, Symbols};
-use crate::tensor::{Tensor, TensorMut, TensorRef};
+use crate::tensor::{Tensor, TensorMut, TensorRef, ValuesMut};
 
 /// Tokens of a block where attention is computed in full.
 const DENSE_BLOCK: usize = 128;
@@ -62,6 +64,8 @@ pub(super) struct Layer {
     pub(super) features: Option<Taylor>,
     /// The output of attention at every step that computed it, where some step reuses it.
     output: Option<Taylor>,
+    /// What symbols left out of the output of the last update, where some step adds it.
+    residual: Option<Taylor>,
     /// What projections of its output remember.
     pub(super) projected: Vec<Projected>,
     /// Order of the forecasts of reused steps, where there are some.
@@ -151,7 +155,8 @@ impl Session {
         }
         let scheduled = self.plan().schedule.kind(step, layer);
         let kind = if self.is_missing(scheduled, step, layer) { StepKind::Update } else { scheduled };
-        let symbols = if kind == StepKind::Dispatch { Some(self.in_force(step, layer)?) } else { None };
+        let obeys_chosen = matches!(kind, StepKind::Dispatch | StepKind::Residual);
+        let symbols = if obeys_chosen { Some(self.in_force(step, layer)?) } else { None };
         self.layers[layer as usize].last_step = Some(step);
         let has_chosen = !matches!(kind, StepKind::Update | StepKind::Refresh);
         Ok(Step { session: self, step, layer, kind, symbols, has_chosen, selection: Duration::ZERO })
@@ -166,7 +171,8 @@ impl Session {
         match kind {
             StepKind::Dense | StepKind::Update => false,
             StepKind::Refresh => no_features && heads.any(|(_, class)| caches(plan, class)),
-            StepKind::Dispatch => heads.any(|(head, class)| {
+            StepKind::Residual if state.residual.as_ref().is_none_or(|residual| residual.known() == 0) => true,
+            StepKind::Dispatch | StepKind::Residual => heads.any(|(head, class)| {
                 let unknown = plan.needs_qk(class) && state.chosen[head].is_none();
                 unknown || (no_features && caches(plan, class))
             }),
@@ -252,6 +258,7 @@ impl Layer {
                 }
             }
         }
+        let adds = (0..model.steps).any(|step| plan.schedule.kind(step, layer) == StepKind::Residual);
         let taylor = |order: Option<u8>| order.map(|order| Taylor::new(usize::from(order), &shape)).transpose();
         Ok(Layer {
             last_step: None,
@@ -260,6 +267,7 @@ impl Layer {
             current: None,
             features: taylor(cached_order)?,
             output: taylor(reuse_order)?,
+            residual: taylor(adds.then_some(0))?,
             projected: Vec::new(),
             reuse_order: reuse_order.map(usize::from),
         })
@@ -276,6 +284,7 @@ impl Layer {
         self.current = None;
         self.features.iter_mut().for_each(Taylor::reset);
         self.output.iter_mut().for_each(Taylor::reset);
+        self.residual.iter_mut().for_each(Taylor::reset);
         self.projected.iter_mut().for_each(Projected::reset);
     }
 }
@@ -432,11 +441,23 @@ impl Step<'_> {
                     let terms = up_to(terms.as_ref(), group.forecast_order);
                     attend(&plan, group, [q, k, v], terms, out.reborrow())?;
                 }
+                if self.kind == StepKind::Residual
+                    && let Some(residual) = &self.state().residual
+                {
+                    for (term, _) in up_to(Some(&residual.terms(step)?), 0) {
+                        add(out.reborrow(), *term);
+                    }
+                }
             }
             (kind, None) => {
                 dense(q, k, v, out.reborrow())?;
                 if let Some(features) = self.state().features.as_mut().filter(|_| kind == StepKind::Update) {
                     features.update(step, out.as_ref())?;
+                }
+                let symbols = self.state().current().filter(|_| kind == StepKind::Update).cloned();
+                if let (Some(symbols), true) = (symbols, self.state().residual.is_some()) {
+                    let lost = lost(&plan, &symbols, [q, k, v], out.as_ref())?;
+                    self.state().residual.iter_mut().try_for_each(|residual| residual.update(step, lost.as_ref()))?;
                 }
             }
         }
@@ -455,6 +476,27 @@ fn dense(q: TensorRef<'_>, k: TensorRef<'_>, v: TensorRef<'_>, out: TensorMut<'_
     let blocks = Blocks::regular(tokens, tokens, DENSE_BLOCK, DENSE_BLOCK);
     let symbols = Symbols::dense(heads, blocks.q_blocks(), blocks.kv_blocks());
     attention(q, k, v, &symbols, &blocks, AttentionOptions::default(), out, None)
+}
+
+/// The output in full less the one under symbols; nothing in rows that are cached.
+fn lost(plan: &Plan, symbols: &LayerSymbols, qkv: [TensorRef<'_>; 3], full: TensorRef<'_>) -> Result<Tensor> {
+    let values = full.to_f32();
+    let mut sparse = Tensor::from_f32(full.shape(), values.clone())?.cast(full.dtype());
+    for group in &symbols.groups {
+        attend(plan, group, qkv, &[], sparse.as_mut())?;
+    }
+    let lost = values.iter().zip(sparse.as_ref().to_f32()).map(|(full, sparse)| full - sparse).collect();
+    Tensor::from_f32(full.shape(), lost)
+}
+
+/// Adds single-precision numbers to a tensor of their shape.
+fn add(mut out: TensorMut<'_>, term: TensorRef<'_>) {
+    let term = term.to_f32();
+    match out.values() {
+        ValuesMut::F32(values) => values.iter_mut().zip(term).for_each(|(x, y)| *x += y),
+        ValuesMut::F16(values) => values.iter_mut().zip(term).for_each(|(x, y)| *x = f16::from_f32(x.to_f32() + y)),
+        ValuesMut::Bf16(values) => values.iter_mut().zip(term).for_each(|(x, y)| *x = bf16::from_f32(x.to_f32() + y)),
+    }
 }
 
 /// Attention of the heads of a group; rows of cached q-blocks get the forecast of `terms`, if there are any.

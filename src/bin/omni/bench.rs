@@ -47,9 +47,6 @@ struct Results<'a> {
     kinds: &'a [Line],
 }
 
-const KINDS: [StepKind; 5] =
-    [StepKind::Dense, StepKind::Update, StepKind::Refresh, StepKind::Dispatch, StepKind::Reuse];
-
 /// Measures.
 pub fn bench(args: &Bench, console: &Console) -> Result<Exit, Failure> {
     threads(args.threads)?;
@@ -57,7 +54,7 @@ pub fn bench(args: &Bench, console: &Console) -> Result<Exit, Failure> {
     let mut series = series.ok_or_else(no_source)?;
     series.pick(&args.part)?;
     let mut session = Session::new(plan.clone())?;
-    let mut samples: [Samples; 5] = Default::default();
+    let mut samples: [Samples; 6] = Default::default();
     let mut progress = console.progress(series.places.len() * (usize::from(args.rounds) + 1));
     // The first round warms caches and clocks up and is not counted.
     for round in 0..=args.rounds {
@@ -69,7 +66,7 @@ pub fn bench(args: &Bench, console: &Console) -> Result<Exit, Failure> {
             let (_, dense_time) = dense(&qkv)?;
             if round > 0 {
                 let live = live_share(&session, report.kind, layer)?;
-                let index = KINDS.iter().position(|kind| *kind == report.kind).unwrap_or(0);
+                let index = StepKind::ALL.iter().position(|kind| *kind == report.kind).unwrap_or(0);
                 samples[index].live.push(live);
                 samples[index].selection.push(report.selection);
                 samples[index].whole.push(whole);
@@ -79,7 +76,7 @@ pub fn bench(args: &Bench, console: &Console) -> Result<Exit, Failure> {
         }
     }
     drop(progress);
-    let measured = KINDS.iter().zip(samples).filter(|(_, samples)| !samples.live.is_empty());
+    let measured = StepKind::ALL.iter().zip(samples).filter(|(_, samples)| !samples.live.is_empty());
     let lines: Vec<Line> = measured.map(|(kind, samples)| line(*kind, samples)).collect();
     if args.json {
         let results = Results {

@@ -10,5 +10,6 @@ pub fn name(kind: StepKind) -> &'static str {
         StepKind::Refresh => "refresh",
         StepKind::Dispatch => "dispatch",
         StepKind::Reuse => "reuse",
+        StepKind::Residual => "residual",
     }
 }

@@ -166,7 +166,7 @@ pub fn dense([q, k, v]: &[Tensor; 3]) -> Result<(Tensor, Duration), Failure> {
 /// The share of attention that a step did.
 pub fn live_share(session: &Session, kind: StepKind, layer: u32) -> Result<f64, Failure> {
     Ok(match (kind, session.symbols(layer)) {
-        (StepKind::Dispatch | StepKind::Refresh, Some(symbols)) => symbols.live_share()?,
+        (kind, Some(symbols)) if kind.obeys_symbols() => symbols.live_share()?,
         (StepKind::Reuse, _) => 0.0,
         _ => 1.0,
     })

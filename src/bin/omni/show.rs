@@ -97,7 +97,7 @@ impl Place {
         let name = kinds::name(kind);
         let what = match kind {
             StepKind::Update => format!("{name}: what the steps after it obey"),
-            StepKind::Dispatch if dynamic => match self.chosen_at(plan) {
+            StepKind::Dispatch | StepKind::Residual if dynamic => match self.chosen_at(plan) {
                 chosen_at if chosen_at == *step => format!("{name}, run as an update: nothing is chosen before it"),
                 chosen_at => format!("{name}, chosen at step {chosen_at}"),
             },
@@ -201,7 +201,7 @@ fn place(plan: &Plan, args: &Show, heads: &[u32], series: Option<&Series>) -> Re
     let held = |place: &Place| {
         series.is_none_or(|series| !place.needs_qk(plan, heads) || series.holds(place.chosen_at(plan), place.layer))
     };
-    let obeys = |place: &Place| matches!(kind(place), StepKind::Dispatch | StepKind::Refresh);
+    let obeys = |place: &Place| kind(place).obeys_symbols();
     let chooses = |place: &Place| kind(place) == StepKind::Update;
     let found = candidates()
         .find(|place| obeys(place) && held(place))

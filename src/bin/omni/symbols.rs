@@ -63,7 +63,7 @@ pub fn symbols(args: &args::Symbols, console: &Console) -> Result<Exit, Failure>
 
 /// The first step at which the layer obeys symbols.
 fn first_sparse(plan: &Plan, layer: u32) -> u32 {
-    let sparse = |step: &u32| matches!(plan.schedule.kind(*step, layer), StepKind::Dispatch | StepKind::Refresh);
+    let sparse = |step: &u32| plan.schedule.kind(*step, layer).obeys_symbols();
     if layer < plan.model.layers { (0..plan.model.steps).find(sparse).unwrap_or(0) } else { 0 }
 }
 
