@@ -8,6 +8,8 @@ mod programs;
 use flashomni::Compiler;
 use flashomni::check::InputTensor;
 use flashomni::ir::{Kind, StepKind};
+use flashomni::runtime::Session;
+use flashomni::tensor::{Dtype, Tensor};
 
 use programs::Random;
 
@@ -73,6 +75,44 @@ fn teacache_accumulates_rescaled_distances() {
         total += wanted.iter().filter(|reuse| **reuse).count();
     }
     assert!((100..700).contains(&total), "{total} of 800 steps are reused: the thresholds tell nothing");
+}
+
+/// A host that measures while it runs: at each step a plan of the distances so far says what all distances would have said.
+#[test]
+fn a_session_follows_distances_as_they_become_known() {
+    let mut random = Random(77);
+    let distances: Vec<f64> = (0..STEPS).map(|_| 0.3 * unit(&mut random)).collect();
+    let wanted = reuses("teacache", "teacache", &[], &[STEPS as u32], &distances, 0);
+    let plan = |known: usize| {
+        let path = format!("{}/examples/strategies/teacache.omni", env!("CARGO_MANIFEST_DIR"));
+        let mut values = distances[..known].to_vec();
+        values.resize(STEPS, 0.0);
+        let sizes =
+            [("steps", "40"), ("layers", "1"), ("heads", "2"), ("head_dim", "16"), ("image.h", "4"), ("image.w", "4")];
+        let compiler = Compiler::from_file(path.as_ref()).unwrap().model("minidit_64");
+        let compiler = sizes.iter().fold(compiler, |compiler, (name, size)| compiler.shape(*name, *size));
+        let tensor = InputTensor { shape: vec![STEPS as u32], kind: Kind::Real, values };
+        compiler.input("distances", tensor).compile().unwrap().plan
+    };
+    let mut session = Session::new(plan(0)).unwrap();
+    let shape = [2, session.plan().model.tokens() as usize, 16];
+    let mut last = Vec::new();
+    for step in 0..STEPS {
+        session.adopt(plan(step + 1)).unwrap();
+        let values = (0..shape.iter().product()).map(|_| random.real(1.0)).collect();
+        let x = Tensor::from_f32(&shape, values).unwrap();
+        let mut out = Tensor::zeros(&shape, Dtype::F32);
+        let report = session.attention(step as u32, 0, x.as_ref(), x.as_ref(), x.as_ref(), out.as_mut()).unwrap();
+        assert_eq!(report.kind == StepKind::Reuse, wanted[step], "step {step}");
+        let out = out.as_ref().to_f32();
+        assert_eq!(out == last, wanted[step], "a reused output is the last one");
+        last = out;
+    }
+    let other = flashomni::compile(
+        "model tiny { layers 1 heads 2 head_dim 16 steps 4 tokens image(h = 4, w = 4) }
+         strategy near { block 16 keep all -> all }",
+    );
+    assert!(session.adopt(other.unwrap()).unwrap_err().to_string().contains("more than its schedule"));
 }
 
 #[test]

@@ -183,6 +183,11 @@ impl Selection {
         &self.plan
     }
 
+    /// Goes on under a plan that differs in its schedule only.
+    pub(super) fn set_plan(&mut self, plan: Arc<Plan>) {
+        self.plan = plan;
+    }
+
     /// The symbols that the rules of a step give some heads of a layer.
     ///
     /// Tensors are not looked at where the symbols of these heads are known.

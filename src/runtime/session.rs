@@ -107,6 +107,65 @@ impl Session {
         self.selection.plan()
     }
 
+    /// Goes on under a plan of the same strategy with another schedule, as it follows from what the host has measured
+    /// meanwhile: step caches such as TeaCache's decide by distances that are known when their step comes. The host compiles the
+    /// strategy anew, a few milliseconds, with the distances so far and any for those to come; as a schedule looks back and
+    /// never ahead, what it says of this step is final. A session that adopts plans keeps the last output of every layer.
+    ///
+    /// # Errors
+    /// [`Error::State`] when the plans differ in anything but their schedule; the session stays under its own then.
+    ///
+    /// # Examples
+    /// ```
+    /// use flashomni::check::InputTensor;
+    /// use flashomni::ir::{Kind, StepKind};
+    /// use flashomni::{Compiler, runtime::Session};
+    ///
+    /// let source = "model tiny { layers 1 heads 2 head_dim 16 steps 6 tokens image(h = 16, w = 16) }
+    ///      strategy cached {
+    ///          let distances = input(\"distances\", steps, kind = real)
+    ///          schedule { reuse while step > 0 and accumulated(distances(step)) < 0.3 }
+    ///      }";
+    /// let mut distances = vec![0.0; 6];
+    /// let plan = |distances: &[f64]| {
+    ///     let tensor = InputTensor { shape: vec![6], kind: Kind::Real, values: distances.to_vec() };
+    ///     Compiler::from_source("cached", source).input("distances", tensor).compile().map(|compiled| compiled.plan)
+    /// };
+    /// let mut session = Session::new(plan(&distances)?)?;
+    /// let mut kinds = Vec::new();
+    /// for (step, measured) in [0.0, 0.1, 0.1, 0.15, 0.2, 0.05].into_iter().enumerate() {
+    ///     distances[step] = measured;
+    ///     session.adopt(plan(&distances)?)?;
+    ///     kinds.push(session.plan().schedule.kind(step as u32, 0));
+    /// }
+    /// use StepKind::{Dispatch, Reuse};
+    /// assert_eq!(kinds, [Dispatch, Reuse, Reuse, Dispatch, Reuse, Reuse]);
+    /// # Ok::<(), flashomni::Error>(())
+    /// ```
+    pub fn adopt(&mut self, plan: impl Into<Arc<Plan>>) -> Result<()> {
+        let plan = plan.into();
+        let own = self.plan();
+        if *own != (Plan { schedule: own.schedule.clone(), ..(*plan).clone() }) {
+            return Err(Error::State(format!(
+                "the plan of `{}` for {} is another than the session's in more than its schedule",
+                plan.strategy, plan.model.name
+            )));
+        }
+        let layers: Vec<Layer> = (0..plan.model.layers).map(|layer| Layer::new(&plan, layer)).collect::<Result<_>>()?;
+        let shape = [plan.model.heads, plan.model.tokens(), plan.model.head_dim].map(|size| size as usize);
+        for (own, new) in self.layers.iter_mut().zip(layers) {
+            // Whether a step reuses an output may be known only at the step: outputs are kept from now on.
+            own.reuse_order = own.reuse_order.max(new.reuse_order).or(Some(0));
+            if own.output.is_none() {
+                own.output = own.reuse_order.map(|order| Taylor::new(order, &shape)).transpose()?;
+            }
+            own.features = own.features.take().or(new.features);
+            own.residual = own.residual.take().or(new.residual);
+        }
+        self.selection.set_plan(plan);
+        Ok(())
+    }
+
     /// Forgets the generation; the next step may be any.
     pub fn reset(&mut self) {
         self.layers.iter_mut().for_each(Layer::reset);
