@@ -97,15 +97,15 @@ fn a_session_follows_distances_as_they_become_known() {
     let mut session = Session::new(plan(0)).unwrap();
     let shape = [2, session.plan().model.tokens() as usize, 16];
     let mut last = Vec::new();
-    for step in 0..STEPS {
+    for (step, &is_reused) in wanted.iter().enumerate() {
         session.adopt(plan(step + 1)).unwrap();
         let values = (0..shape.iter().product()).map(|_| random.real(1.0)).collect();
         let x = Tensor::from_f32(&shape, values).unwrap();
         let mut out = Tensor::zeros(&shape, Dtype::F32);
         let report = session.attention(step as u32, 0, x.as_ref(), x.as_ref(), x.as_ref(), out.as_mut()).unwrap();
-        assert_eq!(report.kind == StepKind::Reuse, wanted[step], "step {step}");
+        assert_eq!(report.kind == StepKind::Reuse, is_reused, "step {step}");
         let out = out.as_ref().to_f32();
-        assert_eq!(out == last, wanted[step], "a reused output is the last one");
+        assert_eq!(out == last, is_reused, "a reused output is the last one");
         last = out;
     }
     let other = flashomni::compile(

@@ -85,9 +85,12 @@ pub(super) fn evaluate(compiled: &Compiled, input: &SelectorInput<'_>) -> Result
     let mut values = Vec::new();
     values.resize_with(compiled.program.graph.len(), || Value::Unused);
     let mut run = Run { compiled, input, values };
-    for &id in &compiled.order {
+    for (&id, done) in compiled.order.iter().zip(&compiled.done) {
         if let Some(value) = run.value(id)? {
             run.values[id.0 as usize] = value;
+        }
+        for done in done {
+            run.values[done.0 as usize] = Value::Unused;
         }
     }
     compiled.program.terms.iter().map(|&(role, id)| run.term(role, id)).collect()

@@ -12,7 +12,7 @@ mod rank;
 
 use crate::codegen::{self, Map};
 use crate::error::Result;
-use crate::ir::{Model, ValueId};
+use crate::ir::{Extent, Model, ValueId};
 use crate::plan::Program;
 use crate::reference::input::{check_program, live_values};
 use crate::reference::selector::interpret;
@@ -27,6 +27,8 @@ pub struct Compiled {
     program: Program,
     /// Values to evaluate, operands before users.
     order: Vec<ValueId>,
+    /// For each of `order` the values that nothing needs any more behind it.
+    done: Vec<Vec<ValueId>>,
     /// Element-wise chains; `map_of` finds the one of a root.
     maps: Vec<Map>,
     map_of: Vec<Option<usize>>,
@@ -58,7 +60,8 @@ impl Compiled {
             map_of[map.root.0 as usize] = Some(index);
         }
         let order = live_values(program);
-        Ok(Compiled { program: program.clone(), order, maps, map_of, code: None })
+        let done = last_uses(program, &order, &maps, &map_of);
+        Ok(Compiled { program: program.clone(), order, done, maps, map_of, code: None })
     }
 
     /// Whether element-wise chains run as machine code.
@@ -77,6 +80,30 @@ impl Compiled {
         input.check(&self.program)?;
         evaluate::evaluate(self, input)
     }
+}
+
+/// For each value in order those that it is the last to use, terms excepted: scores of single tokens are large.
+fn last_uses(program: &Program, order: &[ValueId], maps: &[Map], map_of: &[Option<usize>]) -> Vec<Vec<ValueId>> {
+    let graph = &program.graph;
+    let mut last = vec![None; graph.len()];
+    for (place, &id) in order.iter().enumerate() {
+        let vectors = matches!(graph.ty(id).extent, Extent::Vectors(..));
+        let used = match map_of[id.0 as usize] {
+            Some(map) => maps[map].leaves.clone(),
+            // What a map computes on its way is used by the map's root, which counts its leaves.
+            None if graph.op(id).is_elementwise() && !vectors => Vec::new(),
+            None => graph.op(id).operands(),
+        };
+        used.into_iter().for_each(|used| last[used.0 as usize] = Some(place));
+    }
+    program.terms.iter().for_each(|(_, id)| last[id.0 as usize] = None);
+    let mut done = vec![Vec::new(); order.len()];
+    for (index, place) in last.into_iter().enumerate() {
+        if let Some(place) = place {
+            done[place].push(ValueId(index as u32));
+        }
+    }
+    done
 }
 
 /// What evaluates selector programs.
