@@ -15,6 +15,7 @@ pub mod model;
 mod orders;
 mod rules;
 mod schedule;
+mod scores;
 mod tables;
 
 use std::collections::{HashMap, HashSet};

@@ -448,8 +448,11 @@ impl Binder<'_> {
         let graph = &strategy.graph;
         for (id, value) in graph.values() {
             match &value.op {
-                Op::Select { rule, amount, at_least, .. } => {
-                    self.amount(graph, *rule, *amount, value.span);
+                Op::Select { rule, amount, at_least, cost, .. } => {
+                    // Costs are counted in units of their own.
+                    if cost.is_none() {
+                        self.amount(graph, *rule, *amount, value.span);
+                    }
                     if let Some(at_least) = at_least {
                         self.everywhere(graph, *at_least, value.span, |value| {
                             (value.int() < 0).then(|| format!("`at_least` is not negative, found {}", value.int()))
