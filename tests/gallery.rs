@@ -137,6 +137,9 @@ fn inputs(strategy: &str) -> Vec<(&'static str, InputTensor)> {
     match strategy {
         "bigbird" => vec![("random_blocks", tensor(&[4, 94, 3], Kind::Int, drawn))],
         "bigbird_deepspeed" => vec![("random_blocks", tensor(&[4, 96, 2], Kind::Int, drawn))],
+        "ditfastattn" => {
+            vec![("method", tensor(&[50, 20], Kind::Int, |i| [0.0, 2.0, 2.0, 1.0, 3.0][i as usize / 20 % 5]))]
+        }
         "adacache" => vec![("distances", tensor(&[50, 1], Kind::Real, |i| f64::from(i * 7 % 13) / 100.0))],
         "svoo" => vec![("min_ratios", tensor(&[50, 20, 4], Kind::Real, |i| f64::from(i % 9) / 60.0))],
         "teacache" => vec![("distances", tensor(&[50], Kind::Real, |i| f64::from(i * 7 % 13) / 50.0))],

@@ -187,6 +187,7 @@ fn simulate(plan: Plan, order: usize) -> Vec<StepKind> {
             rows = Some(rows_of(&plan, &selection.symbols(step, 0, &ALL, Tensors::default()).unwrap()));
         }
         let wanted = match kind {
+            StepKind::Shared => panic!("a simulation has one branch"),
             StepKind::Dense | StepKind::Update => attend(&qkv, &all_rows(plan.model.tokens() as usize), |_| 0.0),
             StepKind::Refresh | StepKind::Dispatch => {
                 let cached = if features.0.is_empty() { Vec::new() } else { features.forecast(step, order) };
@@ -247,6 +248,40 @@ fn what_symbols_lost_at_an_update_is_added_until_the_next() {
         schedule { update every 4; dispatch as residual }
         keep all -> all where top_k(dot(mean(q), mean(k)), 30%)";
     simulate(plan("text(32) ++ image(h = 8, w = 12)", 9, dynamic), 0);
+}
+
+#[test]
+fn a_branch_takes_what_the_other_has_computed() {
+    let strategy = "schedule { reuse as shared on [1, 4]; reuse on [2]; dense }";
+    let plan = plan("image(h = 4, w = 8)", 6, strategy);
+    assert_eq!(plan.schedule.letters(0), "D=0D=D");
+    let [conditional, other] = [5, 6].map(|seed| Series::new(&plan, seed));
+    let mut sessions = [(); 2].map(|()| Session::new(plan.clone()).unwrap());
+    let mut last = Vec::new();
+    for step in 0..6 {
+        let [q, k, v] = conditional.at(step);
+        let mut first = Tensor::zeros(q.shape(), Dtype::F32);
+        // The first branch has none to take from: it computes in full where the second takes.
+        let report = sessions[0].attention(step, 0, q.as_ref(), k.as_ref(), v.as_ref(), first.as_mut()).unwrap();
+        let [q, k, v] = other.at(step);
+        let mut second = Tensor::zeros(q.shape(), Dtype::F32);
+        let at = sessions[1].begin(step, 0).unwrap();
+        if at.kind() == StepKind::Shared {
+            assert_eq!(report.kind, StepKind::Update);
+            at.share(first.as_ref(), second.as_mut()).unwrap();
+            assert_eq!(first.as_ref().to_f32(), second.as_ref().to_f32());
+            last = second.as_ref().to_f32();
+        } else {
+            let is_reused = at.attention(q.as_ref(), k.as_ref(), v.as_ref(), second.as_mut()).unwrap().kind;
+            assert_eq!(is_reused == StepKind::Reuse, second.as_ref().to_f32() == last, "step {step}");
+        }
+    }
+    let at = Session::new(plan).unwrap();
+    let mut at = at;
+    let x = Tensor::zeros(&[HEADS, 32, DIM], Dtype::F32);
+    let mut out = x.clone();
+    let message = at.begin(0, 0).unwrap().share(x.as_ref(), out.as_mut()).unwrap_err().to_string();
+    assert!(message.contains("step 0 of layer 0 does not take"), "{message}");
 }
 
 #[test]

@@ -64,6 +64,7 @@ fn schedule(plan: &Plan) -> String {
             StepKind::Refresh => "R".to_owned(),
             StepKind::Dispatch => ".".to_owned(),
             StepKind::Residual => "+".to_owned(),
+            StepKind::Shared => "=".to_owned(),
             StepKind::Reuse => plan.schedule.reuse_orders[(step * plan.model.layers + layer) as usize].to_string(),
         };
         (0..plan.model.steps).map(letter).collect()

@@ -101,11 +101,18 @@ impl Checker<'_> {
                 None => diagnostic.help("steps are `dense`, `update`, `refresh`, `dispatch` or `reuse`"),
             });
         };
-        let is_residual = matches!(mode, Some(ast::Expr { kind: ast::ExprKind::Name(name), .. }) if name == "residual");
-        let step_kind = if step_kind == StepKind::Dispatch && is_residual { StepKind::Residual } else { step_kind };
+        let word = match mode {
+            Some(ast::Expr { kind: ast::ExprKind::Name(name), .. }) => name.as_str(),
+            _ => "",
+        };
+        let step_kind = match (step_kind, word) {
+            (StepKind::Dispatch, "residual") => StepKind::Residual,
+            (StepKind::Reuse, "shared") => StepKind::Shared,
+            (kind, _) => kind,
+        };
         let order = match (mode, step_kind) {
             (Some(mode), StepKind::Reuse) => self.mode(Some(mode), span),
-            (Some(_), StepKind::Residual) => None,
+            (Some(_), StepKind::Residual | StepKind::Shared) => None,
             (Some(mode), StepKind::Dispatch) => {
                 let message = "a `dispatch` step obeys symbols, or also adds what they lost `as residual`";
                 return self.report(Diagnostic::new(Code::E0108, mode.span, message));

@@ -389,6 +389,7 @@ forms! {
         [StepKind::Dispatch] = {"dispatch"}
         [StepKind::Reuse] = {"reuse"}
         [StepKind::Residual] = {"residual"}
+        [StepKind::Shared] = {"shared"}
     }
     Clause "a clause" {
         [Clause::While(value)] = {"while" (value)}

@@ -1228,12 +1228,23 @@ pub enum StepKind {
     /// # Source
     /// DiTFastAttn, arXiv 2406.08552, section 3.2.
     Residual,
+    /// The output is that of the other branch of classifier-free guidance at the same step, which the host hands over.
+    /// # Source
+    /// DiTFastAttn, arXiv 2406.08552, section 3.4.
+    Shared,
 }
 
 impl StepKind {
     /// Every kind.
-    pub const ALL: [StepKind; 6] =
-        [StepKind::Dense, StepKind::Update, StepKind::Refresh, StepKind::Dispatch, StepKind::Reuse, StepKind::Residual];
+    pub const ALL: [StepKind; 7] = [
+        StepKind::Dense,
+        StepKind::Update,
+        StepKind::Refresh,
+        StepKind::Dispatch,
+        StepKind::Reuse,
+        StepKind::Residual,
+        StepKind::Shared,
+    ];
 
     /// Whether attention is computed under symbols.
     #[must_use]

@@ -123,7 +123,7 @@ impl Schedule {
     }
 
     /// What `layer` does at each step, a letter each: `D` dense, `U` update, `R` refresh, `.` dispatch, `+` dispatch with the
-    /// residual, and reuse as the order of its forecast.
+    /// residual, `=` the other branch's output, and reuse as the order of its forecast.
     #[must_use]
     pub fn letters(&self, layer: u32) -> String {
         let steps = self.kinds.chunks(self.layers as usize).zip(self.reuse_orders.chunks(self.layers as usize));
@@ -133,6 +133,7 @@ impl Schedule {
             StepKind::Refresh => 'R',
             StepKind::Dispatch => '.',
             StepKind::Residual => '+',
+            StepKind::Shared => '=',
             StepKind::Reuse => char::from(b'0' + orders[layer as usize]),
         };
         steps.map(letter).collect()

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::selection::{HeadGroup, LayerSymbols};
-use super::session::{Step, up_to};
+use super::session::{Step, copy, up_to};
 use crate::cpu::{
     AnyWeight, Part, Start, Taylor, Tiles, Weights, gather_heads, gemm_o, gemm_o_split, gemm_q, scatter_heads,
 };
@@ -132,6 +132,23 @@ impl Step<'_> {
             output.update(step, out.as_ref())?;
         }
         Ok(())
+    }
+
+    /// At a step of kind [`StepKind::Shared`]: the projected output of some tokens is that of the other branch at this step,
+    /// `[tokens.len(), out]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the tensors have different shapes, [`Error::State`] at another step.
+    pub fn share_out(&mut self, other: TensorRef<'_>, tokens: Range<usize>, out: TensorMut<'_>) -> Result<()> {
+        self.is_shared()?;
+        if other.shape() != out.as_ref().shape() || other.shape().first() != Some(&tokens.len()) {
+            let (other, out) = (other.shape(), out.as_ref().shape());
+            return Err(Error::Shape(format!("`other` has the shape {other:?}, `out` {out:?}, for tokens {tokens:?}")));
+        }
+        let step = self.step as usize;
+        let index = self.projected(&tokens, out.as_ref())?;
+        copy(other, out);
+        self.state().projected[index].output.iter_mut().try_for_each(|output| output.update(step, other))
     }
 
     /// The memory of the projection of some tokens.

@@ -217,7 +217,7 @@ impl Session {
         let obeys_chosen = matches!(kind, StepKind::Dispatch | StepKind::Residual);
         let symbols = if obeys_chosen { Some(self.in_force(step, layer)?) } else { None };
         self.layers[layer as usize].last_step = Some(step);
-        let has_chosen = !matches!(kind, StepKind::Update | StepKind::Refresh);
+        let has_chosen = !matches!(kind, StepKind::Update | StepKind::Refresh | StepKind::Shared);
         Ok(Step { session: self, step, layer, kind, symbols, has_chosen, selection: Duration::ZERO })
     }
 
@@ -228,7 +228,7 @@ impl Session {
         let mut heads = (0..plan.model.heads).map(|head| (head as usize, plan.class(step, layer, head)));
         let no_features = state.features.as_ref().is_none_or(|features| features.known() == 0);
         match kind {
-            StepKind::Dense | StepKind::Update => false,
+            StepKind::Dense | StepKind::Update | StepKind::Shared => false,
             StepKind::Refresh => no_features && heads.any(|(_, class)| caches(plan, class)),
             StepKind::Residual if state.residual.as_ref().is_none_or(|residual| residual.known() == 0) => true,
             StepKind::Dispatch | StepKind::Residual => heads.any(|(head, class)| {
@@ -365,7 +365,7 @@ fn caches(plan: &Plan, class: &Class) -> bool {
 ///
 /// A host that keeps its projections calls [`Step::attention`]. One that lets cached blocks save projections too calls
 /// [`Step::project_q`], [`Step::attention_live`] and [`Step::project_out`] in this order; at a step of kind
-/// [`StepKind::Reuse`] only the last. Where rules choose by what the host measures, [`Step::choose`] comes first. A
+/// [`StepKind::Reuse`] only the last, and at one of kind [`StepKind::Shared`] [`Step::share_out`] in place of all. Where rules choose by what the host measures, [`Step::choose`] comes first. A
 /// feed-forward network is the same with experts for heads, and an activation of the live tiles in place of attention.
 #[derive(Debug)]
 pub struct Step<'s> {
@@ -405,6 +405,10 @@ impl Step<'_> {
         if self.has_chosen {
             return Ok(());
         }
+        // Where the host has no other branch the step computes in full, as an update.
+        if self.kind == StepKind::Shared {
+            self.kind = StepKind::Update;
+        }
         let start = Instant::now();
         let chosen = self.session.choose(self.step, self.layer, tensors)?;
         self.selection = start.elapsed();
@@ -413,6 +417,30 @@ impl Step<'_> {
             self.symbols = Some(chosen);
         }
         Ok(())
+    }
+
+    /// At a step of kind [`StepKind::Shared`]: the output is that of the other branch at this step, `[heads, tokens, head_dim]`.
+    /// A host without one calls [`Step::attention`], which computes in full.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when a tensor does not fit the model; [`Error::State`] at another step.
+    pub fn share(mut self, other: TensorRef<'_>, mut out: TensorMut<'_>) -> Result<()> {
+        let plan = Arc::clone(self.session.selection.plan());
+        check_heads(&plan, "other", other)?;
+        check_heads(&plan, "out", out.as_ref())?;
+        self.is_shared()?;
+        copy(other, out.reborrow());
+        let step = self.step as usize;
+        self.state().output.iter_mut().try_for_each(|output| output.update(step, other))
+    }
+
+    /// The error at a step that does not take the output of the other branch.
+    pub(super) fn is_shared(&self) -> Result<()> {
+        if self.kind == StepKind::Shared {
+            return Ok(());
+        }
+        let (step, layer) = (self.step, self.layer);
+        Err(Error::State(format!("step {step} of layer {layer} does not take the output of the other branch")))
     }
 
     /// What the step obeys: `None` where it computes in full, and at a refresh until it has chosen.
@@ -546,6 +574,16 @@ fn lost(plan: &Plan, symbols: &LayerSymbols, qkv: [TensorRef<'_>; 3], full: Tens
     }
     let lost = values.iter().zip(sparse.as_ref().to_f32()).map(|(full, sparse)| full - sparse).collect();
     Tensor::from_f32(full.shape(), lost)
+}
+
+/// The numbers of a tensor in the type of another of its shape.
+pub(super) fn copy(from: TensorRef<'_>, mut to: TensorMut<'_>) {
+    let from = from.to_f32();
+    match to.values() {
+        ValuesMut::F32(values) => values.copy_from_slice(&from),
+        ValuesMut::F16(values) => values.iter_mut().zip(from).for_each(|(x, y)| *x = f16::from_f32(y)),
+        ValuesMut::Bf16(values) => values.iter_mut().zip(from).for_each(|(x, y)| *x = bf16::from_f32(y)),
+    }
 }
 
 /// Adds single-precision numbers to a tensor of their shape.

@@ -11,5 +11,6 @@ pub fn name(kind: StepKind) -> &'static str {
         StepKind::Dispatch => "dispatch",
         StepKind::Reuse => "reuse",
         StepKind::Residual => "residual",
+        StepKind::Shared => "shared",
     }
 }
