@@ -204,7 +204,11 @@ fn tokens_and_their_blocks() {
         let columns = b.select(TOP_K, columns, amount, Side::Key);
         let columns = b.typed(Op::Gather { how: Reduction::Max, value: columns, q: None, kv: whole });
         b.term(Role::Whole, columns);
-        let diagonals = b.typed(Op::Diagonals(shares));
+        let distances = b.graph.set_of(vec![], Grain::Distances);
+        let diagonals = b.typed(Op::Diagonals(shares, distances));
+        let far = b.typed(Op::Distances(distances));
+        let far = b.compare(Comparison::Less, half, far);
+        let diagonals = b.choose(far, diagonals, half);
         let diagonals = b.select(TOP_K, diagonals, amount, Side::Key);
         let diagonals = b.typed(Op::OnDiagonals(diagonals));
         b.term(Role::Whole, diagonals);

@@ -6,7 +6,8 @@
 use super::{Checker, Term, code_list};
 use crate::diagnostics::{Code, Diagnostic, did_you_mean};
 use crate::ir::{
-    Binary, Comparison, Coordinate, Extent, Kind, Op, Place, Real, Reduction, Side, Size, Statistic, Unary, ValueId,
+    Binary, Comparison, Coordinate, Extent, Kind, Op, Place, Real, Reduction, SetId, Side, Size, Statistic, Unary,
+    ValueId,
 };
 use crate::source::Span;
 use crate::syntax::ast::{self, CompareOp, ExprKind};
@@ -28,6 +29,7 @@ pub const NAMES: &[&str] = &[
     "tiles",
     "q",
     "k",
+    "diagonal",
     "inf",
     "first",
     "last",
@@ -266,6 +268,10 @@ impl Checker<'_> {
             "step" => return Some(self.push_term(Op::Place(Place::Step), span)),
             "layer" => return Some(self.push_term(Op::Place(Place::Layer), span)),
             "head" => return Some(self.push_term(Op::Place(Place::Head), span)),
+            "diagonal" => {
+                let distances = self.distances();
+                return Some(self.push_term(Op::Distances(distances), span));
+            }
             "last_computed" => return Some(self.push_term(Op::LastComputed, span)),
             "reused_steps" => return Some(self.push_term(Op::ReusedSteps, span)),
             "tiles" => return Some(self.tile_counts(span)),
@@ -274,9 +280,9 @@ impl Checker<'_> {
             "layers" => Size::Layers,
             "heads" => Size::Heads,
             "head_dim" => Size::HeadDim,
-            "tokens" => Size::Tokens(crate::ir::SetId::ALL),
-            "q_blocks" => Size::Blocks(crate::ir::SetId::ALL, Side::Query),
-            "kv_blocks" => Size::Blocks(crate::ir::SetId::ALL, Side::Key),
+            "tokens" => Size::Tokens(SetId::ALL),
+            "q_blocks" => Size::Blocks(SetId::ALL, Side::Query),
+            "kv_blocks" => Size::Blocks(SetId::ALL, Side::Key),
             _ => return None,
         };
         Some(self.push_term(Op::Size(size), span))
@@ -471,11 +477,7 @@ impl Checker<'_> {
                 None => Term::Hole,
             },
             "lowered" => self.lowered(args),
-            "diagonals" | "on_diagonals" => {
-                let Some(value) = self.blocks_argument(args) else { return Term::Hole };
-                let op = if args.function == "diagonals" { Op::Diagonals(value) } else { Op::OnDiagonals(value) };
-                self.push_term(op, span)
-            }
+            "diagonals" | "on_diagonals" => self.diagonals(args),
             "shift" => self.shift(args),
             "input" => self.input(args),
             "among" => self.among(args),
@@ -617,7 +619,7 @@ impl Checker<'_> {
         })
     }
 
-    fn segment_argument(&mut self, expr: &ast::Expr) -> Option<crate::ir::SetId> {
+    fn segment_argument(&mut self, expr: &ast::Expr) -> Option<SetId> {
         let ExprKind::Name(name) = &expr.kind else {
             self.report(Diagnostic::new(Code::E0207, expr.span, "expected the name of a segment"));
             return None;

@@ -5,8 +5,8 @@ use super::functions::Args;
 use super::{Checker, Term, code_list};
 use crate::diagnostics::{Code, Diagnostic};
 use crate::ir::{
-    Comparison, Extent, Grain, Kind, Lower, Op, Over, Reduction, Rounding, Selector, Side, Source, Statistic, Type,
-    Unary, ValueId,
+    Comparison, Extent, Grain, Kind, Lower, Op, Over, Reduction, Rounding, Selector, SetId, Side, Source, Statistic,
+    Type, Unary, ValueId,
 };
 use crate::source::Span;
 use crate::syntax::ast::{self, CompareOp, ExprKind};
@@ -163,6 +163,21 @@ impl Checker<'_> {
         Some((id, over))
     }
 
+    /// Sums along diagonals, and the blocks that chosen ones touch.
+    pub(super) fn diagonals(&mut self, args: &Args<'_>) -> Term {
+        let Some(value) = self.blocks_argument(args) else { return Term::Hole };
+        let op = match args.function {
+            "diagonals" => Op::Diagonals(value, self.distances()),
+            _ => Op::OnDiagonals(value),
+        };
+        self.push_term(op, args.span)
+    }
+
+    /// The set of all distances between tokens.
+    pub(super) fn distances(&mut self) -> SetId {
+        self.strategy.graph.set_of(Vec::new(), Grain::Distances)
+    }
+
     /// Elements moved along a side.
     pub(super) fn shift(&mut self, args: &Args<'_>) -> Term {
         let Some((value, over)) = self.reducible(args) else { return Term::Hole };
@@ -200,6 +215,13 @@ impl Checker<'_> {
     pub(super) fn gathered_by(&mut self, how: Lower, id: ValueId, span: Span) -> Result<ValueId, Term> {
         if !self.has_token_elements(id) {
             return Ok(id);
+        }
+        if let Extent::Blocks { kv: Some(set), .. } = self.ty(id).extent
+            && self.strategy.graph.grain(set) == Grain::Distances
+        {
+            let diagnostic = Diagnostic::new(Code::E0206, span, "this chooses distances, not keys");
+            return Err(self
+                .hole(diagnostic.help("`on_diagonals(chosen)` are the blocks that hold a pair of a chosen distance")));
         }
         match how {
             Lower::Any => self.gathered(Reduction::Max, id, span),

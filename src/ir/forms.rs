@@ -186,7 +186,8 @@ forms! {
         [Op::Transpose(value)] = {"transpose" (value)}
         [Op::Slice { value, q, kv }] = {"slice" (value) "to" "[" (q) "->" (kv) "]"}
         [Op::Gather { how, value, q, kv }] = {"gather" (how) (value) "to" "[" (q) "->" (kv) "]"}
-        [Op::Diagonals(value)] = {"diagonals" (value)}
+        [Op::Diagonals(value, set)] = {"diagonals" (value) "at" (set)}
+        [Op::Distances(set)] = {"distances" (set)}
         [Op::OnDiagonals(value)] = {"on_diagonals" (value)}
         [Op::Reduce { how, value, over }] = {"reduce" (how) (value) "over" (over)}
         [Op::Softmax { value, over }] = {"softmax" (value) "over" (over)}
@@ -305,6 +306,7 @@ forms! {
     Grain "a grain" {
         [Grain::Tokens] = {"tokens"}
         [Grain::Last(count)] = {"last" (count)}
+        [Grain::Distances] = {"distances"}
         [Grain::Blocks] = {}
     }
     Kind "`bool`, `int` or `real`" {

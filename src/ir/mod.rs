@@ -60,6 +60,8 @@ pub enum Grain {
     Tokens,
     /// The last of its tokens, so many, or all where it has fewer.
     Last(u32),
+    /// The distances from a query back to a key: 0 up to one less than the tokens of the sequence.
+    Distances,
 }
 
 /// Tokens of some segments, and how they are looked at.
@@ -545,10 +547,12 @@ pub enum Op {
         kv: Option<SetId>,
     },
     /// The sums of diagonals: for each distance `d` from 0 the sum, over the queries in order, of the element of the key
-    /// that stands `d` tokens before the query; 0 where there is none. One number for each token of the sequence.
+    /// that stands `d` tokens before the query; 0 where there is none. One number for each distance of the set.
     /// # Source
     /// MInference, arXiv 2407.02490, section 3.2.
-    Diagonals(ValueId),
+    Diagonals(ValueId, SetId),
+    /// The distances of a set themselves, as real numbers.
+    Distances(SetId),
     /// Whether some pair of the block has a key that stands before the query, or on it, by a distance for which the operand
     /// holds. The operand has one truth value for each distance, as [`Op::Diagonals`] has.
     OnDiagonals(ValueId),
@@ -866,6 +870,7 @@ impl Op {
             | Op::InSet(..)
             | Op::Pool(..)
             | Op::Each(..)
+            | Op::Distances(_)
             | Op::Measured { .. }
             | Op::SelfSimilarity(_)
             | Op::BlockTokens(_)
@@ -876,7 +881,7 @@ impl Op {
             | Op::Start(a)
             | Op::Spread(a, _)
             | Op::Transpose(a)
-            | Op::Diagonals(a)
+            | Op::Diagonals(a, _)
             | Op::OnDiagonals(a)
             | Op::Embed(a)
             | Op::Lower(_, a) => vec![*a],
@@ -913,6 +918,7 @@ impl Op {
             | Op::InSet(..)
             | Op::Pool(..)
             | Op::Each(..)
+            | Op::Distances(_)
             | Op::Measured { .. }
             | Op::SelfSimilarity(_)
             | Op::BlockTokens(_)
@@ -925,7 +931,7 @@ impl Op {
             | Op::Start(a)
             | Op::Spread(a, _)
             | Op::Transpose(a)
-            | Op::Diagonals(a)
+            | Op::Diagonals(a, _)
             | Op::OnDiagonals(a)
             | Op::Embed(a)
             | Op::Lower(_, a) => *a = map(*a),
@@ -984,7 +990,7 @@ impl Op {
     #[must_use]
     pub fn lack_over_clusters(&self) -> Option<&'static str> {
         match self {
-            Op::Coordinate(..) | Op::Start(_) | Op::Diagonals(_) | Op::OnDiagonals(_) => {
+            Op::Coordinate(..) | Op::Start(_) | Op::Diagonals(..) | Op::Distances(_) | Op::OnDiagonals(_) => {
                 Some("a token of a cluster has no place of its own")
             }
             Op::AntiDiagonal { .. } | Op::Shift { .. } => Some("clusters have no neighbours"),

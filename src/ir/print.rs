@@ -208,7 +208,7 @@ pub(super) fn is_bare(name: &str) -> bool {
     let mut chars = name.chars();
     chars.next().is_some_and(|c| c.is_ascii_alphabetic())
         && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
-        && !matches!(name, "all" | "tokens" | "last")
+        && !matches!(name, "all" | "tokens" | "last" | "distances")
 }
 
 /// One value as a line of text, without the end of the line.

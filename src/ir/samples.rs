@@ -143,7 +143,8 @@ fn op(r: &mut Random, graph: &Graph) -> Op {
         23 => {
             let how = r.of(&[Reduction::Sum, Reduction::Mean, Reduction::Max, Reduction::Min]);
             let gather = Op::Gather { how, value: a, q: r.flag().then(|| set(r)), kv: r.flag().then(|| set(r)) };
-            r.of(&[Op::Start(a), Op::Diagonals(a), Op::OnDiagonals(a), gather])
+            let distances = set(r);
+            r.of(&[Op::Start(a), Op::Diagonals(a, distances), Op::Distances(distances), Op::OnDiagonals(a), gather])
         }
         _ if r.below(3) == 0 => Op::Embed(a),
         _ if r.below(4) == 0 => Op::Shift { value: a, by: b, over: side },
@@ -166,7 +167,7 @@ fn graph(r: &mut Random, keep: impl Fn(&Op, Type) -> bool) -> Graph {
         let parts = (0..1 + r.below(2))
             .map(|_| Part { segment: r.name(), which: r.of(&[Which::Whole, Which::Valid, Which::Pad]) });
         let parts = parts.collect();
-        graph.set_of(parts, r.of(&[Grain::Blocks, Grain::Blocks, Grain::Tokens, Grain::Last(5)]));
+        graph.set_of(parts, r.of(&[Grain::Blocks, Grain::Blocks, Grain::Tokens, Grain::Last(5), Grain::Distances]));
     }
     let (dims, width) = (vec![1 + r.below(4) as u32, 1 + r.below(4) as u32], 1 + r.below(2) as u8);
     let mut values: Vec<f64> = (0..dims.iter().product::<u32>() * u32::from(width)).map(|_| r.real()).collect();

@@ -44,8 +44,9 @@
 //! | `Transpose` | blocks | sides exchanged |
 //! | `Slice` | blocks that have the sides, over sets that contain the new ones | the new sets |
 //! | `Gather` | blocks with all tokens of some segments along the sides named; truth values only by `Max` and `Min` | the blocks of these segments |
-//! | `Diagonals` | real numbers of tokens of queries and all tokens of keys | without the queries |
-//! | `OnDiagonals` | truth values of all tokens of keys | truth values `[all -> all]` |
+//! | `Diagonals` | real numbers of tokens of queries and all tokens of keys | a real number for each distance |
+//! | `Distances` | | a real number for each distance |
+//! | `OnDiagonals` | truth values of distances | truth values `[all -> all]` |
 //! | `Reduce` | real blocks that have the side | without the side |
 //! | `Softmax` | real blocks that have the side | same type |
 //! | `Select` | real blocks that have the side; amount a real scalar, for `TopK` and `BottomK` also an integer, or real blocks without the side; `at_least` an integer scalar; `cost`, of running sums only, of the value's type; along heads blocks of any sides | truth values of that extent |
@@ -151,6 +152,7 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
             in_range_set(graph, *set)?;
             match graph.grain(*set) {
                 Grain::Blocks => Err("single queries and keys are those of a set of tokens".to_string()),
+                Grain::Distances => Err("distances have no vectors".to_string()),
                 Grain::Tokens | Grain::Last(_) => Ok(Type::new(Kind::Real, Extent::Vectors(source.side(), *set))),
             }
         }
@@ -159,7 +161,7 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
             match graph.ty(*a).extent {
                 Extent::Vectors(side, from)
                     if graph.grain(from) == Grain::Blocks
-                        && graph.grain(*set) != Grain::Blocks
+                        && matches!(graph.grain(*set), Grain::Tokens | Grain::Last(_))
                         && contains(graph, from, *set) =>
                 {
                     Ok(Type::new(Kind::Real, Extent::Vectors(side, *set)))
@@ -218,20 +220,27 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
             let q = gather(graph, old_q, *q, Side::Query)?;
             Ok(Type::new(kind, blocks(q, gather(graph, old_kv, *kv, Side::Key)?)))
         }
-        Op::Diagonals(a) => {
+        Op::Diagonals(a, set) => {
+            in_range_distances(graph, *set)?;
             let (kind, q, kv) = block_operand(graph, *a)?;
-            let rows = q.is_some_and(|set| graph.grain(set) != Grain::Blocks);
+            let rows = q.is_some_and(|set| matches!(graph.grain(set), Grain::Tokens | Grain::Last(_)));
             if kind != Kind::Real || !rows || !kv.is_some_and(|set| all_tokens(graph, set)) {
                 let found = describe(graph, graph.ty(*a));
                 return Err(format!("diagonals are those of some queries and all keys, token by token, found {found}"));
             }
-            Ok(Type::new(kind, blocks(None, kv)))
+            Ok(Type::new(kind, blocks(None, Some(*set))))
+        }
+        Op::Distances(set) => {
+            in_range_distances(graph, *set)?;
+            Ok(Type::new(Kind::Real, blocks(None, Some(*set))))
         }
         Op::OnDiagonals(a) => match graph.ty(*a) {
-            Type { kind: Kind::Bool, extent: Extent::Blocks { q: None, kv: Some(set) } } if all_tokens(graph, set) => {
+            Type { kind: Kind::Bool, extent: Extent::Blocks { q: None, kv: Some(set) } }
+                if graph.grain(set) == Grain::Distances =>
+            {
                 Ok(Type::new(Kind::Bool, blocks(Some(SetId::ALL), Some(SetId::ALL))))
             }
-            ty => Err(format!("diagonals are chosen by the distance of tokens, found {}", describe(graph, ty))),
+            ty => Err(format!("diagonals are chosen by their distances, found {}", describe(graph, ty))),
         },
         Op::Reduce { value, over, .. } => {
             let (q, kv) = real_axis(graph, *value, *over)?;
@@ -583,8 +592,10 @@ fn slice(graph: &Graph, old: Option<SetId>, new: Option<SetId>, side: Side) -> R
 
 fn contains(graph: &Graph, large: SetId, small: SetId) -> bool {
     let grains = match (graph.grain(large), graph.grain(small)) {
-        (Grain::Blocks, _) | (Grain::Tokens, Grain::Tokens | Grain::Last(_)) => true,
-        (Grain::Tokens | Grain::Last(_), _) => large == small,
+        (_, Grain::Distances) | (Grain::Distances | Grain::Last(_), _) | (Grain::Tokens, Grain::Blocks) => {
+            large == small
+        }
+        (Grain::Blocks, _) | (Grain::Tokens, _) => true,
     };
     let (large, small) = (parts(graph, large), parts(graph, small));
     let inside = |part: &super::Part| {
@@ -640,6 +651,15 @@ fn in_range_set(graph: &Graph, set: SetId) -> Result<(), String> {
     if usize::from(set.0) < graph.sets().len() { Ok(()) } else { Err(format!("there is no set {}", set.0)) }
 }
 
+/// The distances of the whole sequence.
+fn in_range_distances(graph: &Graph, set: SetId) -> Result<(), String> {
+    in_range_set(graph, set)?;
+    if graph.grain(set) == Grain::Distances && parts(graph, set).is_empty() {
+        return Ok(());
+    }
+    Err("distances are those of the whole sequence".to_string())
+}
+
 fn in_range_axis(graph: &Graph, axis: u8) -> Result<(), String> {
     if usize::from(axis) < graph.axes.len() { Ok(()) } else { Err(format!("there is no axis {axis}")) }
 }
@@ -656,6 +676,7 @@ pub fn set_name(graph: &Graph, set: SetId) -> String {
         Grain::Blocks => String::new(),
         Grain::Tokens => "tokens of ".to_string(),
         Grain::Last(count) => format!("last {count} of "),
+        Grain::Distances => "distances in ".to_string(),
     };
     if parts.is_empty() {
         return grain + "all";
@@ -812,7 +833,8 @@ mod tests {
             Op::Measured { name: "x".to_string(), over: Some((Side::Query, SetId::ALL)) },
             Op::Start(score),
             Op::Gather { how: Reduction::Max, value: score, q: Some(SetId::ALL), kv: None },
-            Op::Diagonals(score),
+            Op::Diagonals(score, SetId::ALL),
+            Op::Distances(SetId::ALL),
             Op::Unary(Unary::Abs, ValueId(99)),
             Op::InSet(SetId(9), Side::Query),
             Op::Coordinate(Coordinate::Axis(0), Side::Query),

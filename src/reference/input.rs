@@ -168,6 +168,7 @@ impl<'a> SelectorInput<'a> {
         match graph.grain(set) {
             Grain::Blocks => self.blocks_of(graph, set, side),
             Grain::Tokens => tokens(),
+            Grain::Distances => (0..self.offsets(side).last().copied().unwrap_or(0)).collect(),
             Grain::Last(count) => {
                 let mut tokens = tokens();
                 tokens.split_off(tokens.len().saturating_sub(count as usize))
@@ -188,7 +189,7 @@ impl<'a> SelectorInput<'a> {
     #[must_use]
     pub fn places(&self, graph: &Graph, side: Side, from: SetId, to: SetId) -> Vec<Option<usize>> {
         let known = self.elements_of(graph, from, side);
-        let whole = graph.grain(from) == Grain::Blocks && graph.grain(to) != Grain::Blocks;
+        let whole = graph.grain(from) == Grain::Blocks && matches!(graph.grain(to), Grain::Tokens | Grain::Last(_));
         let element = |to: u32| if whole { self.block_of(side, to as usize) as u32 } else { to };
         self.elements_of(graph, to, side).into_iter().map(|to| known.binary_search(&element(to)).ok()).collect()
     }
@@ -455,19 +456,21 @@ fn check_value(graph: &Graph, id: ValueId) -> Result<()> {
             }
             _ => false,
         },
-        Op::Diagonals(a) => match (ty(*a).extent, ty(id).extent) {
-            (Extent::Blocks { q: Some(q), kv: Some(kv) }, Extent::Blocks { q: None, kv: result }) => {
+        Op::Diagonals(a, set) => match ty(*a).extent {
+            Extent::Blocks { q: Some(q), kv: Some(kv) } => {
                 ty(*a).kind != Kind::Bool
-                    && graph.grain(q) != Grain::Blocks
+                    && matches!(graph.grain(q), Grain::Tokens | Grain::Last(_))
                     && is_all_tokens(graph, kv)
-                    && result == Some(kv)
+                    && graph.grain(*set) == Grain::Distances
+                    && axes(ty(id)) == Some([None, Some(*set)])
             }
             _ => false,
         },
+        Op::Distances(set) => graph.grain(*set) == Grain::Distances && axes(ty(id)) == Some([None, Some(*set)]),
         Op::OnDiagonals(a) => match ty(*a).extent {
             Extent::Blocks { q: None, kv: Some(kv) } => {
                 ty(*a).kind == Kind::Bool
-                    && is_all_tokens(graph, kv)
+                    && graph.grain(kv) == Grain::Distances
                     && axes(ty(id)) == Some([Some(SetId::ALL), Some(SetId::ALL)])
             }
             _ => false,

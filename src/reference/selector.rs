@@ -207,7 +207,7 @@ impl Run<'_> {
                 };
                 let first = |element: u32| match graph.grain(set) {
                     Grain::Blocks => self.input.offsets(side)[element as usize],
-                    Grain::Tokens | Grain::Last(_) => element,
+                    Grain::Tokens | Grain::Last(_) | Grain::Distances => element,
                 };
                 let elements = self.input.elements_of(graph, set, side);
                 Grid { q, kv, cells: elements.into_iter().map(|e| Cell::Real(first(e) as f32)).collect() }
@@ -245,7 +245,11 @@ impl Run<'_> {
             Op::Slice { value, .. } => self.slice(*value, id, None)?,
             Op::Embed(value) => self.slice(*value, id, Some(Cell::Bool(false)))?,
             Op::Gather { how, value, .. } => self.gather(*how, *value, id)?,
-            Op::Diagonals(value) => {
+            Op::Distances(set) => {
+                let distances = self.input.elements_of(graph, *set, Side::Key).into_iter();
+                Grid { q, kv, cells: distances.map(|distance| Cell::Real(distance as f32)).collect() }
+            }
+            Op::Diagonals(value, _) => {
                 let grid = self.grid(*value)?;
                 let rows = grid.q.clone().unwrap_or_default();
                 Grid::new(q, kv, |_, distance| {

@@ -230,7 +230,11 @@ impl Run<'_> {
             Op::Slice { value, .. } => self.slice(id, *value)?,
             Op::Embed(value) => self.embed(id, *value)?,
             Op::Gather { how, value, .. } => self.gather(*how, id, *value)?,
-            Op::Diagonals(value) => {
+            Op::Distances(set) => {
+                let distances = self.input.elements_of(self.graph(), *set, Side::Key).into_iter();
+                Cells::Real(distances.map(|distance| distance as f32).collect())
+            }
+            Op::Diagonals(value, _) => {
                 let Some(set) = self.axes(*value)[0] else { return Err(broken(id)) };
                 let queries = self.input.elements_of(self.graph(), set, Side::Query);
                 let (block, values) = self.real(*value)?;
