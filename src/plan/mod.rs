@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use head_symbols::HeadSymbols;
 
-use crate::ir::{Graph, Likeness, Model, Op, Part, Segment, Side, StepKind, ValueId};
+use crate::ir::{Graph, Likeness, Model, Op, Part, Segment, Side, Source, StepKind, ValueId};
 use crate::symbols::{BitMatrix, Blocks, draw};
 
 /// Index into [`Plan::masks`].
@@ -174,6 +174,12 @@ impl Program {
         });
         asked.collect()
     }
+
+    /// Whether it reads the vectors of a source.
+    #[must_use]
+    pub fn reads(&self, source: Source) -> bool {
+        self.graph.values().any(|(_, value)| value.op.reads(source))
+    }
 }
 
 /// A token predicate over the tokens of an arrangement, free of places.
@@ -243,7 +249,7 @@ impl Plan {
         ((step * self.model.layers + layer) * self.model.heads + head) as usize
     }
 
-    /// Whether the symbols of a class depend on q and k, or where its blocks begin.
+    /// Whether the symbols of a class depend on tensors of the step, q and k above all, or where its blocks begin.
     #[must_use]
     pub fn needs_qk(&self, class: &Class) -> bool {
         let arrangement = &self.arrangements[class.arrangement as usize];

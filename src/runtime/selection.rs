@@ -39,13 +39,13 @@ impl<'a> Tensors<'a> {
         Tensors { q: Some(q), k: Some(k), ..Tensors::default() }
     }
 
-    /// Those of a head, in orders of tokens of queries and of keys; of what was measured that which is asked for.
-    fn of_head(&self, head: usize, [q, kv]: [Option<&[u32]>; 2], asked: &[(&str, Option<Side>)]) -> HeadTensors {
-        let one = |tensor: Option<TensorRef<'_>>, order| {
-            tensor.map(|tensor| head_to_f32(tensor, head, order)).unwrap_or_default()
+    /// Those of a head that are asked for, in orders of tokens of queries and of keys.
+    fn of_head(&self, head: usize, [q, kv]: [Option<&[u32]>; 2], asked: &Asked<'_>) -> HeadTensors {
+        let one = |tensor: Option<TensorRef<'_>>, source, order| {
+            tensor.filter(|_| asked.reads(source)).map(|tensor| head_to_f32(tensor, head, order)).unwrap_or_default()
         };
         let measured = self.measured.iter().filter_map(|(name, tensor)| {
-            let (_, side) = asked.iter().find(|(asked, _)| asked == name)?;
+            let (_, side) = asked.measured.iter().find(|(asked, _)| asked == name)?;
             let values = tensor.as_ref().to_f32();
             let own = values.chunks(values.len() / tensor.shape()[0].max(1)).nth(head)?;
             let order = match side {
@@ -59,7 +59,36 @@ impl<'a> Tensors<'a> {
             };
             Some((name.clone(), placed))
         });
-        HeadTensors { q: one(self.q, q), k: one(self.k, kv), v: one(self.v, kv), measured: measured.collect() }
+        HeadTensors {
+            q: one(self.q, Source::Query, q),
+            k: one(self.k, Source::Key, kv),
+            v: one(self.v, Source::Value, kv),
+            measured: measured.collect(),
+        }
+    }
+}
+
+/// What the symbols of a class are made of.
+struct Asked<'p> {
+    program: Option<&'p Program>,
+    clustered: bool,
+    measured: Vec<(&'p str, Option<Side>)>,
+}
+
+impl<'p> Asked<'p> {
+    fn of(program: Option<&'p Program>, clustered: bool) -> Self {
+        Asked { program, clustered, measured: program.map(Program::measured).unwrap_or_default() }
+    }
+
+    fn reads(&self, source: Source) -> bool {
+        self.clustered && source != Source::Value || self.program.is_some_and(|program| program.reads(source))
+    }
+
+    /// The names of the tensors that are missing.
+    fn missing(&self, tensors: Tensors<'_>) -> Vec<&'static str> {
+        let sources = [("q", tensors.q, Source::Query), ("k", tensors.k, Source::Key), ("v", tensors.v, Source::Value)];
+        let missing = sources.into_iter().filter(|&(_, tensor, source)| tensor.is_none() && self.reads(source));
+        missing.map(|(name, ..)| name).collect()
     }
 }
 
@@ -268,7 +297,7 @@ impl Selection {
             let program = &self.plan.programs[*program as usize];
             if !layers.contains_key(&class) && crosses_heads(program) {
                 let order = self.plan.arrangements[*arrangement as usize].order.as_deref();
-                let asked = program.measured();
+                let asked = Asked::of(Some(program), false);
                 let of_head = |head| tensors.of_head(head, [order; 2], &asked);
                 layers.insert(class, LayerInput::new((0..heads).into_par_iter().map(of_head).collect()));
             }
@@ -289,11 +318,19 @@ impl Selection {
         }
         let Class { arrangement, body, .. } = &self.plan.classes[class as usize];
         let arranged = &self.plan.arrangements[*arrangement as usize];
-        self.check_present(body, arranged.clustering.is_some(), at, tensors)?;
-        let asked = match body {
-            Body::Dynamic { program, .. } => self.plan.programs[*program as usize].measured(),
-            Body::Static { .. } => Vec::new(),
+        let program = match body {
+            Body::Dynamic { program, .. } => Some(&self.plan.programs[*program as usize]),
+            Body::Static { .. } => None,
         };
+        let asked = Asked::of(program, arranged.clustering.is_some());
+        let missing = asked.missing(tensors);
+        if !missing.is_empty() {
+            let At { step, layer, head, .. } = at;
+            let (names, are) = (missing.join(" and "), if missing.len() == 1 { "is" } else { "are" });
+            return Err(Error::State(format!(
+                "the rules of head {head} (layer {layer}) choose blocks by what is in them: {names} of step {step} {are} needed"
+            )));
+        }
         let head = at.head as usize;
         let own = tensors.of_head(head, [arranged.order.as_deref(); 2], &asked);
         let Some(clustering) = &arranged.clustering else {
@@ -307,29 +344,6 @@ impl Selection {
         let (placement, symbols) = placement.cut(symbols);
         let (placement, symbols) = (Arc::new(placement), Arc::new(symbols));
         Ok(Chosen { head: at.head, class, placement, symbols, centroids: Some(Arc::new(centroids)) })
-    }
-
-    /// Whether the tensors are there that a class asks for.
-    fn check_present(&self, body: &Body, clustered: bool, at: At, tensors: Tensors<'_>) -> Result<()> {
-        let reads = |source| match body {
-            Body::Dynamic { program, .. } => {
-                self.plan.programs[*program as usize].graph.values().any(|(_, value)| value.op.reads(source))
-            }
-            Body::Static { .. } => false,
-        };
-        let sources = [("q", tensors.q, Source::Query), ("k", tensors.k, Source::Key), ("v", tensors.v, Source::Value)];
-        let asked = |source| reads(source) || clustered && source != Source::Value;
-        let missing = sources.into_iter().filter(|&(_, tensor, source)| tensor.is_none() && asked(source));
-        let missing: Vec<&str> = missing.map(|(name, ..)| name).collect();
-        let At { step, layer, head, .. } = at;
-        let are = if missing.len() == 1 { "is" } else { "are" };
-        match missing.as_slice() {
-            [] => Ok(()),
-            names => Err(Error::State(format!(
-                "the rules of head {head} (layer {layer}) choose blocks by what is in them: {} of step {step} {are} needed",
-                names.join(" and ")
-            ))),
-        }
     }
 
     /// The shapes of what the host measured.
