@@ -157,7 +157,7 @@ fn vectors() {
 
 #[test]
 fn tokens_and_their_blocks() {
-    use flashomni::ir::{Grain, Part, Which};
+    use flashomni::ir::{Grain, Part, Rows, Which};
     agree(|b| {
         let text = vec![Part { segment: "text".to_owned(), which: Which::Whole }];
         let (all, of_text) = (b.graph.set_of(vec![], Grain::Tokens), b.graph.set_of(text.clone(), Grain::Tokens));
@@ -206,6 +206,14 @@ fn tokens_and_their_blocks() {
         b.term(Role::Whole, columns);
         let distances = b.graph.set_of(vec![], Grain::Distances);
         let diagonals = b.typed(Op::Diagonals(shares, distances));
+        // Queries at given positions, of which a short sequence lacks some.
+        b.graph.rows.push(Rows { name: String::new(), tokens: vec![0, 2, 5, 40] });
+        let given = b.graph.set_of(vec![], Grain::Rows(0));
+        let given = b.typed(Op::Each(Source::Query, given));
+        let given = b.typed(Op::Dot(given, means));
+        let given = b.reduce(Reduction::Max, given, Side::Query);
+        let given = b.select(TOP_K, given, half, Side::Key);
+        b.term(Role::Whole, given);
         let far = b.typed(Op::Distances(distances));
         let far = b.compare(Comparison::Less, half, far);
         let diagonals = b.choose(far, diagonals, half);

@@ -78,9 +78,9 @@ pub const FUNCTIONS: &[Function] = &[
     function(
         "each",
         1,
-        &["last"],
-        "each(q, last = 64)",
-        "the tokens themselves: one vector a token, of all or the last so many",
+        &["last", "rows"],
+        "each(q, last = 64)` or `each(q, rows = drawn)",
+        "the tokens themselves: one vector a token, of all, the last so many or those at some positions",
     ),
     function("centred_mean", 1, &[], "centred_mean(k)", "`mean(k)` minus the mean of the whole sequence"),
     function("self_similarity", 1, &[], "self_similarity(q)", "mean cosine between the tokens of each block"),

@@ -34,7 +34,26 @@ pub(super) struct Declared {
     span: Span,
 }
 
+impl Declared {
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 impl Checker<'_> {
+    /// The numbers of an input of one dimension, none where nobody has given them; `None` for others.
+    pub(super) fn input_row(&self, declared: &Declared) -> Option<Vec<u32>> {
+        if declared.sizes.len() != 1 || declared.kind != Kind::Int {
+            return None;
+        }
+        let Some(data) = self.files.input(&declared.name) else { return Some(Vec::new()) };
+        let whole = |&value: &f64| {
+            (value.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&value)).then_some(value as u32)
+        };
+        data.values.iter().map(whole).collect()
+    }
+
     /// `input("name", size, ..., kind = int)`.
     pub(super) fn input(&mut self, args: &Args<'_>) -> Term {
         let ExprKind::Text(name) = &args.positional[0].kind else {

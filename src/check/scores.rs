@@ -5,8 +5,8 @@ use super::functions::Args;
 use super::{Checker, Term, code_list};
 use crate::diagnostics::{Code, Diagnostic};
 use crate::ir::{
-    Comparison, Extent, Grain, Kind, Lower, Op, Over, Reduction, Rounding, Selector, SetId, Side, Source, Statistic,
-    Type, Unary, ValueId,
+    Comparison, Extent, Grain, Kind, Lower, Op, Over, Reduction, Rounding, Rows, Selector, SetId, Side, Source,
+    Statistic, Type, Unary, ValueId,
 };
 use crate::source::Span;
 use crate::syntax::ast::{self, CompareOp, ExprKind};
@@ -44,9 +44,17 @@ impl Checker<'_> {
             let diagnostic = Diagnostic::new(Code::E0205, args.positional[0].span, "expected `q`, `k` or `v`");
             return self.hole(diagnostic.help("`each(q)` is one vector for every query, `each(k)` one for every key"));
         };
-        let grain = match args.named("last") {
-            None => Grain::Tokens,
-            Some(expr) => {
+        let grain = match (args.named("last"), args.named("rows")) {
+            (None, None) => Grain::Tokens,
+            (None, Some(expr)) => match self.rows(expr) {
+                Some(rows) => rows,
+                None => return Term::Hole,
+            },
+            (Some(_), Some(expr)) => {
+                let message = "`last` says which tokens are meant, and so does `rows`";
+                return self.hole(Diagnostic::new(Code::E0204, expr.span, message).help("remove one"));
+            }
+            (Some(expr), None) => {
                 let Some(id) = self.integer(expr, "a number of tokens") else { return Term::Hole };
                 match self.constant(id).and_then(|count| u32::try_from(count.int()).ok()) {
                     Some(count @ 1..) => Grain::Last(count),
@@ -59,6 +67,48 @@ impl Checker<'_> {
         };
         let set = self.strategy.graph.set_of(Vec::new(), grain);
         self.push_term(Op::Each(source, set), args.span)
+    }
+
+    /// Positions of tokens: an input of integers with one dimension, or integers that are written out.
+    fn rows(&mut self, expr: &ast::Expr) -> Option<Grain> {
+        let (name, values) = match self.expression(expr) {
+            Term::Hole => return None,
+            Term::Input(declared) => match self.input_row(&declared) {
+                Some(values) => (declared.name().to_owned(), values),
+                None => {
+                    let message = format!("rows are integers from 0, one dimension of `{}`", declared.name());
+                    self.report(Diagnostic::new(Code::E0305, expr.span, message));
+                    return None;
+                }
+            },
+            Term::Tuple(items) | Term::List(items) => {
+                let mut values = Vec::new();
+                for item in items {
+                    let id = self.single(item, expr.span).ok()?;
+                    values.push(self.constant(id).and_then(|value| u32::try_from(value.int()).ok()));
+                }
+                let Some(values) = values.into_iter().collect() else {
+                    let message = "a row is a constant integer from 0";
+                    self.report(Diagnostic::new(Code::E0301, expr.span, message));
+                    return None;
+                };
+                (String::new(), values)
+            }
+            _ => {
+                let diagnostic = Diagnostic::new(Code::E0205, expr.span, "rows are positions of tokens");
+                self.report(diagnostic.help("write `rows = (0, 77)`, or name an input of integers"));
+                return None;
+            }
+        };
+        let mut rows = Rows { name, tokens: values };
+        rows.tokens.sort_unstable();
+        rows.tokens.dedup();
+        let known = &mut self.strategy.graph.rows;
+        let index = known.iter().position(|known| *known == rows).unwrap_or_else(|| {
+            known.push(rows);
+            known.len() - 1
+        });
+        u16::try_from(index).ok().map(Grain::Rows)
     }
 
     /// What the host measures when symbols are chosen.

@@ -306,6 +306,7 @@ forms! {
     Grain "a grain" {
         [Grain::Tokens] = {"tokens"}
         [Grain::Last(count)] = {"last" (count)}
+        [Grain::Rows(index)] = {"rows" (index)}
         [Grain::Distances] = {"distances"}
         [Grain::Blocks] = {}
     }

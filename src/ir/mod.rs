@@ -60,8 +60,19 @@ pub enum Grain {
     Tokens,
     /// The last of its tokens, so many, or all where it has fewer.
     Last(u32),
+    /// Those of its tokens that stand in rows that were given: index into [`Graph::rows`].
+    Rows(u16),
     /// The distances from a query back to a key: 0 up to one less than the tokens of the sequence.
     Distances,
+}
+
+/// Positions of tokens that were given.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rows {
+    /// The input they come from, for messages; empty where they were written out.
+    pub name: String,
+    /// Ascending and distinct; none where nobody has given the input.
+    pub tokens: Vec<u32>,
 }
 
 /// Tokens of some segments, and how they are looked at.
@@ -709,6 +720,8 @@ pub struct Graph {
     pub axes: Vec<String>,
     /// Tables.
     pub tables: Vec<Table>,
+    /// Positions of tokens that were given.
+    pub rows: Vec<Rows>,
 }
 
 impl Default for Graph {
@@ -720,6 +733,7 @@ impl Default for Graph {
             sets: vec![Set { parts: Vec::new(), grain: Grain::Blocks }],
             axes: Vec::new(),
             tables: Vec::new(),
+            rows: Vec::new(),
         }
     }
 }
@@ -729,6 +743,7 @@ impl PartialEq for Graph {
         self.sets == other.sets
             && self.axes == other.axes
             && self.tables == other.tables
+            && self.rows == other.rows
             && self.values.len() == other.values.len()
             && self.values.iter().zip(&other.values).all(|(a, b)| a.op == b.op && a.ty == b.ty)
     }
@@ -1380,6 +1395,7 @@ impl Graph {
             sets: self.sets.clone(),
             axes: self.axes.clone(),
             tables: self.tables.clone(),
+            rows: self.rows.clone(),
         }
     }
 }

@@ -125,6 +125,12 @@ impl<'a> Printer<'a> {
             self.put("table");
             self.table(table);
         }
+        for rows in &graph.rows {
+            self.line();
+            self.put("rows");
+            rows.name.write(self);
+            rows.tokens.write(self);
+        }
         for (id, value) in graph.values() {
             self.line();
             self.value(id, value);
@@ -208,7 +214,7 @@ pub(super) fn is_bare(name: &str) -> bool {
     let mut chars = name.chars();
     chars.next().is_some_and(|c| c.is_ascii_alphabetic())
         && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
-        && !matches!(name, "all" | "tokens" | "last" | "distances")
+        && !matches!(name, "all" | "tokens" | "last" | "rows" | "distances")
 }
 
 /// One value as a line of text, without the end of the line.

@@ -9,7 +9,7 @@ use std::fmt;
 
 use super::forms::Form;
 use super::print::{self, Printer};
-use super::{Grain, Graph, Kind, Op, Part, Real, Set, SetId, Side, Strategy, Table, Type, ValueId, Which};
+use super::{Grain, Graph, Kind, Op, Part, Real, Rows, Set, SetId, Side, Strategy, Table, Type, ValueId, Which};
 use crate::plan::{Predicate, Program, Role};
 use crate::source::Span;
 
@@ -355,6 +355,13 @@ impl<'a> Reader<'a> {
             }
             let table = self.table()?;
             graph.tables.push(table);
+        }
+        while self.take("rows") {
+            if graph.rows.len() >= usize::from(u16::MAX) {
+                return Err(self.error("there are too many lists of rows"));
+            }
+            let (name, tokens) = (String::read(self)?, Form::read(self)?);
+            graph.rows.push(Rows { name, tokens });
         }
         while let Token::Value(_) = self.peek() {
             self.value(&mut graph)?;

@@ -167,8 +167,12 @@ fn graph(r: &mut Random, keep: impl Fn(&Op, Type) -> bool) -> Graph {
         let parts = (0..1 + r.below(2))
             .map(|_| Part { segment: r.name(), which: r.of(&[Which::Whole, Which::Valid, Which::Pad]) });
         let parts = parts.collect();
-        graph.set_of(parts, r.of(&[Grain::Blocks, Grain::Blocks, Grain::Tokens, Grain::Last(5), Grain::Distances]));
+        graph.set_of(
+            parts,
+            r.of(&[Grain::Blocks, Grain::Blocks, Grain::Tokens, Grain::Last(5), Grain::Rows(0), Grain::Distances]),
+        );
     }
+    graph.rows.push(Rows { name: r.name(), tokens: vec![0, 2, 3, 7] });
     let (dims, width) = (vec![1 + r.below(4) as u32, 1 + r.below(4) as u32], 1 + r.below(2) as u8);
     let mut values: Vec<f64> = (0..dims.iter().product::<u32>() * u32::from(width)).map(|_| r.real()).collect();
     values.sort_by(f64::total_cmp);

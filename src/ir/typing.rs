@@ -153,7 +153,12 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
             match graph.grain(*set) {
                 Grain::Blocks => Err("single queries and keys are those of a set of tokens".to_string()),
                 Grain::Distances => Err("distances have no vectors".to_string()),
-                Grain::Tokens | Grain::Last(_) => Ok(Type::new(Kind::Real, Extent::Vectors(source.side(), *set))),
+                Grain::Rows(index) if usize::from(index) >= graph.rows.len() => {
+                    Err(format!("there are no rows {index}"))
+                }
+                Grain::Tokens | Grain::Last(_) | Grain::Rows(_) => {
+                    Ok(Type::new(Kind::Real, Extent::Vectors(source.side(), *set)))
+                }
             }
         }
         Op::Spread(a, set) => {
@@ -161,7 +166,7 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
             match graph.ty(*a).extent {
                 Extent::Vectors(side, from)
                     if graph.grain(from) == Grain::Blocks
-                        && matches!(graph.grain(*set), Grain::Tokens | Grain::Last(_))
+                        && is_tokens(graph.grain(*set))
                         && contains(graph, from, *set) =>
                 {
                     Ok(Type::new(Kind::Real, Extent::Vectors(side, *set)))
@@ -223,7 +228,7 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
         Op::Diagonals(a, set) => {
             in_range_distances(graph, *set)?;
             let (kind, q, kv) = block_operand(graph, *a)?;
-            let rows = q.is_some_and(|set| matches!(graph.grain(set), Grain::Tokens | Grain::Last(_)));
+            let rows = q.is_some_and(|set| is_tokens(graph.grain(set)));
             if kind != Kind::Real || !rows || !kv.is_some_and(|set| all_tokens(graph, set)) {
                 let found = describe(graph, graph.ty(*a));
                 return Err(format!("diagonals are those of some queries and all keys, token by token, found {found}"));
@@ -592,9 +597,9 @@ fn slice(graph: &Graph, old: Option<SetId>, new: Option<SetId>, side: Side) -> R
 
 fn contains(graph: &Graph, large: SetId, small: SetId) -> bool {
     let grains = match (graph.grain(large), graph.grain(small)) {
-        (_, Grain::Distances) | (Grain::Distances | Grain::Last(_), _) | (Grain::Tokens, Grain::Blocks) => {
-            large == small
-        }
+        (_, Grain::Distances)
+        | (Grain::Distances | Grain::Last(_) | Grain::Rows(_), _)
+        | (Grain::Tokens, Grain::Blocks) => large == small,
         (Grain::Blocks, _) | (Grain::Tokens, _) => true,
     };
     let (large, small) = (parts(graph, large), parts(graph, small));
@@ -624,6 +629,11 @@ fn gather(graph: &Graph, old: Option<SetId>, new: Option<SetId>, side: Side) -> 
             side_name(side)
         )),
     }
+}
+
+/// Whether the elements of a grain are tokens.
+fn is_tokens(grain: Grain) -> bool {
+    matches!(grain, Grain::Tokens | Grain::Last(_) | Grain::Rows(_))
 }
 
 /// Whether a set is all tokens of the sequence.
@@ -676,6 +686,10 @@ pub fn set_name(graph: &Graph, set: SetId) -> String {
         Grain::Blocks => String::new(),
         Grain::Tokens => "tokens of ".to_string(),
         Grain::Last(count) => format!("last {count} of "),
+        Grain::Rows(index) => {
+            let name = graph.rows.get(usize::from(*index)).map_or("", |rows| rows.name.as_str());
+            format!("rows {name} of ")
+        }
         Grain::Distances => "distances in ".to_string(),
     };
     if parts.is_empty() {

@@ -18,7 +18,7 @@ mod rewrite;
 pub mod specialise;
 
 use crate::diagnostics::{Code, Diagnostic};
-use crate::ir::{Model, Op, Strategy};
+use crate::ir::{Grain, Model, Op, Strategy, Value};
 use crate::plan::{Plan, Schedule};
 
 /// The passes that leave an IR, by name, in order.
@@ -107,6 +107,19 @@ fn missing_inputs(strategy: &Strategy) -> Result<(), Vec<Diagnostic>> {
         if table.is_missing() {
             let message = format!("the input `{}` was not given", table.name);
             missing.push(Diagnostic::new(Code::E0305, rule.span, message).help(GIVE_INPUT));
+        }
+    }
+    let is_used = |rows: usize| {
+        let each = |value: &Value| matches!(value.op, Op::Each(_, set) if strategy.graph.grain(set) == Grain::Rows(rows as u16));
+        strategy.graph.values().map(|(_, value)| value).find(|value| each(value)).map(|value| value.span)
+    };
+    for (index, rows) in strategy.graph.rows.iter().enumerate().filter(|(_, rows)| rows.tokens.is_empty()) {
+        if let Some(span) = is_used(index) {
+            let message = match rows.name.as_str() {
+                "" => "there are no rows to take".to_owned(),
+                name => format!("the input `{name}` was not given"),
+            };
+            missing.push(Diagnostic::new(Code::E0305, span, message).help(GIVE_INPUT));
         }
     }
     if missing.is_empty() { Ok(()) } else { Err(missing) }

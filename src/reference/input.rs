@@ -169,6 +169,10 @@ impl<'a> SelectorInput<'a> {
             Grain::Blocks => self.blocks_of(graph, set, side),
             Grain::Tokens => tokens(),
             Grain::Distances => (0..self.offsets(side).last().copied().unwrap_or(0)).collect(),
+            Grain::Rows(index) => {
+                let rows = graph.rows.get(usize::from(index)).map_or(&[][..], |rows| &rows.tokens);
+                tokens().into_iter().filter(|token| rows.binary_search(token).is_ok()).collect()
+            }
             Grain::Last(count) => {
                 let mut tokens = tokens();
                 tokens.split_off(tokens.len().saturating_sub(count as usize))
@@ -189,7 +193,8 @@ impl<'a> SelectorInput<'a> {
     #[must_use]
     pub fn places(&self, graph: &Graph, side: Side, from: SetId, to: SetId) -> Vec<Option<usize>> {
         let known = self.elements_of(graph, from, side);
-        let whole = graph.grain(from) == Grain::Blocks && matches!(graph.grain(to), Grain::Tokens | Grain::Last(_));
+        let whole = graph.grain(from) == Grain::Blocks
+            && matches!(graph.grain(to), Grain::Tokens | Grain::Last(_) | Grain::Rows(_));
         let element = |to: u32| if whole { self.block_of(side, to as usize) as u32 } else { to };
         self.elements_of(graph, to, side).into_iter().map(|to| known.binary_search(&element(to)).ok()).collect()
     }
@@ -459,7 +464,7 @@ fn check_value(graph: &Graph, id: ValueId) -> Result<()> {
         Op::Diagonals(a, set) => match ty(*a).extent {
             Extent::Blocks { q: Some(q), kv: Some(kv) } => {
                 ty(*a).kind != Kind::Bool
-                    && matches!(graph.grain(q), Grain::Tokens | Grain::Last(_))
+                    && matches!(graph.grain(q), Grain::Tokens | Grain::Last(_) | Grain::Rows(_))
                     && is_all_tokens(graph, kv)
                     && graph.grain(*set) == Grain::Distances
                     && axes(ty(id)) == Some([None, Some(*set)])

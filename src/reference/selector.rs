@@ -207,7 +207,7 @@ impl Run<'_> {
                 };
                 let first = |element: u32| match graph.grain(set) {
                     Grain::Blocks => self.input.offsets(side)[element as usize],
-                    Grain::Tokens | Grain::Last(_) | Grain::Distances => element,
+                    Grain::Tokens | Grain::Last(_) | Grain::Rows(_) | Grain::Distances => element,
                 };
                 let elements = self.input.elements_of(graph, set, side);
                 Grid { q, kv, cells: elements.into_iter().map(|e| Cell::Real(first(e) as f32)).collect() }
