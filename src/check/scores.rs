@@ -104,11 +104,19 @@ impl Checker<'_> {
         rows.tokens.sort_unstable();
         rows.tokens.dedup();
         let known = &mut self.strategy.graph.rows;
-        let index = known.iter().position(|known| *known == rows).unwrap_or_else(|| {
-            known.push(rows);
-            known.len() - 1
-        });
-        u16::try_from(index).ok().map(Grain::Rows)
+        let index = known.iter().position(|known| *known == rows).unwrap_or(known.len());
+        match u16::try_from(index) {
+            Ok(index) if index < u16::MAX => {
+                if usize::from(index) == known.len() {
+                    known.push(rows);
+                }
+                Some(Grain::Rows(index))
+            }
+            _ => {
+                self.report(Diagnostic::new(Code::E0309, expr.span, format!("more than {} lists of rows", u16::MAX)));
+                None
+            }
+        }
     }
 
     /// What the host measures when symbols are chosen.
@@ -256,7 +264,13 @@ impl Checker<'_> {
         }
         if ty.kind != Kind::Bool || !matches!(ty.extent, Extent::Token { .. }) {
             let diagnostic = Diagnostic::new(Code::E0206, args.positional[0].span, "expected a condition on tokens");
-            return self.hole(diagnostic.label(format!("this is {}", self.extent_words(condition))));
+            let diagnostic = diagnostic.label(format!("this is {}", self.extent_words(condition)));
+            return self.hole(match (ty.kind, ty.extent) {
+                (Kind::Bool, Extent::Blocks { .. }) => {
+                    diagnostic.help("it chooses blocks already: leave `lowered` away")
+                }
+                _ => diagnostic,
+            });
         }
         self.push_term(Op::Lower(how, condition), args.span)
     }
