@@ -140,6 +140,9 @@ fn inputs(strategy: &str) -> Vec<(&'static str, InputTensor)> {
         "ditfastattn" => {
             vec![("method", tensor(&[50, 20], Kind::Int, |i| [0.0, 2.0, 2.0, 1.0, 3.0][i as usize / 20 % 5]))]
         }
+        "flashomni_degraded" => {
+            vec![("degraded_at", tensor(&[20], Kind::Int, |layer| f64::from([12, 50][layer as usize % 2])))]
+        }
         "adacache" => vec![("distances", tensor(&[50, 1], Kind::Real, |i| f64::from(i * 7 % 13) / 100.0))],
         "svoo" => vec![("min_ratios", tensor(&[50, 20, 4], Kind::Real, |i| f64::from(i % 9) / 60.0))],
         "teacache" => vec![("distances", tensor(&[50], Kind::Real, |i| f64::from(i * 7 % 13) / 50.0))],

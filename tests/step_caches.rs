@@ -115,6 +115,69 @@ fn a_session_follows_distances_as_they_become_known() {
     assert!(session.adopt(other.unwrap()).unwrap_err().to_string().contains("more than its schedule"));
 }
 
+/// FlashOmni's layers that keep few q-blocks: the host counts what an update's symbols keep, and the schedule follows.
+#[test]
+fn layers_that_are_mostly_cached_are_forecast_as_a_whole() {
+    const FIRST: usize = 4;
+    const INTERVAL: usize = 5;
+    const KEPT: f64 = 0.95;
+    let plan = |degraded_at: &[f64]| {
+        let path = format!("{}/examples/strategies/flashomni.omni", env!("CARGO_MANIFEST_DIR"));
+        let sizes =
+            [("steps", "40"), ("layers", "3"), ("heads", "2"), ("head_dim", "16"), ("image.h", "8"), ("image.w", "16")];
+        let params = [("first_enhance", FIRST), ("interval", INTERVAL), ("block_size", 8)];
+        let compiler = Compiler::from_file(path.as_ref()).unwrap().strategy("flashomni_degraded").model("minidit_64");
+        let compiler = sizes.iter().fold(compiler, |compiler, (name, size)| compiler.shape(*name, *size));
+        let compiler = params.iter().fold(compiler, |compiler, (name, value)| compiler.param(*name, value.to_string()));
+        let tensor =
+            InputTensor { shape: vec![degraded_at.len() as u32], kind: Kind::Int, values: degraded_at.to_vec() };
+        compiler.input("degraded_at", tensor).compile().unwrap().plan
+    };
+    let mut random = Random(5);
+    let mut degraded_at = vec![STEPS as f64; 3];
+    let mut session = Session::new(plan(&degraded_at)).unwrap();
+    let shape = [2, session.plan().model.tokens() as usize, 16];
+    let mut is_degraded = [false; 3];
+    let mut counts = [0; 2];
+    for step in 0..STEPS {
+        session.adopt(plan(&degraded_at)).unwrap();
+        for layer in 0..3 {
+            let mut draw = || {
+                let values = (0..shape.iter().product()).map(|_| random.real(1.0)).collect();
+                Tensor::from_f32(&shape, values).unwrap()
+            };
+            let (q, k, v) = (draw(), draw(), draw());
+            let mut out = Tensor::zeros(&shape, Dtype::F32);
+            let report =
+                session.attention(step as u32, layer as u32, q.as_ref(), k.as_ref(), v.as_ref(), out.as_mut()).unwrap();
+            // The loop of the published code: warm-up, full steps at intervals and at the end, whole layers once they degrade.
+            let wanted = if step + 1 < FIRST || step + 1 == STEPS {
+                StepKind::Dense
+            } else if (step + 1 - FIRST).is_multiple_of(INTERVAL) {
+                StepKind::Update
+            } else if is_degraded[layer] {
+                counts[0] += 1;
+                StepKind::Reuse
+            } else {
+                counts[1] += 1;
+                StepKind::Dispatch
+            };
+            assert_eq!(report.kind, wanted, "step {step}, layer {layer}");
+            if report.kind == StepKind::Update && !is_degraded[layer] {
+                let statistics = session.symbols(layer as u32).unwrap().statistics().unwrap();
+                let [q_blocks, cached] = statistics.iter().fold([0, 0], |[q_blocks, cached], group| {
+                    [q_blocks + group.total.q_blocks, cached + group.total.cached_q_blocks]
+                });
+                if 1.0 - cached as f64 / q_blocks as f64 <= KEPT {
+                    is_degraded[layer] = true;
+                    degraded_at[layer] = step as f64;
+                }
+            }
+        }
+    }
+    assert!(is_degraded != [false; 3] && counts[0] >= 8 && counts[1] > 40, "{degraded_at:?} {counts:?}");
+}
+
 #[test]
 fn block_caches_compare_with_the_last_computed_step() {
     let mut counts = [0; 2];

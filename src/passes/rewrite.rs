@@ -67,16 +67,22 @@ pub(super) fn copy(from: &Graph, to: &mut Graph, id: ValueId) -> ValueId {
             continue;
         }
         open.pop();
-        let mut op = value.op.map_operands(|operand| map[operand.0 as usize].unwrap_or(operand));
-        if let Op::Table { table, .. } = &mut op {
-            let data = &from.tables[usize::from(*table)];
-            let known = to.tables.iter().position(|known| known == data).unwrap_or_else(|| {
-                to.tables.push(data.clone());
-                to.tables.len() - 1
-            });
-            *table = known as u16;
-        }
+        let op = value.op.map_operands(|operand| map[operand.0 as usize].unwrap_or(operand));
+        let op = with_table(op, from, to);
         map[id.0 as usize] = Some(to.push(op, value.ty, value.span));
     }
     map[id.0 as usize].unwrap_or(id)
+}
+
+/// An operation of one graph for another: the table it looks into comes along.
+pub(super) fn with_table(mut op: Op, from: &Graph, to: &mut Graph) -> Op {
+    if let Op::Table { table, .. } = &mut op {
+        let data = &from.tables[usize::from(*table)];
+        let known = to.tables.iter().position(|known| known == data).unwrap_or_else(|| {
+            to.tables.push(data.clone());
+            to.tables.len() - 1
+        });
+        *table = known as u16;
+    }
+    op
 }

@@ -13,7 +13,7 @@ pub use empty_rows::{QUICK_PAIRS, quick_findings};
 
 use super::bind_model::Dependence;
 use super::fold_constants::push_folded;
-use super::rewrite::copy;
+use super::rewrite::{copy, with_table};
 use crate::diagnostics::{Code, Diagnostic};
 use crate::geometry::cover::{Budget, Known, cover};
 use crate::geometry::order::{self, clustering, tiling, token_order};
@@ -420,7 +420,9 @@ impl<'a> Builder<'a> {
         dynamic: &[(Role, ValueId)],
         arrangement: usize,
     ) -> Body {
+        // A program holds the tables it looks into, no others.
         let mut graph = self.folded.emptied();
+        graph.tables.clear();
         let mut masks: Vec<MaskId> = Vec::new();
         let mut terms = Vec::new();
         let mut fixed: Vec<(Role, BitMatrix)> = united.into_iter().collect();
@@ -468,7 +470,9 @@ impl<'a> Builder<'a> {
                 for operand in value.op.operands() {
                     operands.insert(operand, self.extract(graph, masks, done, operand, arrangement));
                 }
-                graph.push(value.op.map_operands(|operand| operands[&operand]), value.ty, value.span)
+                let op = value.op.map_operands(|operand| operands[&operand]);
+                let op = with_table(op, &self.folded, graph);
+                graph.push(op, value.ty, value.span)
             }
         };
         done.insert(id, result);
