@@ -138,7 +138,9 @@ fn layers_that_are_mostly_cached_are_forecast_as_a_whole() {
     let mut session = Session::new(plan(&degraded_at)).unwrap();
     let shape = [2, session.plan().model.tokens() as usize, 16];
     let mut is_degraded = [false; 3];
-    let mut counts = [0; 2];
+    // Steps and outputs of degraded layers where they were computed, from the update at which they degraded on.
+    let mut computed: [Vec<(usize, Vec<f32>)>; 3] = Default::default();
+    let (mut counts, mut lines) = ([0; 2], 0);
     for step in 0..STEPS {
         session.adopt(plan(&degraded_at)).unwrap();
         for layer in 0..3 {
@@ -163,6 +165,17 @@ fn layers_that_are_mostly_cached_are_forecast_as_a_whole() {
                 StepKind::Dispatch
             };
             assert_eq!(report.kind, wanted, "step {step}, layer {layer}");
+            let out = out.as_ref().to_f32();
+            match (report.kind, computed[layer].as_slice()) {
+                (StepKind::Reuse, [(_, last)]) => assert_eq!(out, *last, "step {step}, layer {layer}"),
+                (StepKind::Reuse, [(before, first), (at, last)]) => {
+                    lines += 1;
+                    let far = (step - at) as f32 / (at - before) as f32;
+                    let line = first.iter().zip(last).map(|(first, last)| last + (last - first) * far);
+                    assert!(line.zip(&out).all(|(line, out)| (line - out).abs() < 1e-5), "step {step}, layer {layer}");
+                }
+                _ => {}
+            }
             if report.kind == StepKind::Update && !is_degraded[layer] {
                 let statistics = session.symbols(layer as u32).unwrap().statistics().unwrap();
                 let [q_blocks, cached] = statistics.iter().fold([0, 0], |[q_blocks, cached], group| {
@@ -173,8 +186,12 @@ fn layers_that_are_mostly_cached_are_forecast_as_a_whole() {
                     degraded_at[layer] = step as f64;
                 }
             }
+            if report.kind == StepKind::Update && is_degraded[layer] {
+                computed[layer].push((step, out));
+            }
         }
     }
+    assert!(lines > 0, "no layer is forecast by a line");
     assert!(is_degraded != [false; 3] && counts[0] >= 8 && counts[1] > 40, "{degraded_at:?} {counts:?}");
 }
 

@@ -44,6 +44,24 @@ impl Taylor {
         Ok(Taylor { shape: shape.to_vec(), differences: vec![vec![0.0; len]; order + 1], known: 0, step: 0 })
     }
 
+    /// Makes room in `slot` for forecasts of at least `order` of a feature of `shape`. What is known stays; orders that there
+    /// was no room for are known from the updates to come.
+    ///
+    /// # Errors
+    /// As [`Taylor::new`].
+    pub fn reserve(slot: &mut Option<Taylor>, order: usize, shape: &[usize]) -> Result<()> {
+        match slot {
+            Some(known) if known.order() >= order => {}
+            Some(known) => {
+                let mut differences = Taylor::new(order, &known.shape)?.differences;
+                std::mem::swap(&mut known.differences, &mut differences);
+                differences.into_iter().enumerate().for_each(|(order, values)| known.differences[order] = values);
+            }
+            None => *slot = Some(Taylor::new(order, shape)?),
+        }
+        Ok(())
+    }
+
     /// The order it can reach.
     #[must_use]
     pub fn order(&self) -> usize {

@@ -226,6 +226,35 @@ pub enum Body {
 }
 
 impl Plan {
+    /// Whether another plan differs in its schedule at most.
+    #[must_use]
+    pub fn is_same_but_for_schedule(&self, other: &Plan) -> bool {
+        // Without `..`, so that a new field is not forgotten.
+        let Plan {
+            strategy,
+            params,
+            quirks,
+            model,
+            arrangements,
+            schedule: _,
+            masks,
+            programs,
+            predicates,
+            classes,
+            class_of,
+        } = self;
+        *strategy == other.strategy
+            && *params == other.params
+            && *quirks == other.quirks
+            && *model == other.model
+            && *arrangements == other.arrangements
+            && *masks == other.masks
+            && *programs == other.programs
+            && *predicates == other.predicates
+            && *classes == other.classes
+            && *class_of == other.class_of
+    }
+
     /// The model's segments, to be drawn beside a mask.
     #[must_use]
     pub fn drawn_segments(&self) -> Vec<draw::Segment> {

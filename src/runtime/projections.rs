@@ -154,17 +154,15 @@ impl Step<'_> {
     /// The memory of the projection of some tokens.
     fn projected(&mut self, tokens: &Range<usize>, out: TensorRef<'_>) -> Result<usize> {
         let state = self.state();
-        let output = || state.reuse_order.map(|order| Taylor::new(order, out.shape())).transpose();
-        if let Some(index) = state.projected.iter().position(|projected| projected.tokens == *tokens) {
-            // A schedule that the session has adopted may ask for what none before did.
-            if state.projected[index].output.is_none() {
-                state.projected[index].output = output()?;
-            }
-            return Ok(index);
+        let index = state.projected.iter().position(|projected| projected.tokens == *tokens).unwrap_or_else(|| {
+            state.projected.push(Projected { tokens: tokens.clone(), biases: None, output: None });
+            state.projected.len() - 1
+        });
+        // A schedule that the session has adopted may ask for what none before did.
+        if let Some(order) = state.reuse_order {
+            Taylor::reserve(&mut state.projected[index].output, order, out.shape())?;
         }
-        let output = output()?;
-        state.projected.push(Projected { tokens: tokens.clone(), biases: None, output });
-        Ok(state.projected.len() - 1)
+        Ok(index)
     }
 
     /// The projection of all heads. At an update the part of those that will be cached comes out of the same pass.

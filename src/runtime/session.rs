@@ -10,7 +10,7 @@ use super::projections::Projected;
 use super::selection::{Chosen, LayerSymbols, Selection, Tensors, check_heads, check_place};
 use crate::cpu::{AttentionOptions, Cached, Taylor, Terms, Tiles, attention, gather_heads, scatter_heads};
 use crate::error::{Error, Result};
-use crate::ir::StepKind;
+use crate::ir::{Model, StepKind};
 use crate::plan::{Body, Class, Plan, Role};
 use crate::symbols::{BitMatrix, Blocks, Symbols};
 use crate::tensor::{Tensor, TensorMut, TensorRef, ValuesMut};
@@ -110,7 +110,8 @@ impl Session {
     /// Goes on under a plan of the same strategy with another schedule, as it follows from what the host has measured
     /// meanwhile: step caches such as TeaCache's decide by distances that are known when their step comes. The host compiles the
     /// strategy anew, a few milliseconds, with the distances so far and any for those to come; as a schedule looks back and
-    /// never ahead, what it says of this step is final. A session that adopts plans keeps the last output of every layer.
+    /// never ahead, what it says of this step is final. A session that adopts plans keeps the last output of every layer; a
+    /// forecast of an order that no plan before asked for builds up from then on.
     ///
     /// # Errors
     /// [`Error::State`] when the plans differ in anything but their schedule; the session stays under its own then.
@@ -145,22 +146,21 @@ impl Session {
     pub fn adopt(&mut self, plan: impl Into<Arc<Plan>>) -> Result<()> {
         let plan = plan.into();
         let own = self.plan();
-        if *own != (Plan { schedule: own.schedule.clone(), ..(*plan).clone() }) {
+        if !own.is_same_but_for_schedule(&plan) {
             return Err(Error::State(format!(
                 "the plan of `{}` for {} is another than the session's in more than its schedule",
                 plan.strategy, plan.model.name
             )));
         }
-        let layers: Vec<Layer> = (0..plan.model.layers).map(|layer| Layer::new(&plan, layer)).collect::<Result<_>>()?;
-        let shape = [plan.model.heads, plan.model.tokens(), plan.model.head_dim].map(|size| size as usize);
-        for (own, new) in self.layers.iter_mut().zip(layers) {
+        let shape = head_shape(&plan.model);
+        for (layer, state) in (0..plan.model.layers).zip(&mut self.layers) {
             // Whether a step reuses an output may be known only at the step: outputs are kept from now on.
-            own.reuse_order = own.reuse_order.max(new.reuse_order).or(Some(0));
-            if own.output.is_none() {
-                own.output = own.reuse_order.map(|order| Taylor::new(order, &shape)).transpose()?;
+            let order = reuse_order(&plan, layer).unwrap_or(0);
+            state.reuse_order = state.reuse_order.max(Some(order));
+            Taylor::reserve(&mut state.output, order, &shape)?;
+            if adds_residual(&plan, layer) {
+                Taylor::reserve(&mut state.residual, 0, &shape)?;
             }
-            own.features = own.features.take().or(new.features);
-            own.residual = own.residual.take().or(new.residual);
         }
         self.selection.set_plan(plan);
         Ok(())
@@ -302,14 +302,9 @@ impl Session {
 impl Layer {
     fn new(plan: &Plan, layer: u32) -> Result<Self> {
         let model = &plan.model;
-        let shape = [model.heads, model.tokens(), model.head_dim].map(|size| size as usize);
+        let shape = head_shape(model);
         let mut cached_order: Option<u8> = None;
-        let mut reuse_order: Option<u8> = None;
         for step in 0..model.steps {
-            if plan.schedule.kind(step, layer) == StepKind::Reuse {
-                let place = (step * model.layers + layer) as usize;
-                reuse_order = reuse_order.max(Some(plan.schedule.reuse_orders[place]));
-            }
             for head in 0..model.heads {
                 let class = plan.class(step, layer, head);
                 if cached_order < Some(class.forecast_order) && caches(plan, class) {
@@ -317,18 +312,18 @@ impl Layer {
                 }
             }
         }
-        let adds = (0..model.steps).any(|step| plan.schedule.kind(step, layer) == StepKind::Residual);
-        let taylor = |order: Option<u8>| order.map(|order| Taylor::new(usize::from(order), &shape)).transpose();
+        let reuse_order = reuse_order(plan, layer);
+        let taylor = |order: Option<usize>| order.map(|order| Taylor::new(order, &shape)).transpose();
         Ok(Layer {
             last_step: None,
             chosen: vec![None; model.heads as usize],
             choices: 0,
             current: None,
-            features: taylor(cached_order)?,
+            features: taylor(cached_order.map(usize::from))?,
             output: taylor(reuse_order)?,
-            residual: taylor(adds.then_some(0))?,
+            residual: taylor(adds_residual(plan, layer).then_some(0))?,
             projected: Vec::new(),
-            reuse_order: reuse_order.map(usize::from),
+            reuse_order,
         })
     }
 
@@ -346,6 +341,22 @@ impl Layer {
         self.residual.iter_mut().for_each(Taylor::reset);
         self.projected.iter_mut().for_each(Projected::reset);
     }
+}
+
+/// `[heads, tokens, head_dim]`.
+fn head_shape(model: &Model) -> [usize; 3] {
+    [model.heads, model.tokens(), model.head_dim].map(|size| size as usize)
+}
+
+/// The highest order of the forecasts of a layer's output, where steps reuse it.
+fn reuse_order(plan: &Plan, layer: u32) -> Option<usize> {
+    let reusing = (0..plan.model.steps).filter(|&step| plan.schedule.kind(step, layer) == StepKind::Reuse);
+    reusing.map(|step| usize::from(plan.schedule.reuse_orders[(step * plan.model.layers + layer) as usize])).max()
+}
+
+/// Whether steps of a layer add what an update lost.
+fn adds_residual(plan: &Plan, layer: u32) -> bool {
+    (0..plan.model.steps).any(|step| plan.schedule.kind(step, layer) == StepKind::Residual)
 }
 
 /// Whether heads of a class may take cached features.
