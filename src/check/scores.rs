@@ -191,13 +191,13 @@ impl Checker<'_> {
     pub(super) fn reducible(&mut self, args: &Args<'_>) -> Option<(ValueId, Over)> {
         let id = self.blocks_argument(args)?;
         let Extent::Blocks { q, kv } = self.ty(id).extent else { return None };
-        let over = match args.named("over") {
-            Some(ast::Expr { kind: ExprKind::Name(name), .. }) if name == "all" => Over::Both,
-            Some(ast::Expr { kind: ExprKind::Name(name), .. }) if name == "layer" => Over::Layer,
-            Some(ast::Expr { kind: ExprKind::Name(name), .. }) if name == "heads" => Over::Heads,
-            Some(expr) => self.axis_of_blocks(expr)?.into(),
-            None if kv.is_some() => Over::Key,
-            None => Over::Query,
+        let over = match (over_word(args), args.named("over")) {
+            ("all", _) => Over::Both,
+            ("layer", _) => Over::Layer,
+            ("heads", _) => Over::Heads,
+            (_, Some(expr)) => self.axis_of_blocks(expr)?.into(),
+            (_, None) if kv.is_some() => Over::Key,
+            (_, None) => Over::Query,
         };
         let present = match over {
             Over::Query => q.is_some(),
@@ -311,17 +311,15 @@ impl Checker<'_> {
     }
 
     pub(super) fn reduction(&mut self, how: Reduction, args: &Args<'_>) -> Term {
-        let over = |word: &str| matches!(args.named("over"), Some(ast::Expr { kind: ExprKind::Name(name), .. }) if name == word);
-        if over("block") {
-            return self.over_block(how, args);
-        }
-        if over("channels") {
-            return self.over_channels(how, args);
-        }
-        if over("heads") && args.function != "count" {
-            let Some(value) = self.blocks_argument(args) else { return Term::Hole };
-            let Ok(value) = self.as_real(value, args.span) else { return Term::Hole };
-            return self.push_term(Op::OverHeads { how, value }, args.span);
+        match over_word(args) {
+            "block" => return self.over_block(how, args),
+            "channels" => return self.over_channels(how, args),
+            "heads" if args.function != "count" => {
+                let Some(value) = self.blocks_argument(args) else { return Term::Hole };
+                let Ok(value) = self.as_real(value, args.span) else { return Term::Hole };
+                return self.push_term(Op::OverHeads { how, value }, args.span);
+            }
+            _ => {}
         }
         let Some((value, over)) = self.reducible(args) else { return Term::Hole };
         let value = match (args.function, self.ty(value).kind) {
@@ -522,4 +520,12 @@ const ROUNDINGS: &[&str] = &["floor", "ceil", "nearest"];
 
 fn rounding(choice: usize) -> Rounding {
     [Rounding::Floor, Rounding::Ceil, Rounding::Nearest][choice]
+}
+
+/// The name behind `over`, empty where there is none.
+fn over_word<'a>(args: &Args<'a>) -> &'a str {
+    match args.named("over") {
+        Some(ast::Expr { kind: ExprKind::Name(name), .. }) => name,
+        _ => "",
+    }
 }

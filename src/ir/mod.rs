@@ -66,6 +66,14 @@ pub enum Grain {
     Distances,
 }
 
+impl Grain {
+    /// Whether the elements are tokens.
+    #[must_use]
+    pub fn is_tokens(self) -> bool {
+        matches!(self, Grain::Tokens | Grain::Last(_) | Grain::Rows(_))
+    }
+}
+
 /// Positions of tokens that were given.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rows {
@@ -116,6 +124,19 @@ pub enum Source {
 }
 
 impl Source {
+    /// Every source.
+    pub const ALL: [Source; 3] = [Source::Query, Source::Key, Source::Value];
+
+    /// Its tensor's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Source::Query => "q",
+            Source::Key => "k",
+            Source::Value => "v",
+        }
+    }
+
     /// Whose elements it has.
     #[must_use]
     pub fn side(self) -> Side {
@@ -862,6 +883,12 @@ impl Graph {
         self.sets[usize::from(set.0)].grain
     }
 
+    /// Whether a set is all tokens of the sequence.
+    #[must_use]
+    pub fn is_all_tokens(&self, set: SetId) -> bool {
+        self.grain(set) == Grain::Tokens && self.parts(set).is_empty()
+    }
+
     /// All sets.
     #[must_use]
     pub fn sets(&self) -> &[Set] {
@@ -873,55 +900,22 @@ impl Op {
     /// The operands, in order.
     #[must_use]
     pub fn operands(&self) -> Vec<ValueId> {
-        match self {
-            Op::Bool(_)
-            | Op::Int(_)
-            | Op::Real(_)
-            | Op::Size(_)
-            | Op::Place(_)
-            | Op::LastComputed
-            | Op::ReusedSteps
-            | Op::Coordinate(..)
-            | Op::InSet(..)
-            | Op::Pool(..)
-            | Op::Each(..)
-            | Op::Distances(_)
-            | Op::Measured { .. }
-            | Op::SelfSimilarity(_)
-            | Op::BlockTokens(_)
-            | Op::Mask(_) => Vec::new(),
-            Op::Table { keys, otherwise, .. } => keys.iter().copied().chain(*otherwise).collect(),
-            Op::Unary(_, a)
-            | Op::Accumulated(a)
-            | Op::Start(a)
-            | Op::Spread(a, _)
-            | Op::Transpose(a)
-            | Op::Diagonals(a, _)
-            | Op::OnDiagonals(a)
-            | Op::Embed(a)
-            | Op::Lower(_, a) => vec![*a],
-            Op::Binary(_, a, b) | Op::Compare(_, a, b) | Op::Dot(a, b) => vec![*a, *b],
-            Op::Choose(a, b, c) => vec![*a, *b, *c],
-            Op::Slice { value, .. }
-            | Op::Gather { value, .. }
-            | Op::Reduce { value, .. }
-            | Op::OverChannels { value, .. }
-            | Op::Softmax { value, .. }
-            | Op::OverHeads { value, .. } => vec![*value],
-            Op::AtHead { value, head } => vec![*value, *head],
-            Op::Shift { value, by, .. } => vec![*value, *by],
-            Op::AntiDiagonal { stride } => vec![*stride],
-            Op::Select { value, amount, at_least, cost, .. } => {
-                [*value, *amount].into_iter().chain(*at_least).chain(*cost).collect()
-            }
-        }
+        let mut operands = Vec::new();
+        self.clone().for_each_operand(|operand| operands.push(*operand));
+        operands
     }
 
     /// The same operation over other operands.
     #[must_use]
     pub fn map_operands(&self, mut map: impl FnMut(ValueId) -> ValueId) -> Op {
         let mut op = self.clone();
-        match &mut op {
+        op.for_each_operand(|operand| *operand = map(*operand));
+        op
+    }
+
+    /// Visits the operands, in order.
+    fn for_each_operand(&mut self, mut visit: impl FnMut(&mut ValueId)) {
+        match self {
             Op::Bool(_)
             | Op::Int(_)
             | Op::Real(_)
@@ -939,7 +933,7 @@ impl Op {
             | Op::BlockTokens(_)
             | Op::Mask(_) => {}
             Op::Table { keys, otherwise, .. } => {
-                keys.iter_mut().chain(otherwise.as_mut()).for_each(|id| *id = map(*id));
+                keys.iter_mut().chain(otherwise.as_mut()).for_each(visit);
             }
             Op::Unary(_, a)
             | Op::Accumulated(a)
@@ -949,38 +943,37 @@ impl Op {
             | Op::Diagonals(a, _)
             | Op::OnDiagonals(a)
             | Op::Embed(a)
-            | Op::Lower(_, a) => *a = map(*a),
+            | Op::Lower(_, a) => visit(a),
             Op::Binary(_, a, b) | Op::Compare(_, a, b) | Op::Dot(a, b) => {
-                *a = map(*a);
-                *b = map(*b);
+                visit(a);
+                visit(b);
             }
             Op::Choose(a, b, c) => {
-                *a = map(*a);
-                *b = map(*b);
-                *c = map(*c);
+                visit(a);
+                visit(b);
+                visit(c);
             }
             Op::Slice { value, .. }
             | Op::Gather { value, .. }
             | Op::Reduce { value, .. }
             | Op::OverChannels { value, .. }
             | Op::Softmax { value, .. }
-            | Op::OverHeads { value, .. } => *value = map(*value),
+            | Op::OverHeads { value, .. } => visit(value),
             Op::AtHead { value, head } => {
-                *value = map(*value);
-                *head = map(*head);
+                visit(value);
+                visit(head);
             }
             Op::Shift { value, by, .. } => {
-                *value = map(*value);
-                *by = map(*by);
+                visit(value);
+                visit(by);
             }
-            Op::AntiDiagonal { stride } => *stride = map(*stride),
+            Op::AntiDiagonal { stride } => visit(stride),
             Op::Select { value, amount, at_least, cost, .. } => {
-                *value = map(*value);
-                *amount = map(*amount);
-                at_least.iter_mut().chain(cost).for_each(|id| *id = map(*id));
+                visit(value);
+                visit(amount);
+                at_least.iter_mut().chain(cost).for_each(visit);
             }
         }
-        op
     }
 
     /// Whether the operation reads the vectors of a source.

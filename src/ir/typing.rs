@@ -166,7 +166,7 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
             match graph.ty(*a).extent {
                 Extent::Vectors(side, from)
                     if graph.grain(from) == Grain::Blocks
-                        && is_tokens(graph.grain(*set))
+                        && graph.grain(*set).is_tokens()
                         && contains(graph, from, *set) =>
                 {
                     Ok(Type::new(Kind::Real, Extent::Vectors(side, *set)))
@@ -181,7 +181,7 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
         Op::Measured { over: None, .. } => Ok(Type::new(Kind::Real, blocks(None, None))),
         Op::Measured { over: Some((side, set)), .. } => {
             in_range_set(graph, *set)?;
-            if !all_tokens(graph, *set) {
+            if !graph.is_all_tokens(*set) {
                 return Err("a host measures a number for each token of the sequence".to_string());
             }
             Ok(Type::new(Kind::Real, along(*side, *set)))
@@ -228,8 +228,8 @@ fn derive(graph: &Graph, op: &Op) -> Result<Type, String> {
         Op::Diagonals(a, set) => {
             in_range_distances(graph, *set)?;
             let (kind, q, kv) = block_operand(graph, *a)?;
-            let rows = q.is_some_and(|set| is_tokens(graph.grain(set)));
-            if kind != Kind::Real || !rows || !kv.is_some_and(|set| all_tokens(graph, set)) {
+            let rows = q.is_some_and(|set| graph.grain(set).is_tokens());
+            if kind != Kind::Real || !rows || !kv.is_some_and(|set| graph.is_all_tokens(set)) {
                 let found = describe(graph, graph.ty(*a));
                 return Err(format!("diagonals are those of some queries and all keys, token by token, found {found}"));
             }
@@ -629,16 +629,6 @@ fn gather(graph: &Graph, old: Option<SetId>, new: Option<SetId>, side: Side) -> 
             side_name(side)
         )),
     }
-}
-
-/// Whether the elements of a grain are tokens.
-fn is_tokens(grain: Grain) -> bool {
-    matches!(grain, Grain::Tokens | Grain::Last(_) | Grain::Rows(_))
-}
-
-/// Whether a set is all tokens of the sequence.
-fn all_tokens(graph: &Graph, set: SetId) -> bool {
-    graph.grain(set) == Grain::Tokens && parts(graph, set).is_empty()
 }
 
 fn representable(ty: Type) -> Result<Type, String> {

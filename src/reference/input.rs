@@ -4,6 +4,7 @@
 //! their operands, tensors and masks of the sizes the blocks ask for.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
@@ -189,24 +190,39 @@ impl<'a> SelectorInput<'a> {
         }
     }
 
-    /// For each element of `to` the index of that of `from` which has its value: the same one, or the block that holds it.
+    /// For each element of `to` the index of that of `from` which has its value: the same one, or the block that holds it. Values
+    /// without the side have one element.
     #[must_use]
-    pub fn places(&self, graph: &Graph, side: Side, from: SetId, to: SetId) -> Vec<Option<usize>> {
+    pub fn places(&self, graph: &Graph, side: Side, from: Option<SetId>, to: Option<SetId>) -> Vec<Option<usize>> {
+        let (Some(from), Some(to)) = (from, to) else { return vec![Some(0)] };
         let known = self.elements_of(graph, from, side);
-        let whole = graph.grain(from) == Grain::Blocks
-            && matches!(graph.grain(to), Grain::Tokens | Grain::Last(_) | Grain::Rows(_));
+        let whole = graph.grain(from) == Grain::Blocks && graph.grain(to).is_tokens();
         let element = |to: u32| if whole { self.block_of(side, to as usize) as u32 } else { to };
         self.elements_of(graph, to, side).into_iter().map(|to| known.binary_search(&element(to)).ok()).collect()
     }
 
-    /// For each block of `blocks` the range of its tokens among those of `tokens`.
+    /// For each element of `to` the range of those of `from` that it gathers: itself, or the tokens of a block. Values without
+    /// the side have one element.
     #[must_use]
-    pub fn runs(&self, graph: &Graph, side: Side, tokens: SetId, blocks: SetId) -> Vec<std::ops::Range<usize>> {
+    pub fn runs(&self, graph: &Graph, side: Side, from: Option<SetId>, to: Option<SetId>) -> Vec<Range<usize>> {
+        let alone = |count| (0..count).map(|n| n..n + 1).collect();
+        let (tokens, blocks) = match (from, to) {
+            (Some(from), Some(to)) if from != to => (from, to),
+            (Some(from), _) => return alone(self.count_of(graph, from, side)),
+            (None, _) => return alone(1),
+        };
         let tokens = self.elements_of(graph, tokens, side);
         let offsets = self.offsets(side);
         let below = |offset: u32| tokens.partition_point(|&token| token < offset);
         let blocks = self.elements_of(graph, blocks, side).into_iter();
         blocks.map(|block| below(offsets[block as usize])..below(offsets[block as usize + 1])).collect()
+    }
+
+    /// How many a selection takes in any case.
+    #[must_use]
+    pub fn at_least(&self, graph: &Graph, id: Option<ValueId>) -> usize {
+        let count = id.map_or(0, |id| self.scalar(graph, id).int());
+        usize::try_from(count.max(0)).unwrap_or(usize::MAX)
     }
 
     /// The stride of an [`Op::AntiDiagonal`], at least 1.
@@ -234,13 +250,14 @@ impl<'a> SelectorInput<'a> {
         }
         let graph = &program.graph;
         let live = live_values(program);
-        for (source, name) in [(Source::Query, "q"), (Source::Key, "k"), (Source::Value, "v")] {
+        for source in Source::ALL {
             let (values, offsets) = self.source(source);
             let tokens = offsets.last().map_or(0, |&end| end as usize);
             let asked = live.iter().any(|&id| graph.op(id).reads(source));
             if asked && (self.head_dim == 0 || tokens.checked_mul(self.head_dim) != Some(values.len())) {
                 return Err(Error::Shape(format!(
-                    "`{name}` of a head holds {} values, expected {tokens} tokens x {} channels",
+                    "`{}` of a head holds {} values, expected {tokens} tokens x {} channels",
+                    source.name(),
                     values.len(),
                     self.head_dim
                 )));
@@ -261,7 +278,7 @@ impl<'a> SelectorInput<'a> {
             }
         }
         self.check_layer(program)?;
-        for id in live_values(program) {
+        for id in live {
             if let (Op::Mask(slot), Extent::Blocks { q, kv }) = (program.graph.op(id), program.graph.ty(id).extent) {
                 self.check_mask(&program.graph, *slot, q, kv)?;
             }
@@ -320,11 +337,7 @@ impl<'a> SelectorInput<'a> {
     /// The error of a pooled value that is NaN or infinite.
     #[must_use]
     pub fn not_finite(&self, source: Source, block: usize) -> Error {
-        let name = match source {
-            Source::Query => "q",
-            Source::Key => "k",
-            Source::Value => "v",
-        };
+        let name = source.name();
         let At { step, layer, head, .. } = self.at;
         Error::Value(format!(
             "`{name}` is NaN, infinite or too large in block {block} of head {head} (layer {layer}, step {step}); \
@@ -448,7 +461,7 @@ fn check_value(graph: &Graph, id: ValueId) -> Result<()> {
         },
         Op::Measured { over: None, .. } => axes(ty(id)) == Some([None, None]) && block(id),
         Op::Measured { over: Some((side, set)), .. } => {
-            is_all_tokens(graph, *set) && axes(ty(id)) == Some(only(*side, *set))
+            graph.is_all_tokens(*set) && axes(ty(id)) == Some(only(*side, *set))
         }
         Op::Start(a) => match ty(*a).extent {
             Extent::Vectors(side, set) => axes(ty(id)) == Some(only(side, set)),
@@ -464,8 +477,8 @@ fn check_value(graph: &Graph, id: ValueId) -> Result<()> {
         Op::Diagonals(a, set) => match ty(*a).extent {
             Extent::Blocks { q: Some(q), kv: Some(kv) } => {
                 ty(*a).kind != Kind::Bool
-                    && matches!(graph.grain(q), Grain::Tokens | Grain::Last(_) | Grain::Rows(_))
-                    && is_all_tokens(graph, kv)
+                    && graph.grain(q).is_tokens()
+                    && graph.is_all_tokens(kv)
                     && graph.grain(*set) == Grain::Distances
                     && axes(ty(id)) == Some([None, Some(*set)])
             }
@@ -562,10 +575,6 @@ fn gives_truth(graph: &Graph, op: &Op) -> bool {
 
 fn is_vectors(ty: Type) -> bool {
     matches!(ty.extent, Extent::Vectors(..))
-}
-
-fn is_all_tokens(graph: &Graph, set: SetId) -> bool {
-    graph.grain(set) == Grain::Tokens && graph.parts(set).is_empty()
 }
 
 /// The axes of a value with one.

@@ -312,8 +312,7 @@ impl Run<'_> {
                 let heads =
                     (0..self.input.heads()).map(|head| self.at_head(*value, head)).collect::<Result<Vec<_>>>()?;
                 let amount = self.input.scalar(graph, *amount);
-                let at_least = at_least.map_or(0, |id| self.input.scalar(graph, id).int());
-                let at_least = usize::try_from(at_least.max(0)).unwrap_or(usize::MAX);
+                let at_least = self.input.at_least(graph, *at_least);
                 Grid::new(q, kv, |row, column| {
                     let line: Vec<f32> = heads.iter().map(|grid| grid.get(row, column).real()).collect();
                     Cell::Bool(select(*rule, &line, &line, amount, at_least)[self.input.at.head as usize])
@@ -321,8 +320,7 @@ impl Run<'_> {
             }
             Op::Select { rule, value, amount, at_least, over: Over::Layer, .. } => {
                 let amount = self.input.scalar(graph, *amount);
-                let at_least = at_least.map_or(0, |id| self.input.scalar(graph, id).int());
-                let at_least = usize::try_from(at_least.max(0)).unwrap_or(usize::MAX);
+                let at_least = self.input.at_least(graph, *at_least);
                 let mut line = Vec::new();
                 for head in 0..self.input.heads() {
                     line.extend(self.at_head(*value, head)?.cells.iter().map(|cell| cell.real()));
@@ -339,8 +337,7 @@ impl Run<'_> {
                     Value::Grid(amounts) => line_amount(*rule, amounts.get(line, line).real()),
                     _ => Scalar::Int(0),
                 };
-                let at_least = at_least.map_or(0, |id| self.input.scalar(graph, id).int());
-                let at_least = usize::try_from(at_least.max(0)).unwrap_or(usize::MAX);
+                let at_least = self.input.at_least(graph, *at_least);
                 let costs = cost.map_or(Ok(grid), |cost| self.grid(cost))?.lines(*over);
                 let lines: Vec<Vec<bool>> = grid
                     .lines(*over)
@@ -389,7 +386,7 @@ impl Run<'_> {
                     return Err(self.meaningless(graph.op(id)));
                 };
                 let vectors = self.vectors(*a)?;
-                let places = self.input.places(graph, side, from, *set).into_iter();
+                let places = self.input.places(graph, side, Some(from), Some(*set)).into_iter();
                 let spread: Option<Vec<Vec<f32>>> = places.map(|place| Some(vectors[place?].clone())).collect();
                 spread.ok_or_else(|| self.meaningless(graph.op(id)))
             }
@@ -420,13 +417,9 @@ impl Run<'_> {
         let graph = &self.program.graph;
         let grid = self.grid(value)?;
         let (q, kv) = self.axes(id);
-        let ranges = |side: Side, from: Option<SetId>, to: Option<SetId>| match (from, to) {
-            (Some(from), Some(to)) if from != to => self.input.runs(graph, side, from, to),
-            (Some(from), _) => (0..self.input.count_of(graph, from, side)).map(|n| n..n + 1).collect(),
-            _ => std::iter::once(0..1).collect(),
-        };
         let [from, to] = [value, id].map(|id| sides(graph.ty(id).extent));
-        let (rows, columns) = (ranges(Side::Query, from[0], to[0]), ranges(Side::Key, from[1], to[1]));
+        let rows = self.input.runs(graph, Side::Query, from[0], to[0]);
+        let columns = self.input.runs(graph, Side::Key, from[1], to[1]);
         let of_bool = graph.ty(id).kind == Kind::Bool;
         Ok(Grid::new(q, kv, |row, column| {
             let line: Vec<f32> =
@@ -484,11 +477,8 @@ impl Run<'_> {
         let (graph, grid) = (&self.program.graph, self.grid(value)?);
         let (q, kv) = self.axes(id);
         let [from, to] = [value, id].map(|id| sides(graph.ty(id).extent));
-        let find = |side: Side, from: Option<SetId>, to: Option<SetId>| match (from, to) {
-            (Some(from), Some(to)) => self.input.places(graph, side, from, to),
-            _ => vec![Some(0)],
-        };
-        let (rows, columns) = (find(Side::Query, from[0], to[0]), find(Side::Key, from[1], to[1]));
+        let rows = self.input.places(graph, Side::Query, from[0], to[0]);
+        let columns = self.input.places(graph, Side::Key, from[1], to[1]);
         if otherwise.is_none() && rows.iter().chain(&columns).any(Option::is_none) {
             return Err(Error::State("a slice of the selector program asks for blocks its operand lacks".into()));
         }

@@ -39,6 +39,10 @@ impl<'a> Tensors<'a> {
         Tensors { q: Some(q), k: Some(k), ..Tensors::default() }
     }
 
+    fn sources(&self) -> [(Source, Option<TensorRef<'a>>); 3] {
+        [(Source::Query, self.q), (Source::Key, self.k), (Source::Value, self.v)]
+    }
+
     /// Those of a head that are asked for, in orders of tokens of queries and of keys.
     fn of_head(&self, head: usize, [q, kv]: [Option<&[u32]>; 2], asked: &Asked<'_>) -> HeadTensors {
         let one = |tensor: Option<TensorRef<'_>>, source, order| {
@@ -86,9 +90,8 @@ impl<'p> Asked<'p> {
 
     /// The names of the tensors that are missing.
     fn missing(&self, tensors: Tensors<'_>) -> Vec<&'static str> {
-        let sources = [("q", tensors.q, Source::Query), ("k", tensors.k, Source::Key), ("v", tensors.v, Source::Value)];
-        let missing = sources.into_iter().filter(|&(_, tensor, source)| tensor.is_none() && self.reads(source));
-        missing.map(|(name, ..)| name).collect()
+        let missing = tensors.sources().into_iter().filter(|&(source, tensor)| tensor.is_none() && self.reads(source));
+        missing.map(|(source, _)| source.name()).collect()
     }
 }
 
@@ -262,8 +265,8 @@ impl Selection {
         tensors: Tensors<'_>,
         last: &[Option<Chosen>],
     ) -> Result<Vec<Chosen>> {
-        for (name, tensor) in [("q", tensors.q), ("k", tensors.k), ("v", tensors.v)] {
-            tensor.map_or(Ok(()), |tensor| check_heads(&self.plan, name, tensor))?;
+        for (source, tensor) in tensors.sources() {
+            tensor.map_or(Ok(()), |tensor| check_heads(&self.plan, source.name(), tensor))?;
         }
         self.check_measured(tensors)?;
         let layers = self.layers(chosen_at, layer, tensors);

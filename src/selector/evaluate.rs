@@ -185,7 +185,7 @@ impl Run<'_> {
                 let Extent::Vectors(side, from) = self.graph().ty(*a).extent else { return Err(broken(id)) };
                 let (vectors, dim) = (self.vectors(*a)?, self.input.head_dim);
                 let mut spread = Vec::new();
-                for place in self.input.places(self.graph(), side, from, *set) {
+                for place in self.input.places(self.graph(), side, Some(from), Some(*set)) {
                     spread.extend_from_slice(&vectors[place.ok_or_else(|| broken(id))? * dim..][..dim]);
                 }
                 spread
@@ -286,8 +286,7 @@ impl Run<'_> {
             }
             Op::Select { rule, value, amount, at_least, over: Over::Heads, .. } => {
                 let scalar = |id| self.input.scalar(self.graph(), id);
-                let at_least = at_least.map_or(0, |id| scalar(id).int());
-                let at_least = usize::try_from(at_least.max(0)).unwrap_or(usize::MAX);
+                let at_least = self.input.at_least(self.graph(), *at_least);
                 let heads = self.heads(*value)?;
                 let size = heads.first().map_or(0, |head| head.len());
                 let joined: Vec<f32> = heads.iter().flat_map(|head| head.iter().copied()).collect();
@@ -297,8 +296,7 @@ impl Run<'_> {
             }
             Op::Select { rule, value, amount, at_least, over: Over::Layer, .. } => {
                 let scalar = |id| self.input.scalar(self.graph(), id);
-                let at_least = at_least.map_or(0, |id| scalar(id).int());
-                let at_least = usize::try_from(at_least.max(0)).unwrap_or(usize::MAX);
+                let at_least = self.input.at_least(self.graph(), *at_least);
                 let joined: Vec<f32> = self.heads(*value)?.iter().flat_map(|head| head.iter().copied()).collect();
                 let amounts = Amounts::One(scalar(*amount));
                 let selected = select_lines(*rule, amounts, at_least, &joined, None, joined.len())?;
@@ -308,8 +306,7 @@ impl Run<'_> {
             Op::Select { rule, value, amount, at_least, cost, over } => {
                 let (block, values) = self.real(*value)?;
                 let scalar = |id| self.input.scalar(self.graph(), id);
-                let at_least = at_least.map_or(0, |id| scalar(id).int());
-                let at_least = usize::try_from(at_least.max(0)).unwrap_or(usize::MAX);
+                let at_least = self.input.at_least(self.graph(), *at_least);
                 let amounts = match self.graph().ty(*amount).extent {
                     Extent::Scalar => Amounts::One(scalar(*amount)),
                     _ => Amounts::Lines(self.real(*amount)?.1),
@@ -374,22 +371,15 @@ impl Run<'_> {
     /// Where the elements of the axes of `to` are in those of `from`.
     fn positions(&self, from: ValueId, to: ValueId) -> [Vec<Option<usize>>; 2] {
         let [from, to] = [from, to].map(|id| self.axes(id));
-        let find = |side: Side, from: Option<SetId>, to: Option<SetId>| match (from, to) {
-            (Some(from), Some(to)) => self.input.places(self.graph(), side, from, to),
-            _ => vec![Some(0)],
-        };
-        [find(Side::Query, from[0], to[0]), find(Side::Key, from[1], to[1])]
+        let find = |side, axis: usize| self.input.places(self.graph(), side, from[axis], to[axis]);
+        [find(Side::Query, 0), find(Side::Key, 1)]
     }
 
     /// Tokens of `value` reduced to the blocks of `id`.
     fn gather(&self, how: Reduction, id: ValueId, value: ValueId) -> Result<Cells> {
         let [from, to] = [value, id].map(|id| self.axes(id));
-        let ranges = |side: Side, from: Option<SetId>, to: Option<SetId>| match (from, to) {
-            (Some(from), Some(to)) if from != to => self.input.runs(self.graph(), side, from, to),
-            (Some(from), _) => (0..self.input.count_of(self.graph(), from, side)).map(|n| n..n + 1).collect(),
-            _ => std::iter::once(0..1).collect(),
-        };
-        let (rows, columns) = (ranges(Side::Query, from[0], to[0]), ranges(Side::Key, from[1], to[1]));
+        let rows = self.input.runs(self.graph(), Side::Query, from[0], to[0]);
+        let columns = self.input.runs(self.graph(), Side::Key, from[1], to[1]);
         let block = self.block(value)?;
         let width = block.columns();
         let mut line = Vec::new();

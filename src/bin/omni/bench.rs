@@ -54,7 +54,7 @@ pub fn bench(args: &Bench, console: &Console) -> Result<Exit, Failure> {
     let mut series = series.ok_or_else(no_source)?;
     series.pick(&args.part)?;
     let mut session = Session::new(plan.clone())?;
-    let mut samples: [Samples; 7] = Default::default();
+    let mut samples: [Samples; StepKind::ALL.len()] = Default::default();
     let mut progress = console.progress(series.places.len() * (usize::from(args.rounds) + 1));
     // The first round warms caches and clocks up and is not counted.
     for round in 0..=args.rounds {
