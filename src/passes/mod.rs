@@ -18,7 +18,7 @@ mod rewrite;
 pub mod specialise;
 
 use crate::diagnostics::{Code, Diagnostic};
-use crate::ir::{Grain, Model, Op, Strategy, Value};
+use crate::ir::{Grain, Model, Op, Order, Strategy};
 use crate::plan::{Plan, Schedule};
 
 /// The passes that leave an IR, by name, in order.
@@ -90,36 +90,39 @@ const GIVE_INPUT: &str = "the command takes a file with `--inputs`, the library 
 
 /// Inputs that the strategy reads and nobody has given.
 fn missing_inputs(strategy: &Strategy) -> Result<(), Vec<Diagnostic>> {
+    let graph = &strategy.graph;
     let mut missing: Vec<Diagnostic> = Vec::new();
-    let mut named = Vec::new();
-    for (_, value) in strategy.graph.values() {
-        let Op::Table { table, .. } = value.op else { continue };
-        let table = &strategy.graph.tables[usize::from(table)];
-        if table.is_missing() && !named.contains(&&table.name) {
-            named.push(&table.name);
-            let message = format!("the input `{}` was not given", table.name);
-            missing.push(Diagnostic::new(Code::E0305, value.span, message).help(GIVE_INPUT));
+    let mut report = |name: &str, span| {
+        let message = match name {
+            "" => "there are no rows to take".to_owned(),
+            name => format!("the input `{name}` was not given"),
+        };
+        missing.push(Diagnostic::new(Code::E0305, span, message).help(GIVE_INPUT));
+    };
+    let mut named: Vec<&str> = Vec::new();
+    for (_, value) in graph.values() {
+        let (name, is_missing) = match value.op {
+            Op::Table { table, .. } => {
+                let table = &graph.tables[usize::from(table)];
+                (&table.name, table.is_missing())
+            }
+            Op::Each(_, set) => {
+                let Grain::Rows(index) = graph.grain(set) else { continue };
+                let rows = &graph.rows[usize::from(index)];
+                (&rows.name, rows.tokens.is_empty())
+            }
+            _ => continue,
+        };
+        if is_missing && !named.contains(&name.as_str()) {
+            named.push(name);
+            report(name, value.span);
         }
     }
     for rule in &strategy.orders {
-        let crate::ir::Order::Given(table) = rule.order else { continue };
-        let table = &strategy.graph.tables[usize::from(table)];
+        let Order::Given(table) = rule.order else { continue };
+        let table = &graph.tables[usize::from(table)];
         if table.is_missing() {
-            let message = format!("the input `{}` was not given", table.name);
-            missing.push(Diagnostic::new(Code::E0305, rule.span, message).help(GIVE_INPUT));
-        }
-    }
-    let is_used = |rows: usize| {
-        let each = |value: &Value| matches!(value.op, Op::Each(_, set) if strategy.graph.grain(set) == Grain::Rows(rows as u16));
-        strategy.graph.values().map(|(_, value)| value).find(|value| each(value)).map(|value| value.span)
-    };
-    for (index, rows) in strategy.graph.rows.iter().enumerate().filter(|(_, rows)| rows.tokens.is_empty()) {
-        if let Some(span) = is_used(index) {
-            let message = match rows.name.as_str() {
-                "" => "there are no rows to take".to_owned(),
-                name => format!("the input `{name}` was not given"),
-            };
-            missing.push(Diagnostic::new(Code::E0305, span, message).help(GIVE_INPUT));
+            report(&table.name, rule.span);
         }
     }
     if missing.is_empty() { Ok(()) } else { Err(missing) }
