@@ -115,7 +115,7 @@ fn llvm_cuda_and_files_have_their_places() {
 
 /// Files that are longer than 700 lines, and why they are one room.
 const LONG: &[(&str, &str)] = &[
-    ("src/ir/mod.rs", "the specification of the IR, read from top to bottom"),
+    ("src/ir/mod.rs", "the specification of every operation, read from top to bottom"),
     ("src/ir/typing.rs", "one rule for each operation"),
     ("src/compile.rs", "the front door: files, imports, choice of the model"),
 ];

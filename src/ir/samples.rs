@@ -4,6 +4,8 @@
 
 use super::*;
 use crate::plan::{Predicate, Program, Role};
+use crate::source::Span;
+use crate::tensor::Dtype;
 
 /// A small generator of numbers; the same seed gives the same IR.
 pub(crate) struct Random(u64);
@@ -162,7 +164,8 @@ fn lower(r: &mut Random, axis: u8) -> Lower {
 
 /// A graph of values that `keep` lets in.
 fn graph(r: &mut Random, keep: impl Fn(&Op, Type) -> bool) -> Graph {
-    let mut graph = Graph { axes: vec!["t".to_string(), r.name(), "h".to_string()], ..Graph::default() };
+    let mut graph = Graph::default();
+    graph.axes.extend(["t".to_string(), r.name(), "h".to_string()]);
     for _ in 0..3 {
         let parts = (0..1 + r.below(2))
             .map(|_| Part { segment: r.name(), which: r.of(&[Which::Whole, Which::Valid, Which::Pad]) });
