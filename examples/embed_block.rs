@@ -7,7 +7,6 @@ use std::ops::Range;
 use std::time::Instant;
 
 use flashomni::cpu::{PackedWeight, Weight, linear};
-use flashomni::ir::StepKind;
 use flashomni::runtime::Session;
 use flashomni::tensor::{Dtype, Tensor};
 
@@ -66,7 +65,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let start = Instant::now();
         let mut at = session.begin(step, 0)?;
         let inputs = streams.each_ref().map(|stream| noise(&[stream.tokens.len(), WIDTH], 1, 1.0 + 0.01 * step as f32));
-        if at.kind() != StepKind::Reuse {
+        if !at.kind().is_reuse() {
             for (stream, x) in streams.iter().zip(&inputs) {
                 at.project_q(x.as_ref(), &stream.q, None, stream.tokens.clone(), q.as_mut())?;
             }

@@ -553,7 +553,7 @@ fn projecting_the_forecast_is_forecasting_the_projection() {
         (0..3).map(|order| project(feature.difference(order).unwrap(), Start::default())).collect();
     for step in 17..21 {
         let mut forecast = poisoned(&shape, Dtype::F32);
-        feature.forecast(step, forecast.as_mut()).unwrap();
+        feature.forecast(step, 2, forecast.as_mut()).unwrap();
         let projected = project(forecast.as_ref(), Start::default());
         let weights = feature.weights(step).unwrap();
         let terms: Vec<_> = biases.iter().map(Tensor::as_ref).zip(weights.as_slice().iter().copied()).collect();

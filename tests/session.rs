@@ -193,7 +193,7 @@ fn simulate(plan: Plan, order: usize) -> Vec<StepKind> {
                 let cached = if features.0.is_empty() { Vec::new() } else { features.forecast(step, order) };
                 attend(&qkv, rows.as_ref().unwrap(), |index| cached[index])
             }
-            StepKind::Reuse => outputs.forecast(step, order),
+            StepKind::Reuse(_) => outputs.forecast(step, order),
             StepKind::Residual => {
                 let sparse = attend(&qkv, rows.as_ref().unwrap(), |_| f64::NAN);
                 sparse.iter().zip(&lost).map(|(sparse, lost)| sparse + lost).collect()
@@ -205,7 +205,7 @@ fn simulate(plan: Plan, order: usize) -> Vec<StepKind> {
             let sparse = rows.as_ref().map(|rows| attend(&qkv, rows, |index| wanted[index]));
             lost = wanted.iter().zip(sparse.iter().flatten()).map(|(full, sparse)| full - sparse).collect();
         }
-        if kind != StepKind::Reuse {
+        if !kind.is_reuse() {
             outputs.0.push((step, wanted));
         }
         kinds.push(kind);
@@ -273,7 +273,7 @@ fn a_branch_takes_what_the_other_has_computed() {
             last = second.as_ref().to_f32();
         } else {
             let is_reused = at.attention(q.as_ref(), k.as_ref(), v.as_ref(), second.as_mut()).unwrap().kind;
-            assert_eq!(is_reused == StepKind::Reuse, second.as_ref().to_f32() == last, "step {step}");
+            assert_eq!(is_reused.is_reuse(), second.as_ref().to_f32() == last, "step {step}");
         }
     }
     let at = Session::new(plan).unwrap();
@@ -288,7 +288,7 @@ fn a_branch_takes_what_the_other_has_computed() {
 fn whole_layers_are_forecast_from_every_computed_step() {
     let strategy = "schedule { reuse as taylor(1) while step >= 3 except every 3 from 3 }";
     let kinds = simulate(plan("image(h = 8, w = 8)", 12, strategy), 1);
-    assert_eq!(kinds.iter().filter(|kind| **kind == StepKind::Reuse).count(), 6);
+    assert_eq!(kinds.iter().filter(|kind| kind.is_reuse()).count(), 6);
 }
 
 #[test]
@@ -416,7 +416,7 @@ fn compare_projections(plan: Plan) {
         let poison = || Tensor::from_f32(&[HEADS, tokens, DIM], vec![f32::NAN; HEADS * tokens * DIM]).unwrap();
         let (mut live_q, mut live_o) = (poison(), poison());
         let mut at = sparse.begin(step, 0).unwrap();
-        if at.kind() != StepKind::Reuse {
+        if !at.kind().is_reuse() {
             for (range, weight) in streams.iter().zip(&weights.q) {
                 let weight = Weight::new(weight.as_ref()).unwrap();
                 at.project_q(part(range).as_ref(), weight, None, range.clone(), live_q.as_mut()).unwrap();

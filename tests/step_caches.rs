@@ -7,7 +7,7 @@ mod programs;
 
 use flashomni::Compiler;
 use flashomni::check::InputTensor;
-use flashomni::ir::{Kind, StepKind};
+use flashomni::ir::{Kind, StepKind, Unit};
 use flashomni::runtime::Session;
 use flashomni::tensor::{Dtype, Tensor};
 
@@ -43,7 +43,7 @@ fn reuses(
         compiler = compiler.param(*name, value);
     }
     let schedule = compiler.compile().unwrap().plan.schedule;
-    (0..STEPS as u32).map(|step| schedule.kind(step, layer) == StepKind::Reuse).collect()
+    (0..STEPS as u32).map(|step| schedule.kind(step, layer).is_reuse()).collect()
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn a_session_follows_distances_as_they_become_known() {
         let x = Tensor::from_f32(&shape, values).unwrap();
         let mut out = Tensor::zeros(&shape, Dtype::F32);
         let report = session.attention(step as u32, 0, x.as_ref(), x.as_ref(), x.as_ref(), out.as_mut()).unwrap();
-        assert_eq!(report.kind == StepKind::Reuse, is_reused, "step {step}");
+        assert_eq!(report.kind.is_reuse(), is_reused, "step {step}");
         let out = out.as_ref().to_f32();
         assert_eq!(out == last, is_reused, "a reused output is the last one");
         last = out;
@@ -159,7 +159,7 @@ fn layers_that_are_mostly_cached_are_forecast_as_a_whole() {
                 StepKind::Update
             } else if is_degraded[layer] {
                 counts[0] += 1;
-                StepKind::Reuse
+                StepKind::Reuse(Unit::Attention)
             } else {
                 counts[1] += 1;
                 StepKind::Dispatch
@@ -167,8 +167,8 @@ fn layers_that_are_mostly_cached_are_forecast_as_a_whole() {
             assert_eq!(report.kind, wanted, "step {step}, layer {layer}");
             let out = out.as_ref().to_f32();
             match (report.kind, computed[layer].as_slice()) {
-                (StepKind::Reuse, [(_, last)]) => assert_eq!(out, *last, "step {step}, layer {layer}"),
-                (StepKind::Reuse, [(before, first), (at, last)]) => {
+                (StepKind::Reuse(_), [(_, last)]) => assert_eq!(out, *last, "step {step}, layer {layer}"),
+                (StepKind::Reuse(_), [(before, first), (at, last)]) => {
                     lines += 1;
                     let far = (step - at) as f32 / (at - before) as f32;
                     let line = first.iter().zip(last).map(|(first, last)| last + (last - first) * far);

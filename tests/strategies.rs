@@ -65,7 +65,7 @@ fn schedule(plan: &Plan) -> String {
             StepKind::Dispatch => ".".to_owned(),
             StepKind::Residual => "+".to_owned(),
             StepKind::Shared => "=".to_owned(),
-            StepKind::Reuse => plan.schedule.reuse_orders[(step * plan.model.layers + layer) as usize].to_string(),
+            StepKind::Reuse(_) => plan.schedule.reuse_order(step, layer).to_string(),
         };
         (0..plan.model.steps).map(letter).collect()
     };

@@ -2,7 +2,7 @@
 
 use super::{Checker, Term};
 use crate::diagnostics::{Code, Diagnostic, did_you_mean};
-use crate::ir::{self, Kind, Op, Place, StepKind, ValueId};
+use crate::ir::{self, Kind, Op, Place, StepKind, Unit, ValueId};
 use crate::source::Span;
 use crate::syntax::ast;
 
@@ -11,7 +11,7 @@ const KINDS: &[(&str, StepKind)] = &[
     ("update", StepKind::Update),
     ("refresh", StepKind::Refresh),
     ("dispatch", StepKind::Dispatch),
-    ("reuse", StepKind::Reuse),
+    ("reuse", StepKind::Reuse(Unit::Attention)),
 ];
 
 impl Checker<'_> {
@@ -63,8 +63,15 @@ impl Checker<'_> {
                         self.schedule_lines(body, inside);
                     }
                 }
-                ast::ScheduleStmt::Kind { kind, mode, clauses, span } => {
-                    self.schedule_line(kind, mode.as_ref(), clauses, *span, guard);
+                ast::ScheduleStmt::Kind { kind, unit, mode, clauses, span } => {
+                    let Some((kind, order)) = self.line_kind(kind, unit.as_ref(), mode.as_ref(), *span) else {
+                        continue;
+                    };
+                    let clauses: Option<Vec<ir::Clause>> = clauses.iter().map(|clause| self.clause(clause)).collect();
+                    if let Some(clauses) = clauses {
+                        let span = *span;
+                        self.strategy.schedule.push(ir::ScheduleRule { kind, guard, clauses, order, span });
+                    }
                 }
             }
         }
@@ -84,22 +91,23 @@ impl Checker<'_> {
         self.push(Op::Unary(ir::Unary::Not, any), span).ok()
     }
 
-    fn schedule_line(
+    /// What happens in a line, and the order of its forecast.
+    fn line_kind(
         &mut self,
         kind: &ast::Ident,
+        unit: Option<&ast::Ident>,
         mode: Option<&ast::Expr>,
-        clauses: &[ast::Clause],
         span: Span,
-        guard: Option<ValueId>,
-    ) {
+    ) -> Option<(StepKind, Option<ValueId>)> {
         let Some(&(_, step_kind)) = KINDS.iter().find(|(name, _)| *name == kind.node) else {
             let near = did_you_mean(&kind.node, KINDS.iter().map(|(name, _)| *name));
             let diagnostic =
                 Diagnostic::new(Code::E0201, kind.span, format!("there is no kind of step `{}`", kind.node));
-            return self.report(match near {
+            self.report(match near {
                 Some(near) => diagnostic.fix(format!("did you mean `{near}`?"), kind.span, near),
                 None => diagnostic.help("steps are `dense`, `update`, `refresh`, `dispatch` or `reuse`"),
             });
+            return None;
         };
         let word = match mode {
             Some(ast::Expr { kind: ast::ExprKind::Name(name), .. }) => name.as_str(),
@@ -107,26 +115,47 @@ impl Checker<'_> {
         };
         let step_kind = match (step_kind, word) {
             (StepKind::Dispatch, "residual") => StepKind::Residual,
-            (StepKind::Reuse, "shared") => StepKind::Shared,
+            (StepKind::Reuse(_), "shared") => StepKind::Shared,
             (kind, _) => kind,
         };
+        let step_kind = match unit {
+            Some(unit) => self.with_unit(step_kind, kind, unit)?,
+            None => step_kind,
+        };
         let order = match (mode, step_kind) {
-            (Some(mode), StepKind::Reuse) => self.mode(Some(mode), span),
-            (Some(_), StepKind::Residual | StepKind::Shared) => None,
+            (Some(mode), StepKind::Reuse(_)) => self.mode(Some(mode), span),
+            (Some(_), StepKind::Residual | StepKind::Shared) | (None, _) => None,
             (Some(mode), StepKind::Dispatch) => {
                 let message = "a `dispatch` step obeys symbols, or also adds what they lost `as residual`";
-                return self.report(Diagnostic::new(Code::E0108, mode.span, message));
+                self.report(Diagnostic::new(Code::E0108, mode.span, message));
+                return None;
             }
             (Some(mode), _) => {
                 let message = format!("`{}` steps reuse nothing, so `as` has no meaning here", kind.node);
-                return self.report(Diagnostic::new(Code::E0108, mode.span, message));
+                self.report(Diagnostic::new(Code::E0108, mode.span, message));
+                return None;
             }
-            (None, _) => None,
         };
-        let clauses: Option<Vec<ir::Clause>> = clauses.iter().map(|clause| self.clause(clause)).collect();
-        if let Some(clauses) = clauses {
-            self.strategy.schedule.push(ir::ScheduleRule { kind: step_kind, guard, clauses, order, span });
-        }
+        Some((step_kind, order))
+    }
+
+    /// A kind of step with what it reuses.
+    fn with_unit(&mut self, step_kind: StepKind, kind: &ast::Ident, unit: &ast::Ident) -> Option<StepKind> {
+        let known = Unit::ALL.into_iter().find(|known| known.name() == unit.node);
+        let diagnostic = match (step_kind, known) {
+            (StepKind::Reuse(_), Some(known)) => return Some(StepKind::Reuse(known)),
+            (StepKind::Shared, Some(Unit::Attention)) => return Some(StepKind::Shared),
+            (StepKind::Shared, _) => {
+                let message = format!("the other branch shares its output of attention, not that of `{}`", unit.node);
+                Diagnostic::new(Code::E0108, unit.span, message).help("write `reuse as shared`")
+            }
+            (_, _) => {
+                let message = format!("only `reuse` says what is reused, so `{}` has no meaning here", unit.node);
+                Diagnostic::new(Code::E0108, unit.span, message).also(kind.span, "these steps compute")
+            }
+        };
+        self.report(diagnostic);
+        None
     }
 
     fn clause(&mut self, clause: &ast::Clause) -> Option<ir::Clause> {

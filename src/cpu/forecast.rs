@@ -44,20 +44,16 @@ impl Taylor {
         Ok(Taylor { shape: shape.to_vec(), differences: vec![vec![0.0; len]; order + 1], known: 0, step: 0 })
     }
 
-    /// Makes room in `slot` for forecasts of at least `order` of a feature of `shape`. What is known stays; orders that there
-    /// was no room for are known from the updates to come.
+    /// Makes room for forecasts of at least `order`. What is known stays; orders that there was no room for are known from the
+    /// updates to come.
     ///
     /// # Errors
     /// As [`Taylor::new`].
-    pub fn reserve(slot: &mut Option<Taylor>, order: usize, shape: &[usize]) -> Result<()> {
-        match slot {
-            Some(known) if known.order() >= order => {}
-            Some(known) => {
-                let mut differences = Taylor::new(order, &known.shape)?.differences;
-                std::mem::swap(&mut known.differences, &mut differences);
-                differences.into_iter().enumerate().for_each(|(order, values)| known.differences[order] = values);
-            }
-            None => *slot = Some(Taylor::new(order, shape)?),
+    pub fn reserve(&mut self, order: usize) -> Result<()> {
+        if order > self.order() {
+            let mut differences = Taylor::new(order, &self.shape)?.differences;
+            std::mem::swap(&mut self.differences, &mut differences);
+            differences.into_iter().enumerate().for_each(|(order, values)| self.differences[order] = values);
         }
         Ok(())
     }
@@ -138,20 +134,21 @@ impl Taylor {
         Ok(Terms { entries, count: self.known })
     }
 
-    /// Writes the forecast for a step.
+    /// Writes the forecast for a step, of the known orders up to `order`.
     ///
     /// # Shapes
     /// `out`: the shape of the forecast, any dtype.
     ///
     /// # Errors
     /// [`Error::Shape`] when the shape is another; otherwise as [`Taylor::weights`].
-    pub fn forecast(&self, step: usize, mut out: TensorMut<'_>) -> Result<()> {
+    pub fn forecast(&self, step: usize, order: usize, mut out: TensorMut<'_>) -> Result<()> {
         check::shape("out", out.shape(), &self.shape)?;
         let terms = self.terms(step)?;
+        let terms = &terms[..terms.len().min(order + 1)];
         match out.values() {
-            ValuesMut::F32(out) => sum_in_parallel(&terms, out),
-            ValuesMut::F16(out) => sum_in_parallel(&terms, out),
-            ValuesMut::Bf16(out) => sum_in_parallel(&terms, out),
+            ValuesMut::F32(out) => sum_in_parallel(terms, out),
+            ValuesMut::F16(out) => sum_in_parallel(terms, out),
+            ValuesMut::Bf16(out) => sum_in_parallel(terms, out),
         }
         Ok(())
     }
@@ -293,7 +290,7 @@ mod tests {
                 (0..6).for_each(|i| taylor.update(5 * i, feature(&at(5 * i, degree as i32))).unwrap());
                 for step in 25..30 {
                     let mut out = [f32::NAN; 3];
-                    taylor.forecast(step, TensorMut::new(&[3], ValuesMut::F32(&mut out)).unwrap()).unwrap();
+                    taylor.forecast(step, order, TensorMut::new(&[3], ValuesMut::F32(&mut out)).unwrap()).unwrap();
                     for (found, wanted) in out.iter().zip(at(step, degree as i32)) {
                         assert!((found - wanted).abs() < 1e-4, "{order} {degree} {step}: {found} {wanted}");
                     }
@@ -318,7 +315,9 @@ mod tests {
         let terms = taylor.terms(22).unwrap();
         assert_eq!((terms.len(), terms[2].1), (4, 2.0));
         let mut out = [0.0; 3];
-        taylor.forecast(22, TensorMut::new(&[3], ValuesMut::F32(&mut out)).unwrap()).unwrap();
-        assert_eq!(out[..1], [400.0 + 2.0 * 35.0 + 2.0 * 2.0]);
+        for (order, wanted) in [(0, 400.0), (1, 400.0 + 2.0 * 35.0), (4, 400.0 + 2.0 * 35.0 + 2.0 * 2.0)] {
+            taylor.forecast(22, order, TensorMut::new(&[3], ValuesMut::F32(&mut out)).unwrap()).unwrap();
+            assert_eq!(out[..1], [wanted], "order {order}");
+        }
     }
 }

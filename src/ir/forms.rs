@@ -21,7 +21,7 @@ use super::read::{ReadError, Reader};
 use super::{
     Action, Binary, Blocking, Bound, Clause, Comparison, Coordinate, Extent, Grain, InputShape, Kind, LayoutSegment,
     Likeness, Lower, Model, Op, OpenParam, Order, OrderRule, Over, Place, Real, Reduction, Rounding, Rule,
-    ScheduleRule, Segment, Selector, Side, Size, Source, Statistic, StepKind, Strategy, Type, Unary,
+    ScheduleRule, Segment, Selector, Side, Size, Source, Statistic, StepKind, Strategy, Type, Unary, Unit,
 };
 use crate::plan::{Predicate, Program, Role};
 use crate::source::Span;
@@ -390,9 +390,14 @@ forms! {
         [StepKind::Update] = {"update"}
         [StepKind::Refresh] = {"refresh"}
         [StepKind::Dispatch] = {"dispatch"}
-        [StepKind::Reuse] = {"reuse"}
+        [StepKind::Reuse(unit)] = {"reuse" (unit)}
         [StepKind::Residual] = {"residual"}
         [StepKind::Shared] = {"shared"}
+    }
+    Unit "`modules` or `layer`" {
+        [Unit::Modules] = {"modules"}
+        [Unit::Layer] = {"layer"}
+        [Unit::Attention] = {}
     }
     Clause "a clause" {
         [Clause::While(value)] = {"while" (value)}

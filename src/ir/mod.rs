@@ -35,7 +35,7 @@ pub use graph::{Graph, Table, Value};
 pub use model::{MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_STEPS, Model, Segment};
 pub use strategy::{
     Action, Blocking, Bound, Clause, InputShape, LayoutSegment, Likeness, OpenParam, Order, OrderRule, Rule,
-    ScheduleRule, StepKind, Strategy,
+    ScheduleRule, StepKind, Strategy, Unit,
 };
 
 /// How many tokens a block may have.

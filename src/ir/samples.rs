@@ -250,7 +250,13 @@ pub(crate) fn strategy(r: &mut Random, model: Option<Model>) -> Strategy {
         block_span: span,
         rules,
         schedule: vec![
-            ScheduleRule { kind: StepKind::Reuse, guard: Some(ValueId(0)), clauses, order: Some(r.of(&ints)), span },
+            ScheduleRule {
+                kind: StepKind::Reuse(r.of(&Unit::ALL)),
+                guard: Some(ValueId(0)),
+                clauses,
+                order: Some(r.of(&ints)),
+                span,
+            },
             ScheduleRule { kind: StepKind::Dense, guard: None, clauses: Vec::new(), order: None, span },
         ],
         bounds: vec![Bound { place: Place::Head, value: r.of(&ints), exclusive: r.flag(), span }],

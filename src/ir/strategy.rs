@@ -121,6 +121,39 @@ pub enum Blocking {
     Tiles,
 }
 
+/// What a step reuses of the last step that computed its layer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Unit {
+    /// The output of attention; the feed-forward network is computed.
+    /// # Source
+    /// Pyramid Attention Broadcast, arXiv 2408.12588.
+    Attention,
+    /// The outputs of attention and of the feed-forward network, each before its gate.
+    /// # Source
+    /// FORA, arXiv 2407.01425; TaylorSeer, arXiv 2503.06923.
+    Modules,
+    /// What the layer adds to its tokens: those behind it less those before it. Over neighbouring layers these add up to what
+    /// a range of layers adds, over all layers to what the whole model does.
+    /// # Source
+    /// TeaCache, arXiv 2411.19108; chengzeyi/ParaAttention `first_block_cache/utils.py`.
+    Layer,
+}
+
+impl Unit {
+    /// Every unit.
+    pub const ALL: [Unit; 3] = [Unit::Attention, Unit::Modules, Unit::Layer];
+
+    /// Its word in the language.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Unit::Attention => "attention",
+            Unit::Modules => "modules",
+            Unit::Layer => "layer",
+        }
+    }
+}
+
 /// What a layer does at a step.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum StepKind {
@@ -132,8 +165,8 @@ pub enum StepKind {
     Refresh,
     /// Symbols are obeyed.
     Dispatch,
-    /// The output of attention is forecast as a whole.
-    Reuse,
+    /// What the unit names is not computed but forecast from the steps that did.
+    Reuse(Unit),
     /// Symbols are obeyed, and what they left out at the last update is added: its output in full less the one under them.
     /// # Source
     /// DiTFastAttn, arXiv 2406.08552, section 3.2.
@@ -145,21 +178,29 @@ pub enum StepKind {
 }
 
 impl StepKind {
-    /// Every kind.
-    pub const ALL: [StepKind; 7] = [
+    /// Every kind. Plan files hold indices of it, so that new kinds come last.
+    pub const ALL: [StepKind; 9] = [
         StepKind::Dense,
         StepKind::Update,
         StepKind::Refresh,
         StepKind::Dispatch,
-        StepKind::Reuse,
+        StepKind::Reuse(Unit::Attention),
         StepKind::Residual,
         StepKind::Shared,
+        StepKind::Reuse(Unit::Modules),
+        StepKind::Reuse(Unit::Layer),
     ];
 
     /// Whether attention is computed under symbols.
     #[must_use]
     pub fn obeys_symbols(self) -> bool {
         matches!(self, StepKind::Refresh | StepKind::Dispatch | StepKind::Residual)
+    }
+
+    /// Whether an earlier step's output is reused, of whatever unit.
+    #[must_use]
+    pub fn is_reuse(self) -> bool {
+        matches!(self, StepKind::Reuse(_))
     }
 }
 

@@ -29,7 +29,7 @@
 
 use super::{
     Action, Blocking, Clause, Extent, Graph, Kind, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_STEPS, Model, Op, Order,
-    Place, Rule, SetId, StepKind, Strategy, Type,
+    Place, Rule, SetId, Strategy, Type,
 };
 use super::{ValueId, typing};
 use crate::plan::{Predicate, Program, Role};
@@ -328,7 +328,7 @@ impl Problems {
         for line in &strategy.schedule {
             let mut used: Vec<(ValueId, Kind)> = line.guard.iter().map(|id| (*id, Kind::Bool)).collect();
             used.extend(line.order.iter().map(|id| (*id, Kind::Int)));
-            if line.order.is_some() && line.kind != StepKind::Reuse {
+            if line.order.is_some() && !line.kind.is_reuse() {
                 self.add("a line of the schedule that does not reuse has a forecast".to_string());
             }
             for clause in &line.clauses {

@@ -132,7 +132,7 @@ fn steps_of(
         if claims {
             steps.push(step);
         }
-        if kind == StepKind::Reuse {
+        if kind.is_reuse() {
             reused_steps += 1;
         } else {
             last_computed = Some(step);
@@ -178,9 +178,9 @@ pub fn check_schedule(strategy: &Strategy, model: &Model, schedule: &Schedule) -
                     ("takes cached features that no step has stored yet", Some(&cached))
                 }
                 StepKind::Residual if !features => ("adds what an update lost, and there was none yet", None),
-                StepKind::Reuse if !computed => ("reuses an output that no step has computed yet", None),
+                StepKind::Reuse(_) if !computed => ("reuses an output that no step has computed yet", None),
                 _ => {
-                    computed |= kind != StepKind::Reuse;
+                    computed |= !kind.is_reuse();
                     symbols |= matches!(kind, StepKind::Update | StepKind::Refresh);
                     features |= kind == StepKind::Update;
                     continue;

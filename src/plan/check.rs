@@ -12,7 +12,7 @@
 //! 5. Each step, layer and head has a class that exists.
 
 use super::{Arrangement, Blocks, Body, Class, Clustering, MaskId, Plan, Program, Role, Tiling};
-use crate::ir::{Extent, Model, Op, SetId, StepKind, validate};
+use crate::ir::{Extent, Model, Op, SetId, validate};
 
 /// Highest order of a forecast.
 pub const MAX_FORECAST_ORDER: u8 = 4;
@@ -56,7 +56,7 @@ impl Plan {
             return Err(format!("the schedule is not one of {} steps and {} layers", model.steps, model.layers));
         }
         for (kind, &order) in schedule.kinds.iter().zip(&schedule.reuse_orders) {
-            if order > MAX_FORECAST_ORDER || (*kind != StepKind::Reuse && order != 0) {
+            if order > MAX_FORECAST_ORDER || (!kind.is_reuse() && order != 0) {
                 return Err(format!("the schedule forecasts with order {order} at a {kind:?} step"));
             }
         }

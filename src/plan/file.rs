@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `masks.ROWSxCOLUMNS` | u8 `[count, rows, row_bytes]` | the bitmaps of one shape, rows padded to 64 bits |
 //! | `class_of` | u8, u16 or u32 `[steps, layers, heads]` | class of each head |
-//! | `schedule` | u8 `[steps, layers]` | 0 dense, 1 update, 2 refresh, 3 dispatch, 4 reuse |
+//! | `schedule` | u8 `[steps, layers]` | indices into [`StepKind::ALL`]: 0 dense, 1 update, 2 refresh, 3 dispatch, 4 reuse ... |
 //! | `reuse_orders` | u8 `[steps, layers]` | orders of forecasts of reused layers |
 //! | `arrangement.N.order` | u32 `[tokens]` | `order[new] = old`, absent for the model's order |
 //! | `arrangement.N.q`, `.kv` | u32 `[blocks + 1]` | offsets of the blocks |

@@ -109,13 +109,19 @@ impl Schedule {
         self.kinds[(step * self.layers + layer) as usize]
     }
 
+    /// The order of the forecast where `layer` reuses at `step`; 0 elsewhere.
+    #[must_use]
+    pub fn reuse_order(&self, step: u32, layer: u32) -> usize {
+        self.reuse_orders[(step * self.layers + layer) as usize].into()
+    }
+
     /// The step whose q and k choose the symbols that `layer` obeys at `step`: itself where it chooses or computes in full,
     /// else the last update or refresh before it. The first step that obeys symbols nobody has chosen is run as an update.
     #[must_use]
     pub fn chosen_at(&self, step: u32, layer: u32) -> u32 {
         let chooses = |step: &u32| matches!(self.kind(*step, layer), StepKind::Update | StepKind::Refresh);
         let obeys = |kind| matches!(kind, StepKind::Dispatch | StepKind::Residual);
-        if !obeys(self.kind(step, layer)) && self.kind(step, layer) != StepKind::Reuse {
+        if !obeys(self.kind(step, layer)) && !self.kind(step, layer).is_reuse() {
             return step;
         }
         let first = || (0..step).find(|&step| obeys(self.kind(step, layer)));
@@ -123,7 +129,7 @@ impl Schedule {
     }
 
     /// What `layer` does at each step, a letter each: `D` dense, `U` update, `R` refresh, `.` dispatch, `+` dispatch with the
-    /// residual, `=` the other branch's output, and reuse as the order of its forecast.
+    /// residual, `=` the other branch's output, and reuse of whatever unit as the order of its forecast.
     #[must_use]
     pub fn letters(&self, layer: u32) -> String {
         let steps = self.kinds.chunks(self.layers as usize).zip(self.reuse_orders.chunks(self.layers as usize));
@@ -134,7 +140,7 @@ impl Schedule {
             StepKind::Dispatch => '.',
             StepKind::Residual => '+',
             StepKind::Shared => '=',
-            StepKind::Reuse => char::from(b'0' + orders[layer as usize]),
+            StepKind::Reuse(_) => char::from(b'0' + orders[layer as usize]),
         };
         steps.map(letter).collect()
     }

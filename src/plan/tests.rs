@@ -29,7 +29,7 @@ fn plan(seed: u64) -> Plan {
         })
         .collect();
     let kinds: Vec<StepKind> = (0..model.steps * model.layers).map(|_| r.of(&StepKind::ALL)).collect();
-    let reuse_orders = kinds.iter().map(|kind| u8::from(*kind == StepKind::Reuse) * r.below(5) as u8).collect();
+    let reuse_orders = kinds.iter().map(|kind| u8::from(kind.is_reuse()) * r.below(5) as u8).collect();
     let (mut masks, mut classes) = (Vec::new(), Vec::new());
     for index in 0..1 + r.below(4) {
         let arrangement = r.below(arrangements.len());

@@ -14,7 +14,10 @@
 //! | update | in full | chosen from this step's q and k | stored |
 //! | refresh | by the symbols | chosen from this step's q and k | taken |
 //! | dispatch | by the symbols | kept; those that need no q and k are the step's own | taken |
-//! | reuse | none: its output is forecast as a whole | kept | kept |
+//! | reuse | none: its output is forecast as a whole, or that of a larger [`Unit`](crate::ir::Unit) | kept | kept |
+//!
+//! The output of attention is kept and forecast here. What a larger unit adds to it, the host hands over at the steps that
+//! computed it, by [`Step::remember`], and takes from [`Step::recall`] where the step reuses it.
 //!
 //! A step that needs what no earlier step left, as when a host joins in the middle of a generation, is done as an update:
 //! it costs time and never quality. [`Selection`] gives symbols without running anything.
@@ -30,6 +33,7 @@
 mod clusters;
 mod placement;
 mod projections;
+mod reuse;
 mod selection;
 mod session;
 mod token_masks;

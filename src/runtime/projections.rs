@@ -8,13 +8,14 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::reuse::Output;
 use super::selection::{HeadGroup, LayerSymbols};
 use super::session::{Step, copy, up_to};
 use crate::cpu::{
     AnyWeight, Part, Start, Taylor, Tiles, Weights, gather_heads, gemm_o, gemm_o_split, gemm_q, scatter_heads,
 };
 use crate::error::{Error, Result};
-use crate::ir::StepKind;
+use crate::ir::{StepKind, Unit};
 use crate::plan::Plan;
 use crate::symbols::BitMatrix;
 use crate::tensor::{Dtype, Tensor, TensorMut, TensorRef};
@@ -24,8 +25,6 @@ use crate::tensor::{Dtype, Tensor, TensorMut, TensorRef};
 pub(super) struct Projected {
     tokens: Range<usize>,
     biases: Option<Biases>,
-    /// The projected output at every step that computed it, where some step reuses it.
-    pub(super) output: Option<Taylor>,
 }
 
 /// The projections of the cached heads.
@@ -41,7 +40,6 @@ struct Biases {
 impl Projected {
     pub(super) fn reset(&mut self) {
         self.biases = None;
-        self.output.iter_mut().for_each(Taylor::reset);
     }
 }
 
@@ -117,21 +115,15 @@ impl Step<'_> {
     ) -> Result<()> {
         let weight = weight.into();
         let step = self.step as usize;
-        let index = self.projected(&tokens, out.as_ref())?;
-        if self.kind == StepKind::Reuse {
-            let Some(output) = &self.state().projected[index].output else {
-                return Err(Error::State(format!("layer {} has no output to reuse", self.layer)));
-            };
-            return output.forecast(step, out);
+        if self.kind.is_reuse() {
+            return self.forecast(&Output::Tokens(Unit::Attention, tokens), out);
         }
+        let index = self.projected(&tokens);
         match self.symbols.clone() {
             Some(symbols) => self.project_live(index, &symbols, o, weight, bias, out.reborrow())?,
             None => self.project_all(index, o, weight, bias, out.reborrow())?,
         }
-        if let Some(output) = &mut self.state().projected[index].output {
-            output.update(step, out.as_ref())?;
-        }
-        Ok(())
+        self.state().memory.keep(Output::Tokens(Unit::Attention, tokens), step, out.as_ref())
     }
 
     /// At a step of kind [`StepKind::Shared`]: the projected output of some tokens is that of the other branch at this step,
@@ -146,23 +138,17 @@ impl Step<'_> {
             return Err(Error::Shape(format!("`other` has the shape {other:?}, `out` {out:?}, for tokens {tokens:?}")));
         }
         let step = self.step as usize;
-        let index = self.projected(&tokens, out.as_ref())?;
         copy(other, out);
-        self.state().projected[index].output.iter_mut().try_for_each(|output| output.update(step, other))
+        self.state().memory.keep(Output::Tokens(Unit::Attention, tokens), step, other)
     }
 
     /// The memory of the projection of some tokens.
-    fn projected(&mut self, tokens: &Range<usize>, out: TensorRef<'_>) -> Result<usize> {
+    fn projected(&mut self, tokens: &Range<usize>) -> usize {
         let state = self.state();
-        let index = state.projected.iter().position(|projected| projected.tokens == *tokens).unwrap_or_else(|| {
-            state.projected.push(Projected { tokens: tokens.clone(), biases: None, output: None });
+        state.projected.iter().position(|projected| projected.tokens == *tokens).unwrap_or_else(|| {
+            state.projected.push(Projected { tokens: tokens.clone(), biases: None });
             state.projected.len() - 1
-        });
-        // A schedule that the session has adopted may ask for what none before did.
-        if let Some(order) = state.reuse_order {
-            Taylor::reserve(&mut state.projected[index].output, order, out.shape())?;
-        }
-        Ok(index)
+        })
     }
 
     /// The projection of all heads. At an update the part of those that will be cached comes out of the same pass.

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use half::{bf16, f16};
 
 use super::projections::Projected;
+use super::reuse::{self, Memory, Output};
 use super::selection::{Chosen, LayerSymbols, Selection, Tensors, check_heads, check_place};
 use crate::cpu::{AttentionOptions, Cached, Taylor, Terms, Tiles, attention, gather_heads, scatter_heads};
 use crate::error::{Error, Result};
-use crate::ir::{Model, StepKind};
+use crate::ir::{Model, StepKind, Unit};
 use crate::plan::{Body, Class, Plan, Role};
 use crate::symbols::{BitMatrix, Blocks, Symbols};
 use crate::tensor::{Tensor, TensorMut, TensorRef, ValuesMut};
@@ -48,6 +49,8 @@ pub struct Session {
     pub(super) layers: Vec<Layer>,
     /// Symbols that need no q and k, by the classes of the heads: layers that agree share them.
     shared: HashMap<Vec<u32>, Weak<LayerSymbols>>,
+    /// What some step of the plans so far reuses.
+    units: Vec<Unit>,
 }
 
 /// What a layer remembers.
@@ -62,14 +65,12 @@ pub(super) struct Layer {
     current: Option<Current>,
     /// The output of attention at updates, where some step takes cached features.
     pub(super) features: Option<Taylor>,
-    /// The output of attention at every step that computed it, where some step reuses it.
-    output: Option<Taylor>,
+    /// Outputs at every step that computed them, where some step reuses them.
+    pub(super) memory: Memory,
     /// What symbols left out of the output of the last update, where some step adds it.
     residual: Option<Taylor>,
     /// What projections of its output remember.
     pub(super) projected: Vec<Projected>,
-    /// Order of the forecasts of reused steps, where there are some.
-    pub(super) reuse_order: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -98,7 +99,8 @@ impl Session {
     pub fn new(plan: impl Into<Arc<Plan>>) -> Result<Self> {
         let selection = Selection::new(plan)?;
         let layers = (0..selection.plan().model.layers).map(|layer| Layer::new(selection.plan(), layer));
-        Ok(Session { layers: layers.collect::<Result<_>>()?, selection, shared: HashMap::new() })
+        let units = reuse::units(selection.plan()).collect();
+        Ok(Session { layers: layers.collect::<Result<_>>()?, selection, shared: HashMap::new(), units })
     }
 
     /// The plan.
@@ -110,8 +112,9 @@ impl Session {
     /// Goes on under a plan of the same strategy with another schedule, as it follows from what the host has measured
     /// meanwhile: step caches such as TeaCache's decide by distances that are known when their step comes. The host compiles the
     /// strategy anew, a few milliseconds, with the distances so far and any for those to come; as a schedule looks back and
-    /// never ahead, what it says of this step is final. A session that adopts plans keeps the last output of every layer; a
-    /// forecast of an order that no plan before asked for builds up from then on.
+    /// never ahead, what it says of this step is final. A session that adopts plans keeps of every layer what steps of any layer
+    /// have reused so far, and while none has, whatever a step could; a forecast of an order that no plan before asked for
+    /// builds up from then on.
     ///
     /// # Errors
     /// [`Error::State`] when the plans differ in anything but their schedule; the session stays under its own then.
@@ -119,7 +122,7 @@ impl Session {
     /// # Examples
     /// ```
     /// use flashomni::check::InputTensor;
-    /// use flashomni::ir::{Kind, StepKind};
+    /// use flashomni::ir::Kind;
     /// use flashomni::{Compiler, runtime::Session};
     ///
     /// let source = "model tiny { layers 1 heads 2 head_dim 16 steps 6 tokens image(h = 16, w = 16) }
@@ -133,14 +136,13 @@ impl Session {
     ///     Compiler::from_source("cached", source).input("distances", tensor).compile().map(|compiled| compiled.plan)
     /// };
     /// let mut session = Session::new(plan(&distances)?)?;
-    /// let mut kinds = Vec::new();
+    /// let mut reused = Vec::new();
     /// for (step, measured) in [0.0, 0.1, 0.1, 0.15, 0.2, 0.05].into_iter().enumerate() {
     ///     distances[step] = measured;
     ///     session.adopt(plan(&distances)?)?;
-    ///     kinds.push(session.plan().schedule.kind(step as u32, 0));
+    ///     reused.push(session.plan().schedule.kind(step as u32, 0).is_reuse());
     /// }
-    /// use StepKind::{Dispatch, Reuse};
-    /// assert_eq!(kinds, [Dispatch, Reuse, Reuse, Dispatch, Reuse, Reuse]);
+    /// assert_eq!(reused, [false, true, true, false, true, true]);
     /// # Ok::<(), flashomni::Error>(())
     /// ```
     pub fn adopt(&mut self, plan: impl Into<Arc<Plan>>) -> Result<()> {
@@ -153,13 +155,17 @@ impl Session {
             )));
         }
         let shape = head_shape(&plan.model);
+        let known = std::mem::take(&mut self.units);
+        self.units = Unit::ALL
+            .into_iter()
+            .filter(|unit| known.contains(unit) || reuse::units(&plan).any(|new| new == *unit))
+            .collect();
+        // Whether a step reuses an output may be known only at the step: outputs are kept from now on.
+        let kept = if self.units.is_empty() { Unit::ALL.as_slice() } else { &self.units };
         for (layer, state) in (0..plan.model.layers).zip(&mut self.layers) {
-            // Whether a step reuses an output may be known only at the step: outputs are kept from now on.
-            let order = reuse_order(&plan, layer).unwrap_or(0);
-            state.reuse_order = state.reuse_order.max(Some(order));
-            Taylor::reserve(&mut state.output, order, &shape)?;
-            if adds_residual(&plan, layer) {
-                Taylor::reserve(&mut state.residual, 0, &shape)?;
+            state.memory.adopt(&plan, layer, kept);
+            if adds_residual(&plan, layer) && state.residual.is_none() {
+                state.residual = Some(Taylor::new(0, &shape)?);
             }
         }
         self.selection.set_plan(plan);
@@ -235,10 +241,7 @@ impl Session {
                 let unknown = plan.needs_qk(class) && state.chosen[head].is_none();
                 unknown || (no_features && caches(plan, class))
             }),
-            StepKind::Reuse => {
-                let known = |taylor: &Option<Taylor>| taylor.as_ref().is_some_and(|taylor| taylor.known() > 0);
-                !known(&state.output) && !state.projected.iter().any(|projected| known(&projected.output))
-            }
+            StepKind::Reuse(unit) => state.memory.lacks(unit),
         }
     }
 
@@ -312,7 +315,6 @@ impl Layer {
                 }
             }
         }
-        let reuse_order = reuse_order(plan, layer);
         let taylor = |order: Option<usize>| order.map(|order| Taylor::new(order, &shape)).transpose();
         Ok(Layer {
             last_step: None,
@@ -320,10 +322,9 @@ impl Layer {
             choices: 0,
             current: None,
             features: taylor(cached_order.map(usize::from))?,
-            output: taylor(reuse_order)?,
+            memory: Memory::new(plan, layer),
             residual: taylor(adds_residual(plan, layer).then_some(0))?,
             projected: Vec::new(),
-            reuse_order,
         })
     }
 
@@ -337,7 +338,7 @@ impl Layer {
         self.chosen.iter_mut().for_each(|chosen| *chosen = None);
         self.current = None;
         self.features.iter_mut().for_each(Taylor::reset);
-        self.output.iter_mut().for_each(Taylor::reset);
+        self.memory.reset();
         self.residual.iter_mut().for_each(Taylor::reset);
         self.projected.iter_mut().for_each(Projected::reset);
     }
@@ -346,12 +347,6 @@ impl Layer {
 /// `[heads, tokens, head_dim]`.
 fn head_shape(model: &Model) -> [usize; 3] {
     [model.heads, model.tokens(), model.head_dim].map(|size| size as usize)
-}
-
-/// The highest order of the forecasts of a layer's output, where steps reuse it.
-fn reuse_order(plan: &Plan, layer: u32) -> Option<usize> {
-    let reusing = (0..plan.model.steps).filter(|&step| plan.schedule.kind(step, layer) == StepKind::Reuse);
-    reusing.map(|step| usize::from(plan.schedule.reuse_orders[(step * plan.model.layers + layer) as usize])).max()
 }
 
 /// Whether steps of a layer add what an update lost.
@@ -376,8 +371,13 @@ fn caches(plan: &Plan, class: &Class) -> bool {
 ///
 /// A host that keeps its projections calls [`Step::attention`]. One that lets cached blocks save projections too calls
 /// [`Step::project_q`], [`Step::attention_live`] and [`Step::project_out`] in this order; at a step of kind
-/// [`StepKind::Reuse`] only the last, and at one of kind [`StepKind::Shared`] [`Step::share_out`] in place of all. Where rules choose by what the host measures, [`Step::choose`] comes first. A
-/// feed-forward network is the same with experts for heads, and an activation of the live tiles in place of attention.
+/// [`StepKind::Reuse`] only the last, and at one of kind [`StepKind::Shared`] [`Step::share_out`] in place of all. Where rules
+/// choose by what the host measures, [`Step::choose`] comes first. A feed-forward network is the same with experts for heads,
+/// and an activation of the live tiles in place of attention.
+///
+/// Steps may reuse more than attention. Then the host calls [`Step::remember`] at steps that compute and [`Step::recall`] at those
+/// that reuse: of [`Unit::Modules`] for the feed-forward network, beside the calls for attention; of [`Unit::Layer`]
+/// for what the layer adds, and at steps that reuse nothing else.
 #[derive(Debug)]
 pub struct Step<'s> {
     pub(super) session: &'s mut Session,
@@ -442,7 +442,7 @@ impl Step<'_> {
         self.is_shared()?;
         copy(other, out.reborrow());
         let step = self.step as usize;
-        self.state().output.iter_mut().try_for_each(|output| output.update(step, other))
+        self.state().memory.keep(Output::Heads, step, other)
     }
 
     /// The error at a step that does not take the output of the other branch.
@@ -472,9 +472,9 @@ impl Step<'_> {
         mut out: TensorMut<'_>,
     ) -> Result<Report> {
         let report = self.run(q, k, v, out.reborrow(), CachedRows::Forecast)?;
-        let step = self.step as usize;
-        if let Some(output) = self.state().output.as_mut().filter(|_| report.kind != StepKind::Reuse) {
-            output.update(step, out.as_ref())?;
+        if !report.kind.is_reuse() {
+            let step = self.step as usize;
+            self.state().memory.keep(Output::Heads, step, out.as_ref())?;
         }
         Ok(report)
     }
@@ -491,11 +491,10 @@ impl Step<'_> {
         v: TensorRef<'_>,
         out: TensorMut<'_>,
     ) -> Result<Report> {
-        if self.kind == StepKind::Reuse {
+        if let StepKind::Reuse(unit) = self.kind {
             let (step, layer) = (self.step, self.layer);
-            return Err(Error::State(format!(
-                "step {step} of layer {layer} reuses an output: call `project_out` only"
-            )));
+            let call = if unit == Unit::Layer { "recall" } else { "project_out" };
+            return Err(Error::State(format!("step {step} of layer {layer} reuses an output: call `{call}` only")));
         }
         self.run(q, k, v, out, CachedRows::Untouched)
     }
@@ -525,12 +524,7 @@ impl Step<'_> {
         let start = Instant::now();
         let step = self.step as usize;
         match (self.kind, self.symbols.clone()) {
-            (StepKind::Reuse, _) => {
-                let Some(output) = &self.state().output else {
-                    return Err(Error::State(format!("layer {} has no output to reuse", self.layer)));
-                };
-                output.forecast(step, out)?;
-            }
+            (StepKind::Reuse(_), _) => self.forecast(&Output::Heads, out)?,
             (_, Some(symbols)) => {
                 for group in &symbols.groups {
                     let state = &self.session.layers[self.layer as usize];

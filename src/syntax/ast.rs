@@ -218,6 +218,8 @@ pub enum ScheduleStmt {
     Kind {
         /// `dense`, `update`, `refresh`, `dispatch` or `reuse`.
         kind: Ident,
+        /// `attention`, `modules` or `layer`, of `reuse` only.
+        unit: Option<Ident>,
         /// `as taylor(1)`, of `reuse` only.
         mode: Option<Expr>,
         /// When; always without one. All must hold.

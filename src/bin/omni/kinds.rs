@@ -1,6 +1,6 @@
 //! Names of the kinds of steps, as in the language.
 
-use flashomni::ir::StepKind;
+use flashomni::ir::{StepKind, Unit};
 
 /// `dense`, `update`, ...
 pub fn name(kind: StepKind) -> &'static str {
@@ -9,7 +9,9 @@ pub fn name(kind: StepKind) -> &'static str {
         StepKind::Update => "update",
         StepKind::Refresh => "refresh",
         StepKind::Dispatch => "dispatch",
-        StepKind::Reuse => "reuse",
+        StepKind::Reuse(Unit::Attention) => "reuse",
+        StepKind::Reuse(Unit::Modules) => "reuse modules",
+        StepKind::Reuse(Unit::Layer) => "reuse layer",
         StepKind::Residual => "residual",
         StepKind::Shared => "shared",
     }

@@ -167,7 +167,7 @@ pub fn dense([q, k, v]: &[Tensor; 3]) -> Result<(Tensor, Duration), Failure> {
 pub fn live_share(session: &Session, kind: StepKind, layer: u32) -> Result<f64, Failure> {
     Ok(match (kind, session.symbols(layer)) {
         (kind, Some(symbols)) if kind.obeys_symbols() => symbols.live_share()?,
-        (StepKind::Reuse, _) => 0.0,
+        (StepKind::Reuse(_), _) => 0.0,
         _ => 1.0,
     })
 }

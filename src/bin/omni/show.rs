@@ -212,7 +212,7 @@ fn place(plan: &Plan, args: &Show, heads: &[u32], series: Option<&Series>) -> Re
 
 /// What to say where attention is computed in full or not at all.
 fn no_mask(plan: &Plan, args: &Show) -> Failure {
-    let sparse = |kind: &StepKind| !matches!(kind, StepKind::Dense | StepKind::Reuse | StepKind::Shared);
+    let sparse = |kind: &StepKind| !matches!(kind, StepKind::Dense | StepKind::Reuse(_) | StepKind::Shared);
     let Some(index) = plan.schedule.kinds.iter().position(sparse) else {
         let strategy = &plan.strategy;
         return Failure::new(format!("`{strategy}` has no mask: its layers compute in full or reuse an output"))

@@ -116,8 +116,12 @@ fn write(plan: &Plan, symbols: &LayerSymbols, unpacked: bool, path: &Path, place
     let [heads, q_blocks, kv_blocks] = bytes.shape;
     let model = &plan.model;
     let tokens = model.tokens() as usize;
-    let schedule: Vec<i32> =
-        plan.schedule.kinds.iter().map(|kind| i32::from(!matches!(kind, StepKind::Reuse | StepKind::Shared))).collect();
+    let schedule: Vec<i32> = plan
+        .schedule
+        .kinds
+        .iter()
+        .map(|kind| i32::from(!matches!(kind, StepKind::Reuse(_) | StepKind::Shared)))
+        .collect();
     let entry = |name: &str, shape: &[usize], values| Entry { name: name.to_owned(), shape: shape.to_vec(), values };
     let mut entries =
         vec![entry("schedule", &[model.steps as usize, model.layers as usize], FileValues::I32(&schedule))];

@@ -418,9 +418,10 @@ impl<'a> Reader<'a> {
             return Some(ScheduleStmt::Layers(places, self.lines(inner.next()?), span));
         }
         let kind = self.name(inner.next());
+        let unit = inner.take(Rule::unit).map(|unit| self.name(Some(unit)));
         let mode = self.inside(inner.take(Rule::mode));
         let clauses = inner.0.filter_map(|clause| self.clause(clause)).collect();
-        Some(ScheduleStmt::Kind { kind, mode, clauses, span })
+        Some(ScheduleStmt::Kind { kind, unit, mode, clauses, span })
     }
 
     fn clause(&self, pair: Pair<'_>) -> Option<Clause> {

@@ -22,6 +22,8 @@ const STATEMENTS: &[&str] = &[
 ];
 /// Words that start a line of a schedule.
 const LINES: &[&str] = &["dense", "update", "refresh", "dispatch", "reuse", "layers"];
+/// What a line that reuses may name.
+const UNITS: &[&str] = &["attention", "modules", "layer"];
 /// Words that start a field of a model; others are counts too.
 const FIELDS: &[&str] = &["layers", "heads", "head_dim", "steps", "dtype", "tokens"];
 /// Reserved words that neither start something nor connect two operands.
@@ -220,6 +222,9 @@ impl Reader<'_> {
         };
         let diagnostic = match hint(word, failure, only) {
             Some(help) => diagnostic.help(help),
+            None if self.wants_unit(token, failure) => diagnostic.help(
+                "what is reused is the output of `attention`, those of the `modules`, or what the `layer` adds to its tokens",
+            ),
             None => diagnostic,
         };
         match opening {
@@ -299,6 +304,13 @@ impl Reader<'_> {
         if name && is_reserved(word) { format!("the reserved word {}", quote(word)) } else { quote(word) }
     }
 
+    /// Whether it could have said what is reused. The grammar takes that behind any kind, for the sake of the message.
+    fn wants_unit(&self, token: Token, failure: &Failure) -> bool {
+        failure.expects(Rule::unit)
+            && !self.starts_line(token)
+            && self.token_before(token.start).is_some_and(|before| before.of(self.text) == "reuse")
+    }
+
     /// The keyword the user probably meant.
     fn near(&self, token: Token, failure: &Failure, only: Rule) -> Option<&'static str> {
         let word = token.of(self.text);
@@ -307,6 +319,9 @@ impl Reader<'_> {
         }
         let mut candidates: Vec<&'static str> =
             failure.expected.iter().flat_map(|rule| words(*rule)).copied().collect();
+        if self.wants_unit(token, failure) {
+            candidates.extend(UNITS);
+        }
         if self.starts_line(token) && failure.expects(Rule::EOI) {
             candidates.extend(starters(only));
         }
