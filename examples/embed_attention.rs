@@ -4,9 +4,8 @@
 //! attention. `cargo run --release --example embed_attention`
 
 use flashomni::Compiler;
-use flashomni::cpu::{AttentionOptions, attention};
+use flashomni::cpu::dense_attention;
 use flashomni::runtime::Session;
-use flashomni::symbols::{Blocks, Symbols};
 use flashomni::tensor::{Tensor, TensorRef};
 use flashomni::tensor_file::TensorFile;
 
@@ -40,12 +39,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn dense(q: &Tensor, k: &Tensor, v: &Tensor) -> flashomni::Result<Tensor> {
-    let tokens = q.shape()[1];
-    let blocks = Blocks::regular(tokens, tokens, 128, 128);
-    let symbols = Symbols::dense(q.shape()[0], blocks.q_blocks(), blocks.kv_blocks());
     let mut out = Tensor::zeros(q.shape(), q.dtype());
-    let options = AttentionOptions::default();
-    attention(q.as_ref(), k.as_ref(), v.as_ref(), &symbols, &blocks, options, out.as_mut(), None)?;
+    dense_attention(q.as_ref(), k.as_ref(), v.as_ref(), out.as_mut())?;
     Ok(out)
 }
 

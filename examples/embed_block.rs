@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use flashomni::cpu::{PackedWeight, Weight, linear};
+use flashomni::cpu::{PackedWeight, Weight, linear_to_heads};
 use flashomni::runtime::Session;
 use flashomni::tensor::{Dtype, Tensor};
 
@@ -46,10 +46,10 @@ impl Stream {
         let (q, k, v, out) = (weight(0), weight(1), weight(2), weight(3));
         Ok(Stream {
             tokens,
-            // Queries are projected head by head, so that cached ones can be left out.
+            // These are projected head by head: cached queries can be left out, and all come out as attention wants them.
             q: Weight::new(q.as_ref())?.pack_heads(HEAD_DIM)?,
-            k: Weight::new(k.as_ref())?.pack(),
-            v: Weight::new(v.as_ref())?.pack(),
+            k: Weight::new(k.as_ref())?.pack_heads(HEAD_DIM)?,
+            v: Weight::new(v.as_ref())?.pack_heads(HEAD_DIM)?,
             out: Weight::new(out.as_ref())?.pack(),
         })
     }
@@ -59,8 +59,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut session = Session::new(flashomni::compile(STRATEGY)?)?;
     let streams = [Stream::new(0..TEXT, 10)?, Stream::new(TEXT..TOKENS, 20)?];
     let by_heads = [HEADS, TOKENS, HEAD_DIM];
-    let mut q = Tensor::zeros(&by_heads, Dtype::F32);
-    let mut o = Tensor::zeros(&by_heads, Dtype::F32);
+    let [mut q, mut k, mut v, mut o] = [(); 4].map(|()| Tensor::zeros(&by_heads, Dtype::F32));
     for step in 0..12 {
         let start = Instant::now();
         let mut at = session.begin(step, 0)?;
@@ -68,9 +67,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         if !at.kind().is_reuse() {
             for (stream, x) in streams.iter().zip(&inputs) {
                 at.project_q(x.as_ref(), &stream.q, None, stream.tokens.clone(), q.as_mut())?;
+                linear_to_heads(x.as_ref(), &stream.k, None, stream.tokens.clone(), k.as_mut())?;
+                linear_to_heads(x.as_ref(), &stream.v, None, stream.tokens.clone(), v.as_mut())?;
             }
-            let k = joined(&streams, &inputs, |stream| &stream.k)?;
-            let v = joined(&streams, &inputs, |stream| &stream.v)?;
             // A host applies the norm and rotary embedding of q and k here.
             at.attention_live(q.as_ref(), k.as_ref(), v.as_ref(), o.as_mut())?;
         }
@@ -82,25 +81,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("step {step:2}  {kind:8}  {:6.1} ms", start.elapsed().as_secs_f64() * 1e3);
     }
     Ok(())
-}
-
-/// Keys or values of both streams: `[heads, tokens, head_dim]`.
-fn joined(
-    streams: &[Stream; 2],
-    inputs: &[Tensor; 2],
-    weight: impl Fn(&Stream) -> &PackedWeight,
-) -> flashomni::Result<Tensor> {
-    let mut values = vec![0.0; TOKENS * WIDTH];
-    for (stream, x) in streams.iter().zip(inputs) {
-        let mut rows = Tensor::zeros(&[stream.tokens.len(), WIDTH], Dtype::F32);
-        linear(x.as_ref(), weight(stream), None, rows.as_mut())?;
-        for (row, token) in rows.as_ref().to_f32().chunks_exact(WIDTH).zip(stream.tokens.clone()) {
-            for (head, part) in row.chunks_exact(HEAD_DIM).enumerate() {
-                values[(head * TOKENS + token) * HEAD_DIM..][..HEAD_DIM].copy_from_slice(part);
-            }
-        }
-    }
-    Tensor::from_f32(&[HEADS, TOKENS, HEAD_DIM], values)
 }
 
 /// Numbers that look random, the same at every run.

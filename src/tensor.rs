@@ -226,6 +226,14 @@ impl Tensor {
 }
 
 impl<'a> TensorRef<'a> {
+    /// Borrows single-precision values.
+    ///
+    /// # Errors
+    /// As [`TensorRef::new`].
+    pub fn from_f32(shape: &'a [usize], values: &'a [f32]) -> Result<Self> {
+        Self::new(shape, Values::F32(values))
+    }
+
     /// Borrows values under a shape.
     ///
     /// # Errors
@@ -274,6 +282,14 @@ impl<'a> TensorRef<'a> {
 }
 
 impl<'a> TensorMut<'a> {
+    /// Borrows single-precision values.
+    ///
+    /// # Errors
+    /// As [`TensorMut::new`].
+    pub fn from_f32(shape: &'a [usize], values: &'a mut [f32]) -> Result<Self> {
+        Self::new(shape, ValuesMut::F32(values))
+    }
+
     /// Borrows values under a shape.
     ///
     /// # Errors

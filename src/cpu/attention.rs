@@ -39,6 +39,9 @@ const STRIP: usize = 48;
 /// Most columns of a tile: the largest block.
 const TILE: usize = 256;
 
+/// Tokens of a block where attention is computed in full.
+const DENSE_BLOCK: usize = 128;
+
 /// What the rows of cached q-blocks get.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Cached<'a> {
@@ -57,6 +60,21 @@ pub struct AttentionOptions<'a> {
     pub scale: Option<f32>,
     /// What the rows of cached q-blocks get.
     pub cached: Cached<'a>,
+}
+
+/// Attention in full: `out = softmax(q k^T / sqrt(head_dim)) v`.
+///
+/// # Shapes
+/// As [`attention`].
+///
+/// # Errors
+/// As [`attention`].
+pub fn dense_attention(q: TensorRef<'_>, k: TensorRef<'_>, v: TensorRef<'_>, out: TensorMut<'_>) -> Result<()> {
+    let [heads, q_tokens, _] = check::three("q", q.shape())?;
+    let [_, kv_tokens, _] = check::three("k", k.shape())?;
+    let blocks = Blocks::regular(q_tokens, kv_tokens, DENSE_BLOCK, DENSE_BLOCK);
+    let symbols = Symbols::dense(heads, blocks.q_blocks(), blocks.kv_blocks());
+    attention(q, k, v, &symbols, &blocks, AttentionOptions::default(), out, None)
 }
 
 /// Attention under sparse symbols: `out = softmax(scale * q k^T + mask) v`, row by row.

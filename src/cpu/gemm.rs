@@ -105,14 +105,69 @@ pub fn linear<'a>(
     }
     let weight = weight.packed(features, |_| true)?;
     let plan = Plan { left: Left::Tokens(x.values(), inputs), first: 0, bias: &bias, terms: &[], weight: &weight };
-    let offsets: Vec<u32> = (0..tokens).step_by(ROWS).chain([tokens]).map(|at| at as u32).collect();
-    let pieces = pieces(&offsets, &(0..tokens));
+    let pieces = pieces(&whole_blocks(tokens), &(0..tokens));
     match out.values() {
         ValuesMut::F32(out) => plan.rows(pieces, out, |_| plan.all_columns()),
         ValuesMut::F16(out) => plan.rows(pieces, out, |_| plan.all_columns()),
         ValuesMut::Bf16(out) => plan.rows(pieces, out, |_| plan.all_columns()),
     }
     Ok(())
+}
+
+/// Dense projection of some tokens straight into heads: keys and values, and queries where all are live.
+///
+/// # Shapes
+/// | tensor | shape | dtype |
+/// |---|---|---|
+/// | `x` | `[tokens.len(), in]` | any |
+/// | `weight` | `[heads * head_dim, in]`, packed by `head_dim` if packed | any |
+/// | `bias` | `[heads * head_dim]` | any |
+/// | `out` | `[heads, all tokens, head_dim]`; rows of other tokens stay untouched | any |
+///
+/// # Errors
+/// [`Error::Shape`](crate::error::Error::Shape) when they do not fit; nothing has been written then.
+pub fn linear_to_heads<'a>(
+    x: TensorRef<'_>,
+    weight: impl Into<AnyWeight<'a>>,
+    bias: Option<TensorRef<'_>>,
+    tokens: Range<usize>,
+    out: TensorMut<'_>,
+) -> Result<()> {
+    let [heads, all, _] = check::three("out", out.shape())?;
+    let q_blocks = whole_blocks(all);
+    let cache = BitMatrix::ones(heads, q_blocks.len() - 1);
+    gemm_q(x, weight, bias, &Tiles { cache: &cache, q_blocks: &q_blocks, tokens }, out)
+}
+
+/// Dense projection of some tokens from heads: the output of attention where all of it is live.
+///
+/// # Shapes
+/// | tensor | shape | dtype |
+/// |---|---|---|
+/// | `o` | `[heads, all tokens, head_dim]` | any |
+/// | `weight` | `[out, heads * head_dim]` | any |
+/// | `bias` | `[out]` | any |
+/// | `out` | `[tokens.len(), out]` | any |
+///
+/// # Errors
+/// [`Error::Shape`](crate::error::Error::Shape) when they do not fit; nothing has been written then.
+pub fn linear_from_heads<'a>(
+    o: TensorRef<'_>,
+    weight: impl Into<AnyWeight<'a>>,
+    bias: Option<TensorRef<'_>>,
+    tokens: Range<usize>,
+    out: TensorMut<'_>,
+) -> Result<()> {
+    let [heads, all, _] = check::three("o", o.shape())?;
+    let q_blocks = whole_blocks(all);
+    let cache = BitMatrix::ones(heads, q_blocks.len() - 1);
+    let tiles = Tiles { cache: &cache, q_blocks: &q_blocks, tokens };
+    gemm_o(o, weight, Part::All, Start { bias, terms: &[] }, &tiles, out)
+}
+
+/// Blocks of a projection that skips nothing.
+pub(crate) fn whole_blocks(tokens: usize) -> Vec<u32> {
+    (0..tokens).step_by(ROWS).chain([tokens]).map(|at| at as u32).collect()
 }
 
 /// GEMM-Q: projects the queries of live (q-block, head) tiles; the tiles of cached ones stay untouched.

@@ -5,7 +5,8 @@
 //! | [`attention`] | softmax over live blocks, token masks included | kv-blocks by `S_s`, q-blocks by `S_c` |
 //! | [`gemm_q`] | the projection of queries | (q-block, head) tiles by `S_c` |
 //! | [`gemm_o`], [`gemm_o_split`] | the projection of outputs | heads of a q-block, by `S_c` |
-//! | [`linear`] | any dense projection | nothing |
+//! | [`dense_attention`] | attention in full | nothing |
+//! | [`linear`], [`linear_to_heads`], [`linear_from_heads`] | dense projections | nothing |
 //! | [`Taylor`] | forecasts of cached features | |
 //!
 //! All of them take f32, f16 and bf16, add up in f32, share their work among the threads of the current rayon pool
@@ -23,9 +24,10 @@ mod rearrange;
 mod scratch;
 mod weight;
 
-pub use attention::{AttentionOptions, Cached, attention};
+pub use attention::{AttentionOptions, Cached, attention, dense_attention};
 pub use forecast::{MAX_ORDER, Taylor, Terms, Weights};
-pub use gemm::{Part, Start, Tiles, gemm_o, gemm_o_split, gemm_q, linear};
+pub(crate) use gemm::whole_blocks;
+pub use gemm::{Part, Start, Tiles, gemm_o, gemm_o_split, gemm_q, linear, linear_from_heads, linear_to_heads};
 pub(crate) use rearrange::{gather_heads, head_to_f32, scatter_heads};
 pub use weight::{AnyWeight, PackedWeight, Weight};
 

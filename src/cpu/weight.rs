@@ -111,6 +111,12 @@ impl std::fmt::Debug for PackedWeight {
 }
 
 impl PackedWeight {
+    /// Output and input features.
+    #[must_use]
+    pub fn shape(&self) -> [usize; 2] {
+        [self.rows, self.columns]
+    }
+
     /// Rows that are packed together.
     pub(super) fn chunk(&self) -> usize {
         self.chunk
@@ -177,7 +183,7 @@ impl<'a> AnyWeight<'a> {
     pub(super) fn shape(&self) -> [usize; 2] {
         match self {
             AnyWeight::Plain(weight) => [weight.rows, weight.columns],
-            AnyWeight::Packed(weight) => [weight.rows, weight.columns],
+            AnyWeight::Packed(weight) => weight.shape(),
         }
     }
 

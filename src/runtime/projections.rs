@@ -12,7 +12,8 @@ use super::reuse::Output;
 use super::selection::{HeadGroup, LayerSymbols};
 use super::session::{Step, copy, up_to};
 use crate::cpu::{
-    AnyWeight, Part, Start, Taylor, Tiles, Weights, gather_heads, gemm_o, gemm_o_split, gemm_q, scatter_heads,
+    AnyWeight, Part, Start, Taylor, Tiles, Weights, gather_heads, gemm_o, gemm_o_split, gemm_q, linear_from_heads,
+    linear_to_heads, scatter_heads, whole_blocks,
 };
 use crate::error::{Error, Result};
 use crate::ir::{StepKind, Unit};
@@ -69,12 +70,7 @@ impl Step<'_> {
         let weight = weight.into();
         let plan = Arc::clone(self.session.selection.plan());
         super::selection::check_heads(&plan, "q", q.as_ref())?;
-        let heads = plan.model.heads as usize;
-        let Some(symbols) = &self.symbols else {
-            let offsets = whole_blocks(plan.model.tokens());
-            let cache = BitMatrix::ones(heads, offsets.len() - 1);
-            return gemm_q(x, weight, bias, &Tiles { cache: &cache, q_blocks: &offsets, tokens }, q);
-        };
+        let Some(symbols) = &self.symbols else { return linear_to_heads(x, weight, bias, tokens, q) };
         for group in &symbols.groups {
             let rows = Rows::of(group, &plan, Tile::Live);
             let tiles = rows.tiles(&tokens);
@@ -160,8 +156,6 @@ impl Step<'_> {
         bias: Option<TensorRef<'_>>,
         out: TensorMut<'_>,
     ) -> Result<()> {
-        let plan = Arc::clone(self.session.selection.plan());
-        let heads = plan.model.heads as usize;
         let (kind, state) = (self.kind, self.state());
         let tokens = state.projected[index].tokens.clone();
         let start = Start { bias, terms: &[] };
@@ -179,9 +173,7 @@ impl Step<'_> {
             state.projected[index].biases = Some(Biases { symbols, update, of_group });
             return Ok(());
         }
-        let offsets = whole_blocks(plan.model.tokens());
-        let cache = BitMatrix::ones(heads, offsets.len() - 1);
-        gemm_o(o, weight, Part::All, start, &Tiles { cache: &cache, q_blocks: &offsets, tokens }, out)
+        linear_from_heads(o, weight, bias, tokens, out)
     }
 
     fn project_live(
@@ -217,7 +209,7 @@ impl Step<'_> {
         let parts: Vec<Tensor> =
             others.into_iter().map(|rows| project_part(&plan, rows, o, weight, &tokens)).collect::<Result<_>>()?;
         terms.extend(parts.iter().map(|part| (part.as_ref(), 1.0)));
-        let offsets = base.map_or_else(|| whole_blocks(plan.model.tokens()), |base| base.q_blocks.to_vec());
+        let offsets = base.map_or_else(|| whole_blocks(plan.model.tokens() as usize), |base| base.q_blocks.to_vec());
         let mut cache = BitMatrix::zeros(plan.model.heads as usize, offsets.len() - 1);
         same.into_iter().for_each(|rows| cache.union(&rows.cache));
         let start = Start { bias, terms: &terms };
@@ -283,7 +275,7 @@ impl<'a> Rows<'a> {
         let is_live = own.count() == own.rows() * own.columns();
         // Where all rows are live it does not matter how they are cut, nor in which order they stand.
         let (order, q_blocks) = match (&group.placement.q_order, is_live) {
-            (Some(_), true) => (None, Cow::Owned(whole_blocks(plan.model.tokens()))),
+            (Some(_), true) => (None, Cow::Owned(whole_blocks(plan.model.tokens() as usize))),
             (order, _) => (order.as_deref(), Cow::Borrowed(group.placement.blocks.q.as_slice())),
         };
         let columns = q_blocks.len() - 1;
@@ -352,9 +344,4 @@ fn reorder_rows(matrix: TensorRef<'_>, order: &[u32]) -> Result<Tensor> {
     let mut out = Tensor::zeros(&[rows, columns], matrix.dtype());
     gather_heads(TensorRef::new(&shape, matrix.values())?, &[0], Some(order), out.as_mut())?;
     Ok(out)
-}
-
-/// Blocks of a projection that skips nothing.
-fn whole_blocks(tokens: u32) -> Vec<u32> {
-    (0..tokens).step_by(128).chain([tokens]).collect()
 }

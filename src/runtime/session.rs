@@ -9,15 +9,14 @@ use half::{bf16, f16};
 use super::projections::Projected;
 use super::reuse::{self, Memory, Output};
 use super::selection::{Chosen, LayerSymbols, Selection, Tensors, check_heads, check_place};
-use crate::cpu::{AttentionOptions, Cached, Taylor, Terms, Tiles, attention, gather_heads, scatter_heads};
+use crate::cpu::{
+    AttentionOptions, Cached, Taylor, Terms, Tiles, attention, dense_attention, gather_heads, scatter_heads,
+};
 use crate::error::{Error, Result};
 use crate::ir::{Model, StepKind, Unit};
 use crate::plan::{Body, Class, Plan, Role};
-use crate::symbols::{BitMatrix, Blocks, Symbols};
+use crate::symbols::BitMatrix;
 use crate::tensor::{Tensor, TensorMut, TensorRef, ValuesMut};
-
-/// Tokens of a block where attention is computed in full.
-const DENSE_BLOCK: usize = 128;
 
 /// A generation under a plan, on the CPU.
 ///
@@ -542,7 +541,7 @@ impl Step<'_> {
                 }
             }
             (kind, None) => {
-                dense(q, k, v, out.reborrow())?;
+                dense_attention(q, k, v, out.reborrow())?;
                 if let Some(features) = self.state().features.as_mut().filter(|_| kind == StepKind::Update) {
                     features.update(step, out.as_ref())?;
                 }
@@ -561,13 +560,6 @@ impl Step<'_> {
 /// The terms of a forecast up to an order.
 pub(super) fn up_to<'t>(terms: Option<&'t Terms<'_>>, order: u8) -> &'t [(TensorRef<'t>, f32)] {
     terms.map_or(&[], |terms| &terms[..terms.len().min(usize::from(order) + 1)])
-}
-
-fn dense(q: TensorRef<'_>, k: TensorRef<'_>, v: TensorRef<'_>, out: TensorMut<'_>) -> Result<()> {
-    let [heads, tokens] = [q.shape()[0], q.shape()[1]];
-    let blocks = Blocks::regular(tokens, tokens, DENSE_BLOCK, DENSE_BLOCK);
-    let symbols = Symbols::dense(heads, blocks.q_blocks(), blocks.kv_blocks());
-    attention(q, k, v, &symbols, &blocks, AttentionOptions::default(), out, None)
 }
 
 /// The output in full less the one under symbols; nothing in rows that are cached.

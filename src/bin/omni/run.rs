@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use flashomni::cpu::{AttentionOptions, attention};
+use flashomni::cpu::dense_attention;
 use flashomni::ir::StepKind;
 use flashomni::plan::Plan;
 use flashomni::runtime::{Report, Session, Tensors};
-use flashomni::symbols::{Blocks, Symbols};
 use flashomni::tensor::{Tensor, TensorRef};
 use flashomni::tensor_file::{self, Entry};
 use serde::Serialize;
@@ -153,13 +152,9 @@ pub fn attend(
 
 /// Dense attention, and its time.
 pub fn dense([q, k, v]: &[Tensor; 3]) -> Result<(Tensor, Duration), Failure> {
-    let [heads, tokens] = [q.shape()[0], q.shape()[1]];
-    let blocks = Blocks::regular(tokens, tokens, 128, 128);
-    let symbols = Symbols::dense(heads, blocks.q_blocks(), blocks.kv_blocks());
     let mut out = Tensor::zeros(q.shape(), q.dtype());
     let start = Instant::now();
-    let options = AttentionOptions::default();
-    attention(q.as_ref(), k.as_ref(), v.as_ref(), &symbols, &blocks, options, out.as_mut(), None)?;
+    dense_attention(q.as_ref(), k.as_ref(), v.as_ref(), out.as_mut())?;
     Ok((out, start.elapsed()))
 }
 
