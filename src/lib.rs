@@ -55,6 +55,7 @@
 //! | [`selector`], [`codegen`], [`reference`](mod@reference) | what needs q and k: routines, machine code, and the oracle of both |
 //! | [`runtime`] | sessions: one generation, step by step |
 //! | [`cpu`] | attention and projections that really skip |
+//! | [`minidit`] | a small diffusion transformer as a host, with weights in the repository: how the runtime is embedded |
 //! | [`tensor`], [`tensor_file`] | values with shapes, in memory and as safetensors |
 //!
 //! Two kinds of failure are never mixed: a wrong strategy gives [`Error::Compile`] with every diagnostic, everything
@@ -74,6 +75,7 @@ pub mod error;
 pub mod files;
 pub mod geometry;
 pub mod ir;
+pub mod minidit;
 pub mod passes;
 pub mod plan;
 pub mod reference;

@@ -128,9 +128,22 @@ fn refused(folder: &Path, args: &[&str], sentence: &str) {
 #[test]
 fn help_of_every_verb() {
     let folder = folder();
-    for verb in
-        ["check", "fmt", "build", "show", "run", "bench", "symbols", "explain", "models", "new", "info", "completions"]
-    {
+    for verb in [
+        "check",
+        "fmt",
+        "build",
+        "show",
+        "run",
+        "bench",
+        "sample",
+        "eval",
+        "symbols",
+        "explain",
+        "models",
+        "new",
+        "info",
+        "completions",
+    ] {
         let called = omni(folder.path(), &[verb, "--help"]);
         assert_eq!((called.code, called.err.as_str()), (0, ""));
         insta::with_settings!({ snapshot_path => "cli", prepend_module_to_snapshot => false }, {

@@ -61,6 +61,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("selector", &["codegen", "env", "error", "ir", "plan", "reference", "symbols"]),
     ("cpu", &["error", "symbols", "tensor"]),
     ("runtime", &["codegen", "cpu", "error", "geometry", "ir", "plan", "selector", "symbols", "tensor"]),
+    ("minidit", &["check", "compile", "cpu", "diagnostics", "error", "ir", "plan", "reference", "runtime", "tensor"]),
     ("compile", &["check", "diagnostics", "error", "ir", "passes", "plan", "source", "syntax"]),
 ];
 
@@ -94,7 +95,17 @@ fn llvm_cuda_and_files_have_their_places() {
     let rules: &[(&str, &[&str])] = &[
         ("inkwell::", &["src/codegen/"]),
         ("cudarc::", &["src/cuda/", "src/bin/omni/info.rs"]),
-        ("std::fs::", &["src/files.rs", "src/tensor_file.rs", "src/compile.rs", "src/plan/file.rs", "src/bin/"]),
+        (
+            "std::fs::",
+            &[
+                "src/files.rs",
+                "src/tensor_file.rs",
+                "src/compile.rs",
+                "src/plan/file.rs",
+                "src/minidit/weights.rs",
+                "src/bin/",
+            ],
+        ),
         ("pest::", &["src/syntax/parse/"]),
         ("annotate_snippets::", &["src/diagnostics/render.rs"]),
     ];

@@ -58,6 +58,8 @@ pub enum Verb {
     Show(Show),
     Run(Run),
     Bench(Bench),
+    Sample(Sample),
+    Eval(Eval),
     Symbols(Symbols),
     Explain(Explain),
     Models(Models),
@@ -204,7 +206,8 @@ pub struct Build {
 /// The mask is the one in force at the step. At an update, which computes everything, it is the one that it chooses for
 /// the steps after it. A dense step and one that reuses an output have none.
 ///
-/// A strategy that looks at queries and keys needs some: --qkv or --synthetic, as for `omni run`.
+/// A strategy that looks at queries and keys needs some: --qkv or --synthetic, as for `omni run`. A recording of `omni sample`
+/// in place of a strategy shows the masks that were in force there.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -212,7 +215,7 @@ Examples:
   omni show plan.safetensors --step 12 --layer 3 --head 0..4 -o mask.png
   omni show examples/flashomni.omni --qkv data/minidit/qkv_64_layer3.safetensors")]
 pub struct Show {
-    /// Strategy or plan file; `-` is a strategy on standard input
+    /// Strategy, plan or recording; `-` is a strategy on standard input
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// Denoising step; without, the first that obeys a mask
@@ -335,6 +338,119 @@ pub struct Bench {
     pub threads: Option<u16>,
     #[command(flatten)]
     pub choice: Choice,
+}
+
+/// The hosted transformer.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Model and images")]
+pub struct Host {
+    /// Folder of `config.json` and `weights.safetensors`
+    #[arg(long, value_name = "FOLDER", default_value = "data/minidit")]
+    pub weights: PathBuf,
+    /// Pixels of a side; the model was trained at 64 and 128
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub size: usize,
+    /// Steps of the sampler
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=i64::from(flashomni::minidit::MAX_STEPS)))]
+    pub steps: u32,
+    /// Strength of the prompt; 1 is the prompt alone
+    #[arg(long, value_name = "X", default_value_t = 2.0, value_parser = finite)]
+    pub guidance: f32,
+    /// Threads to use; without, one for each core
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+}
+
+/// Make an image with a strategy, beside the one that computes everything
+///
+/// The model is the small transformer of `data/minidit`, trained on 15 photographs, each of which is a prompt: china, flower,
+/// astronaut, coffee, chelsea, rocket, camera, brick, grass, gravel, coins, hubble_deep_field, immunohistochemistry, retina,
+/// colorwheel, moon. Shares in the table are of what the dense image computes, its PSNR and SSIM are between both images, and
+/// the error is that of the velocity, relative, mean over the steps.
+///
+/// --record keeps what attention sees with the prompt: `q`, `k`, `v`, `scores` (the share of its attention that each block of
+/// queries pays to each block of keys) and the masks `cache`, `skip` and `partial`, each as `NAME.layerL.stepN`. `omni run`,
+/// `bench` and `show` take the file as --qkv.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  omni sample examples/strategies/flashomni.omni --strategy flashomni --prompt china -o china.png
+  omni sample mine.omni --prompt coins --size 128 --seed 3 -o coins.png
+  omni sample --prompt flower -o flower.png --record flower.safetensors --record-layers 3
+Exit codes: 0 the image is there, 1 errors in the strategy, 2 it could not work.")]
+pub struct Sample {
+    /// Strategy file; without, only the dense image is made
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// What the image shows
+    #[arg(long, value_name = "NAME")]
+    pub prompt: String,
+    /// Noise to begin with
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// PNG file to write
+    #[arg(short, long, value_name = "PATH")]
+    pub output: PathBuf,
+    /// Strategy of the file; without, the last one
+    #[arg(long, value_name = "NAME", requires = "file")]
+    pub strategy: Option<String>,
+    /// Value of a parameter of the strategy, an expression of the language; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair, requires = "file")]
+    pub param: Vec<(String, String)>,
+    /// Numbers that the strategy reads by `input("name", ...)`, a safetensors file; the host measures `distances` itself
+    #[arg(long, value_name = "FILE", requires = "file")]
+    pub inputs: Option<PathBuf>,
+    /// Record what attention sees to this safetensors file
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Steps to record, as in `0..8` or `4,5,9`; without, all
+    #[arg(long, value_name = "LIST", requires = "record")]
+    pub record_steps: Option<Pick>,
+    /// Layers to record; without, all
+    #[arg(long, value_name = "LIST", requires = "record")]
+    pub record_layers: Option<Pick>,
+    #[command(flatten)]
+    pub host: Host,
+}
+
+/// Compare strategies by the images made under them
+///
+/// For every strategy of the files, prompt and seed an image of the hosted transformer (see `omni sample`), compared with the one
+/// that computes everything. Writes to the folder: results.json, report.md with the table, frontier.svg and frontier.png with
+/// quality over speed, sheet.png with the images side by side, and each image in images/.
+///
+/// What is there already is not made again: an interrupted call goes on where it stopped, and after a change of one strategy
+/// only its own images are made.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  omni eval examples/frontier.omni --size 128 -o frontier
+  omni eval mine.omni examples/strategies/fora.omni --prompts china,coins --seeds 0,1 -o out
+Exit codes: 0 evaluated, 1 errors in a strategy, 2 it could not work.")]
+pub struct Eval {
+    /// Files whose strategies are compared
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Only these strategies of the files; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub strategy: Vec<String>,
+    /// What the images show
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "china,flower,coins,camera")]
+    pub prompts: Vec<String>,
+    /// Noise to begin with
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0")]
+    pub seeds: Vec<u64>,
+    /// Folder to write to
+    #[arg(short, long, value_name = "FOLDER")]
+    pub output: PathBuf,
+    /// Numbers that strategies read by `input("name", ...)`, a safetensors file; the host measures `distances` itself
+    #[arg(long, value_name = "FILE")]
+    pub inputs: Option<PathBuf>,
+    /// Write the results as JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub host: Host,
 }
 
 /// Write the symbols of one layer at one step to a file
@@ -463,6 +579,10 @@ fn pair(text: &str) -> Result<(String, String), String> {
         }
         _ => Err("expected NAME=VALUE".to_owned()),
     }
+}
+
+fn finite(text: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|number: &f32| number.is_finite()).ok_or_else(|| "expected a finite number".to_owned())
 }
 
 fn share(text: &str) -> Result<f64, String> {

@@ -9,16 +9,21 @@ mod build;
 mod check;
 mod completions;
 mod console;
+mod eval;
 mod exit;
 mod explain;
 mod fmt;
+mod generate;
 mod info;
 mod input;
 mod kinds;
 mod models;
 mod new;
 mod pick;
+mod picture;
+mod record;
 mod run;
+mod sample;
 mod show;
 mod source;
 mod symbols;
@@ -55,6 +60,8 @@ fn main() -> ExitCode {
         Verb::Show(args) => show::show(args, &console),
         Verb::Run(args) => run::run(args, &console),
         Verb::Bench(args) => bench::bench(args, &console),
+        Verb::Sample(args) => sample::sample(args, &console),
+        Verb::Eval(args) => eval::eval(args, &console),
         Verb::Symbols(args) => symbols::symbols(args, &console),
         Verb::Explain(args) => explain::explain(args, &console),
         Verb::Models(args) => models::models(args, &console),

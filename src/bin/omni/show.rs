@@ -14,6 +14,7 @@ use flashomni::tensor::Tensor;
 use crate::args::Show;
 use crate::console::{self, Console};
 use crate::exit::{Exit, Failure};
+use crate::record::RecordedMasks;
 use crate::source::{Measured, Series};
 use crate::{input, kinds, source};
 
@@ -24,6 +25,9 @@ const HEADS: usize = 4;
 pub fn show(args: &Show, console: &Console) -> Result<Exit, Failure> {
     if let Some(path) = &args.output {
         format_of(path)?;
+    }
+    if RecordedMasks::are_in(&args.file) {
+        return recorded(args, console);
     }
     let (plan, series) = source::open(&args.file, &args.choice, &args.source, console)?;
     let all: Vec<u32> = (0..plan.model.heads).collect();
@@ -61,6 +65,44 @@ pub fn show(args: &Show, console: &Console) -> Result<Exit, Failure> {
         picture.draw(args, console, &plan, &place)?;
     }
     Ok(Exit::Fine)
+}
+
+/// Draws the masks of a recording.
+fn recorded(args: &Show, console: &Console) -> Result<Exit, Failure> {
+    let masks = RecordedMasks::read(&args.file, args.step, args.layer)?;
+    let all: Vec<u32> = (0..masks.symbols.heads() as u32).collect();
+    let heads = match &args.head {
+        Some(pick) => pick.of(&all, "head")?,
+        None => all[..all.len().min(HEADS)].to_vec(),
+    };
+    let heads: Vec<usize> = heads.into_iter().map(|head| head as usize).collect();
+    let title = format!("{}, step {}, layer {}, recorded", masks.source, masks.step, masks.layer);
+    let picture = Picture {
+        symbols: &masks.symbols,
+        blocks: &masks.blocks,
+        segments: &[],
+        heads: &heads,
+        numbers: &[],
+        title: &title,
+    };
+    draw(&picture, args, console)?;
+    Ok(Exit::Fine)
+}
+
+/// Draws in the terminal, or to a file.
+fn draw(picture: &Picture<'_>, args: &Show, console: &Console) -> Result<(), Failure> {
+    let Some(path) = &args.output else {
+        let width = args.width.unwrap_or_else(console::width);
+        let style = if console::has_colour() { terminal::Style::Colour } else { terminal::Style::Plain };
+        return console.print(&terminal::terminal(picture, width, style)?);
+    };
+    let bytes = match format_of(path)? {
+        Format::Png => png::png(picture)?,
+        Format::Svg => svg::svg(picture)?.into_bytes(),
+    };
+    write_atomic(path, |out| out.write_all(&bytes))?;
+    console.note(format_args!("wrote {}", path.display()));
+    Ok(())
 }
 
 /// A step of a layer.
@@ -150,18 +192,7 @@ impl OneOrder {
             numbers: &self.numbers,
             title: &title,
         };
-        let Some(path) = &args.output else {
-            let width = args.width.unwrap_or_else(console::width);
-            let style = if console::has_colour() { terminal::Style::Colour } else { terminal::Style::Plain };
-            return console.print(&terminal::terminal(&picture, width, style)?);
-        };
-        let bytes = match format_of(path)? {
-            Format::Png => png::png(&picture)?,
-            Format::Svg => svg::svg(&picture)?.into_bytes(),
-        };
-        write_atomic(path, |out| out.write_all(&bytes))?;
-        console.note(format_args!("wrote {}", path.display()));
-        Ok(())
+        draw(&picture, args, console)
     }
 }
 
