@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 setup := . scripts/setup.sh
 
-.PHONY: help setup demo test lint docs bench fuzz clean
+.PHONY: help setup demo image frontier test lint docs bench fuzz clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -14,6 +14,14 @@ setup: ## find or install LLVM 22
 
 demo: ## check, build, show and run a strategy on recorded tensors
 	@scripts/demo.sh
+
+image: ## make an image with a strategy and in full, in target/image.png
+	@$(setup); cargo build --release --locked --quiet --bin omni; \
+	"$${CARGO_TARGET_DIR:-target}/release/omni" sample examples/frontier.omni --strategy taylorseer_3 --prompt china -o target/image.png
+
+frontier: ## make the images, plot and table of docs/quality.md anew, in docs/frontier (half an hour on two cores)
+	@$(setup); cargo build --release --locked --quiet --bin omni; \
+	"$${CARGO_TARGET_DIR:-target}/release/omni" eval examples/frontier.omni --size 128 --prompts china,coins -o docs/frontier
 
 test: ## all tests
 	@$(setup); cargo test

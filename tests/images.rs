@@ -227,7 +227,12 @@ fn bad_input_is_one_clear_error() {
         .unwrap();
     refused(path, &["eval", "empty.omni", "-o", "out"], 2, "no strategies to evaluate");
     refused(path, &["eval", "mine.omni", "mine.omni", "-o", "out"], 2, "there are two strategies `half`");
-    refused(path, &["eval", "mine.omni", "--strategy", "halve", "-o", "out"], 2, "none of the files has a strategy `halve`");
+    refused(
+        path,
+        &["eval", "mine.omni", "--strategy", "halve", "-o", "out"],
+        2,
+        "none of the files has a strategy `halve`",
+    );
     refused(path, &["eval", "mine.omni", "-o", "mine.omni"], 2, "mine.omni");
     fs::create_dir(path.join("old")).unwrap();
     fs::write(path.join("old/results.json"), "{}").unwrap();

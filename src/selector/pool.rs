@@ -218,31 +218,46 @@ pub(super) fn over_channels(how: Reduction, vectors: &[f32], dim: usize) -> Vec<
     vectors.chunks_exact(dim).map(of).collect()
 }
 
+/// Columns of [`dot`] that are summed at a time, and rows. Their sums fit into the registers of every x86-64.
+const COLUMNS: usize = 16;
+const ROWS: usize = 2;
+
 /// `[q_blocks, kv_blocks]` dot products of rows of `q` and of `k`, `dim` channels each.
 pub(super) fn dot(q: &[f32], k: &[f32], dim: usize) -> Vec<f32> {
-    const WIDTH: usize = 16;
-    let (rows, columns) = (q.len() / dim, k.len() / dim);
-    let mut result = vec![0.0_f32; rows * columns];
+    let columns = k.len() / dim;
+    let mut result = vec![0.0_f32; q.len() / dim * columns];
     // Groups of kv-blocks with their channels side by side; the last group is padded with zeros.
-    let mut group = vec![0.0_f32; WIDTH * dim];
-    for first in (0..columns).step_by(WIDTH) {
-        let width = WIDTH.min(columns - first);
-        group.fill(0.0);
-        for column in 0..width {
-            for channel in 0..dim {
-                group[channel * WIDTH + column] = k[(first + column) * dim + channel];
-            }
+    let mut group = vec![[0.0_f32; COLUMNS]; dim];
+    for first in (0..columns).step_by(COLUMNS) {
+        let width = COLUMNS.min(columns - first);
+        for (channel, group) in group.iter_mut().enumerate() {
+            let value = |column| if column < width { k[(first + column) * dim + channel] } else { 0.0 };
+            *group = std::array::from_fn(value);
         }
-        for (row, q) in q.chunks_exact(dim).enumerate() {
-            let mut sums = [0.0_f32; WIDTH];
-            for (&x, channel) in q.iter().zip(group.chunks_exact(WIDTH)) {
-                for (sum, y) in sums.iter_mut().zip(channel) {
-                    *sum += x * y;
-                }
+        for (q, result) in q.chunks(ROWS * dim).zip(result.chunks_mut(ROWS * columns)) {
+            if q.len() == ROWS * dim {
+                let sums = products::<ROWS>(q, &group);
+                sums.iter().zip(result.chunks_exact_mut(columns)).for_each(|(sums, line)| {
+                    line[first..first + width].copy_from_slice(&sums[..width]);
+                });
+            } else {
+                let [sums] = products::<1>(q, &group);
+                result[first..first + width].copy_from_slice(&sums[..width]);
             }
-            let start = row * columns + first;
-            result[start..start + width].copy_from_slice(&sums[..width]);
         }
     }
     result
+}
+
+/// Products of some rows with a group; each sum takes its channels in order, whatever stands beside it.
+fn products<const COUNT: usize>(q: &[f32], group: &[[f32; COLUMNS]]) -> [[f32; COLUMNS]; COUNT] {
+    let rows: [&[f32]; COUNT] = std::array::from_fn(|row| &q[row * group.len()..][..group.len()]);
+    let mut sums = [[0.0_f32; COLUMNS]; COUNT];
+    for (channel, values) in group.iter().enumerate() {
+        for (sums, row) in sums.iter_mut().zip(&rows) {
+            let x = row[channel];
+            sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += x * value);
+        }
+    }
+    sums
 }
