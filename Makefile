@@ -21,7 +21,8 @@ image: ## make an image with a strategy and in full, in target/image.png
 
 frontier: ## make the images, plot and table of docs/quality.md anew, in docs/frontier (half an hour on two cores)
 	@$(setup); cargo build --release --locked --quiet --bin omni; \
-	"$${CARGO_TARGET_DIR:-target}/release/omni" eval examples/frontier.omni --size 128 --prompts china,coins -o docs/frontier
+	"$${CARGO_TARGET_DIR:-target}/release/omni" eval examples/frontier.omni --size 128 --prompts china,coins -o target/frontier; \
+	mkdir -p docs/frontier; cp target/frontier/{report.md,results.json,frontier.svg,frontier.png,sheet.png} docs/frontier/
 
 test: ## all tests
 	@$(setup); cargo test

@@ -164,6 +164,16 @@ fn eval_keeps_what_it_has_and_makes_what_is_missing() {
         assert_eq!(second.contains(run), run.0 != "half", "{run:?}");
     }
     assert_eq!(second.len(), 6);
+    // Numbers whose image is gone are made again too.
+    fs::remove_file(out.join("images/dense-moon-0.safetensors")).unwrap();
+    eval(&[]);
+    let third = runs(&out);
+    let is_new = |run: &&(String, String, f64)| !second.contains(run);
+    assert_eq!(
+        third.iter().filter(is_new).map(|run| (run.0.as_str(), run.1.as_str())).collect::<Vec<_>>(),
+        [("dense", "moon")]
+    );
+    let second = third;
     // Images of another size do not go with these.
     let other = [&EVAL[..], &["china"], &["--guidance", "3"]].concat();
     refused(path, &other, 2, "holds images made with other settings: guidance 2, not 3");

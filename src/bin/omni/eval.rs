@@ -27,6 +27,9 @@ use crate::{input, table};
 /// The name of the reference among the strategies.
 const DENSE: &str = "dense";
 
+/// The ending of images that later calls read.
+const TENSORS: &str = "safetensors";
+
 /// Columns of the contact sheet at most.
 const MOST_COLUMNS: usize = 8;
 
@@ -192,10 +195,13 @@ impl Folder {
             }
             folder.results.runs = found.runs;
         }
-        // What is left of a strategy that has changed since is about another one.
-        folder.results.runs.retain(|run| {
-            !candidates.iter().any(|candidate| candidate.name == run.strategy && candidate.key != run.key)
+        // What is left of a strategy that has changed since is about another one, and numbers without their image are of no use.
+        let mut runs = std::mem::take(&mut folder.results.runs);
+        runs.retain(|run| {
+            let has_changed = |candidate: &Candidate| candidate.name == run.strategy && candidate.key != run.key;
+            !candidates.iter().any(has_changed) && folder.file(&run.strategy, &run.prompt, run.seed, TENSORS).exists()
         });
+        folder.results.runs = runs;
         let images = path.join("images");
         std::fs::create_dir_all(&images).map_err(|source| Error::Io {
             action: "create",
@@ -217,8 +223,8 @@ impl Folder {
         names.filter(|name| self.find(name, task).is_none()).count()
     }
 
-    fn file(&self, strategy: &str, task: &Task<'_>, ending: &str) -> PathBuf {
-        self.path.join("images").join(format!("{strategy}-{}-{}.{ending}", task.prompt, task.seed))
+    fn file(&self, strategy: &str, prompt: &str, seed: u64, ending: &str) -> PathBuf {
+        self.path.join("images").join(format!("{strategy}-{prompt}-{seed}.{ending}"))
     }
 
     /// Makes the images of a prompt and a seed that are not there yet, the reference first.
@@ -279,9 +285,9 @@ impl Folder {
             tensors.push(("velocity".to_owned(), Tensor::from_f32(&shape, made.velocities.concat())?));
         }
         let entries: Vec<Entry<'_>> = tensors.iter().map(|(name, tensor)| Entry::of(name, tensor.as_ref())).collect();
-        tensor_file::write(self.file(strategy, task, "safetensors"), &entries, &Default::default())?;
+        tensor_file::write(self.file(strategy, task.prompt, task.seed, TENSORS), &entries, &Default::default())?;
         let bytes = sheet::png(&made.image, setup.size)?;
-        write_atomic(self.file(strategy, task, "png"), |out| out.write_all(&bytes))?;
+        write_atomic(self.file(strategy, task.prompt, task.seed, "png"), |out| out.write_all(&bytes))?;
         self.results.runs.push(Run {
             strategy: strategy.to_owned(),
             prompt: task.prompt.to_owned(),
@@ -295,7 +301,7 @@ impl Folder {
     }
 
     fn image(&self, strategy: &str, task: &Task<'_>) -> Result<(TensorFile, Vec<f32>), Failure> {
-        let file = TensorFile::open(self.file(strategy, task, "safetensors"))?;
+        let file = TensorFile::open(self.file(strategy, task.prompt, task.seed, TENSORS))?;
         let image = file.values("image")?;
         Ok((file, image))
     }
