@@ -26,10 +26,13 @@ impl Setup {
     /// Loads the transformer.
     pub fn open(args: &Host) -> Result<Self, Failure> {
         crate::run::threads(args.threads)?;
-        let model = MiniDit::load(&args.weights).map_err(|error| match error {
-            flashomni::Error::Io { .. } => Failure::from(error)
-                .help("the weights are in `data/minidit` of the repository; --weights names another folder"),
-            other => other.into(),
+        let model = MiniDit::load(&args.weights).map_err(|error| {
+            let is_unread = matches!(error, flashomni::Error::Io { .. });
+            match Failure::from(error) {
+                Failure::Stopped { message, .. } if is_unread => Failure::new(message)
+                    .help("the weights are in `data/minidit` of the repository; --weights names another folder"),
+                other => other,
+            }
         })?;
         model.side(args.size)?;
         Ok(Setup { model, size: args.size, steps: args.steps, guidance: args.guidance })
