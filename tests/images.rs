@@ -221,6 +221,8 @@ fn bad_input_is_one_clear_error() {
     refused(path, &sample(&["--prompt", "china", "--strategy", "none"]), 1, "none");
     refused(path, &sample(&["--prompt", "china", "--steps", "0"]), 2, "1..=1000");
     refused(path, &sample(&["--prompt", "china", "--guidance", "inf"]), 2, "a finite number");
+    let far = ["--prompt", "moon", "--guidance", "3.4e38", "--size", "16", "--steps", "3"];
+    refused(path, &sample(&far), 2, "the image under `dense` is not finite");
     refused(path, &["sample", "--prompt", "china", "-o", "x.jpg"], 2, "does not end in .png");
     refused(path, &["sample", "--prompt", "china", "-o", "x.png", "--strategy", "half"], 2, "<FILE>");
     refused(

@@ -12,6 +12,7 @@ use crate::console::{Console, Progress};
 use crate::exit::Failure;
 use crate::picture::metrics::{psnr, ssim};
 use crate::picture::svg::DrawError;
+use crate::run::relative;
 use crate::table::{self, Table};
 
 /// The transformer, and what all images have in common.
@@ -66,7 +67,11 @@ impl Setup {
         let mut trace = Trace { watch, progress, layers: Vec::new(), times: Vec::new(), velocities: Vec::new() };
         let request = Request { size, steps, class, guidance, noise: noise(size, seed) };
         let image = sample(&self.model, &request, sparsity, &mut trace)?;
-        let Trace { layers, times, velocities, .. } = trace;
+        let Trace { layers, times, velocities, progress: (_, name), .. } = trace;
+        // Such an image is no nearer to the dense one than any other, and has no quality.
+        if image.iter().any(|value| !value.is_finite()) {
+            return Err(Failure::new(format!("the image under `{name}` is not finite: numbers overflowed on the way")));
+        }
         Ok(Generation { image, velocities, measures: self.measures(&layers, &times) })
     }
 
@@ -190,7 +195,7 @@ impl Quality {
 fn relative_error(found: &[f32], wanted: &[f32]) -> f64 {
     let square = |x: f32| f64::from(x) * f64::from(x);
     let error: f64 = found.iter().zip(wanted).map(|(a, b)| square(a - b)).sum();
-    if error == 0.0 { 0.0 } else { (error / wanted.iter().map(|&b| square(b)).sum::<f64>()).sqrt() }
+    relative([error, wanted.iter().map(|&b| square(b)).sum()])
 }
 
 /// Collects what a generation shows.

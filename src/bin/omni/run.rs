@@ -212,7 +212,7 @@ impl Error {
 }
 
 /// Relative error of squared sums: of the difference, and of what is right.
-fn relative([difference, norm]: [f64; 2]) -> f64 {
+pub fn relative([difference, norm]: [f64; 2]) -> f64 {
     if difference == 0.0 { 0.0 } else { (difference / norm).sqrt() }
 }
 
