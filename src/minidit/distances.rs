@@ -17,8 +17,6 @@ pub(super) enum Measure {
     FirstResidual,
 }
 
-impl Measure {}
-
 /// What a branch has measured so far.
 #[derive(Clone, Debug)]
 pub(super) struct Distances {
