@@ -43,6 +43,13 @@ pub const NVRTC: Variable = Variable {
     effect: "take CUDA's run-time compiler (libnvrtc) from there, where the system does not find it by itself",
 };
 
+/// Where the sources of GPU kernels are read.
+pub const KERNEL_DIR: Variable = Variable {
+    name: "OMNI_KERNEL_DIR",
+    values: "a folder",
+    effect: "read the sources of GPU kernels there, a copy of runtime_kernels/, in place of those in the binary",
+};
+
 /// Turns tests that need a GPU and find none into failures; read by the tests.
 pub const REQUIRE_GPU: Variable =
     Variable { name: "OMNI_REQUIRE_GPU", values: "1", effect: "tests of the GPU fail where there is none" };
@@ -51,8 +58,16 @@ pub const REQUIRE_GPU: Variable =
 pub const REQUIRE_NVRTC: Variable =
     Variable { name: "OMNI_REQUIRE_NVRTC", values: "1", effect: "tests that compile GPU kernels fail without NVRTC" };
 
+/// Repeats random inputs; read by the tests.
+pub const SEED: Variable = Variable {
+    name: "OMNI_SEED",
+    values: "a number",
+    effect: "the seed of tests with random inputs, as they print it",
+};
+
 /// Every variable.
-pub const ALL: &[Variable] = &[INTERPRET, THREADS, NO_COLOR, CACHE_DIR, NVRTC, REQUIRE_GPU, REQUIRE_NVRTC];
+pub const ALL: &[Variable] =
+    &[INTERPRET, THREADS, NO_COLOR, CACHE_DIR, NVRTC, KERNEL_DIR, REQUIRE_GPU, REQUIRE_NVRTC, SEED];
 
 /// Whether [`INTERPRET`] is set to 1.
 #[must_use]
@@ -70,6 +85,12 @@ pub fn cache_dir() -> Option<PathBuf> {
 #[must_use]
 pub fn nvrtc() -> Option<PathBuf> {
     path(NVRTC)
+}
+
+/// The folder of [`KERNEL_DIR`].
+#[must_use]
+pub fn kernel_dir() -> Option<PathBuf> {
+    path(KERNEL_DIR)
 }
 
 fn path(variable: Variable) -> Option<PathBuf> {

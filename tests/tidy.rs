@@ -61,7 +61,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("selector", &["codegen", "env", "error", "ir", "plan", "reference", "symbols"]),
     ("cpu", &["error", "symbols", "tensor"]),
     ("cuda", &["env", "error", "files"]),
-    ("kernels", &["cpu", "cuda", "error", "symbols"]),
+    ("kernels", &["cpu", "cuda", "env", "error", "symbols"]),
     (
         "runtime",
         &["codegen", "cpu", "cuda", "error", "geometry", "ir", "kernels", "plan", "selector", "symbols", "tensor"],
@@ -110,6 +110,7 @@ fn llvm_cuda_and_files_have_their_places() {
                 "src/plan/file.rs",
                 "src/minidit/weights.rs",
                 "src/cuda/cache.rs",
+                "src/kernels/source.rs",
                 "src/bin/",
             ],
         ),

@@ -94,7 +94,15 @@ impl TensorView {
     /// [`Error::Shape`] when the buffer is smaller.
     pub fn of(memory: &Arc<Buffer>, shape: [usize; 4], element: Element) -> Result<Self> {
         let [_, heads, tokens, dim] = shape;
-        let strides = [heads * tokens * dim, tokens * dim, dim];
+        let head = tokens.saturating_mul(dim);
+        Self::strided(memory, shape, [heads.saturating_mul(head), head, dim], element)
+    }
+
+    /// As [`TensorView::of`], with other strides: from one batch entry, head and token to the next, in elements.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the buffer is smaller.
+    pub fn strided(memory: &Arc<Buffer>, shape: [usize; 4], strides: [usize; 3], element: Element) -> Result<Self> {
         let view = TensorView { address: memory.address(), shape, strides, element, _memory: Some(Arc::clone(memory)) };
         if view.bytes().is_some_and(|bytes| bytes <= memory.bytes()) {
             return Ok(view);

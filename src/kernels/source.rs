@@ -1,8 +1,13 @@
 //! The kernels' sources, which are part of the binary, and the text of each kernel with all that it includes.
 //!
 //! Includes are resolved here, so that the compiler sees one text: the same that decides its place in the cache, and that is kept
-//! for its author where it does not compile. `#line` lets messages and profilers name the original files.
+//! for its author where it does not compile. `#line` lets messages and profilers name the original files. Who writes kernels has
+//! them read from a folder ([`env::KERNEL_DIR`]) and need not build the crate anew.
 
+use std::borrow::Cow;
+use std::fs;
+
+use crate::env;
 use crate::error::{Error, Result};
 
 /// A file of `runtime_kernels/`: its path there, and its text.
@@ -35,7 +40,7 @@ const FILES: &[File] = &files![
 /// The text of a file, each of its includes in place of the line that first asks for it.
 ///
 /// # Errors
-/// [`Error::Value`] when a file includes one that is not here.
+/// [`Error::Value`] when a file includes one that is not here; [`Error::Io`] when one cannot be read.
 pub fn bundle(path: &str) -> Result<String> {
     let mut text = String::new();
     let mut seen = Vec::new();
@@ -46,11 +51,22 @@ pub fn bundle(path: &str) -> Result<String> {
 /// The parameters' header.
 #[must_use]
 pub fn params_header() -> &'static str {
-    find("params.cuh").map_or("", |(_, text)| text)
+    embedded("params.cuh").unwrap_or("")
 }
 
-fn find(path: &str) -> Option<&'static File> {
-    FILES.iter().find(|(known, _)| *known == path)
+fn embedded(path: &str) -> Option<&'static str> {
+    FILES.iter().find(|(known, _)| *known == path).map(|(_, text)| *text)
+}
+
+/// The text of a file; `None` where there is no such file.
+fn text_of(path: &str) -> Result<Option<Cow<'static, str>>> {
+    let Some(file) = env::kernel_dir().map(|folder| folder.join(path)) else {
+        return Ok(embedded(path).map(Cow::Borrowed));
+    };
+    match fs::read_to_string(&file) {
+        Ok(text) => Ok(Some(Cow::Owned(text))),
+        Err(source) => Err(Error::Io { action: "read", path: file, source }),
+    }
 }
 
 fn add(path: &str, seen: &mut Vec<String>, text: &mut String) -> Result<()> {
@@ -58,7 +74,7 @@ fn add(path: &str, seen: &mut Vec<String>, text: &mut String) -> Result<()> {
         return Ok(());
     }
     seen.push(path.to_owned());
-    let Some((_, source)) = find(path) else {
+    let Some(source) = text_of(path)? else {
         let from = seen.first().map_or("", String::as_str);
         return Err(Error::Value(format!("kernel `{from}` includes `{path}`, which is not among its sources")));
     };

@@ -30,7 +30,9 @@
 //! # Source
 //! FlashOmni, arXiv 2509.25401, section 3; forecasts as in TaylorSeer, arXiv 2503.06923.
 
+mod backend;
 mod clusters;
+mod gpu;
 mod placement;
 mod projections;
 mod reuse;
@@ -39,6 +41,7 @@ mod session;
 mod token_masks;
 mod unpacked;
 
+pub use backend::Backend;
 pub use placement::Placement;
 pub use selection::{HeadGroup, LayerSymbols, Selection, Tensors};
 pub use session::{Report, Session, Step};
