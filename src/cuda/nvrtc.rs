@@ -130,7 +130,9 @@ impl Handle {
         if unsafe { sys::nvrtcGetProgramLog(self.0, log.as_mut_ptr().cast()) } != sys::nvrtcResult::NVRTC_SUCCESS {
             return String::new();
         }
-        String::from_utf8_lossy(log.strip_suffix(&[0]).unwrap_or(&log)).into_owned()
+        // The library may end the text before the size that it gave.
+        let end = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
+        String::from_utf8_lossy(&log[..end]).into_owned()
     }
 
     fn cubin(&self) -> Result<Vec<u8>> {

@@ -155,9 +155,8 @@ mod tests {
             let (name, rest) = part.split_once(" {").unwrap();
             let body = rest.split_once("\n};").unwrap().0;
             let fields = body.lines().filter_map(|line| {
-                let code = line.split("//").next().unwrap().trim();
-                let name = code.strip_suffix(';')?.rsplit([' ', '*']).next()?;
-                Some(name.split('[').next().unwrap().to_owned())
+                let code = line.split("//").next().unwrap().trim().strip_suffix(';')?;
+                Some(code.split('[').next()?.rsplit([' ', '*']).next()?.to_owned())
             });
             found.push((name.to_owned(), fields.collect()));
         }
