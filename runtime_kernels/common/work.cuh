@@ -1,0 +1,104 @@
+// The work of one thread block, as plan.cu has divided it (see Plan in params.cuh): whole rows, then a share of the rest, whose
+// first and last row may be divided between neighbouring thread blocks.
+#pragma once
+#include "params.cuh"
+
+// Tiles begin .. begin + count of a row. A piece of a divided row leaves its partial result in `slot` of the workspace; the
+// thread blocks first ..= last share the row, in `pieces` pieces.
+struct Piece {
+    u32 row;
+    u32 begin;
+    u32 count;
+    u32 slot;
+    u32 first;
+    u32 last;
+    u32 pieces;
+};
+
+constexpr u32 WHOLE = 0xFFFFFFFF; // Piece::slot of a row that is not divided
+
+__device__ __forceinline__ bool is_before(Cut a, Cut b) {
+    return a.item < b.item || (a.item == b.item && a.tile < b.tile);
+}
+
+__device__ __forceinline__ Cut load_cut(const Cut* cuts, u32 index) {
+    uint2 cut = __ldg(reinterpret_cast<const uint2*>(cuts + index));
+    return Cut{cut.x, cut.y};
+}
+
+// Where thread block `block` leaves its piece of the row at `item`.
+__device__ __forceinline__ u32 slot_of(u32 block, u32 first) {
+    return block == first ? 2 * block + 1 : 2 * block;
+}
+
+struct Work {
+    const Plan& plan;
+    u32 block;
+    u32 ctas;
+    u32 waves;
+    u32 wave;
+    Cut at;
+    Cut end;
+    // What lies at the next item, loaded ahead: its first use is an item later.
+    u32 row;
+    u32 length;
+
+    __device__ __forceinline__ Work(const Plan& plan, u32 block) : plan(plan), block(block), ctas(plan.ctas), wave(0) {
+        waves = __ldg(&plan.head->waves);
+        at = load_cut(plan.cuts, block);
+        end = load_cut(plan.cuts, block + 1);
+        load();
+    }
+
+    __device__ __forceinline__ u32 item() const {
+        return wave < waves ? block + wave * ctas : at.item;
+    }
+
+    __device__ __forceinline__ bool is_done() const {
+        return wave >= waves && !is_before(at, end);
+    }
+
+    __device__ __forceinline__ void load() {
+        if (is_done()) return;
+        row = __ldg(plan.order + item());
+        length = __ldg(plan.lengths + item());
+    }
+
+    // The next piece; false when there is none.
+    __device__ __forceinline__ bool next(Piece& piece) {
+        if (is_done()) return false;
+        piece.row = row;
+        piece.slot = WHOLE;
+        if (wave < waves) {
+            piece.begin = 0;
+            piece.count = length;
+            ++wave;
+        } else {
+            u32 stop = at.item == end.item ? end.tile : length;
+            piece.begin = at.tile;
+            piece.count = stop - at.tile;
+            if (piece.count < length) share(piece);
+            at = at.item == end.item ? end : Cut{at.item + 1, 0};
+        }
+        load();
+        return true;
+    }
+
+    // Who else works on the row at `at`.
+    __device__ __forceinline__ void share(Piece& piece) const {
+        Cut start = {at.item, 0};
+        piece.first = block;
+        while (is_before(start, load_cut(plan.cuts, piece.first))) --piece.first;
+        piece.pieces = 0;
+        piece.last = piece.first;
+        for (u32 here = piece.first;; ++here) {
+            Cut next = load_cut(plan.cuts, here + 1);
+            if (is_before(start, next) && is_before(load_cut(plan.cuts, here), next)) {
+                ++piece.pieces;
+                piece.last = here;
+            }
+            if (next.item > at.item) break;
+        }
+        piece.slot = slot_of(block, piece.first);
+    }
+};
