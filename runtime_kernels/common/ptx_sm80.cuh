@@ -9,6 +9,12 @@ __device__ __forceinline__ u32 tid_x() {
     return x;
 }
 
+__device__ __forceinline__ float cvt_f32_f16(u16 x) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
+    return y;
+}
+
 // Copies 16 bytes past the first-level cache; with `bytes` = 0 it reads nothing and writes zeros.
 __device__ __forceinline__ void cp_async_cg_16(u32 destination, const void* source, u32 bytes) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(destination), "l"(source), "r"(bytes) : "memory");
