@@ -6,9 +6,9 @@
 //   in    q [batch, heads, q_tokens, head_dim], k and v [batch, kv_heads, kv_tokens, head_dim], bf16 or fp16; a positive scale
 //   out   out [batch, heads, q_tokens, head_dim] in the type of q, lse [batch, heads, q_tokens] f32 if wanted
 //
-// What the symbols skip: rows (a q-block of a head) whose S_c is 0 are not in the plan. Of a row's kv-blocks only those of
-// S_s are loaded and multiplied; those of S_p under their token mask. Rows without anything to attend to become zeros, cached ones the
-// forecast, if there is one, both by `fill` after all other work.
+// What the symbols skip: rows (a q-block of a head) whose S_c is 0 are not in the plan. Of a row's kv-blocks only those of S_s are
+// loaded and multiplied; those of S_p under their token mask. Rows without anything to attend to become zeros, cached ones
+// the forecast, if there is one, both by `fill` after all other work.
 //
 // Who does what: a persistent grid of plan.ctas thread blocks, each with its share of rows from work.cuh. The 128 queries of a
 // row are divided among the warps, 32 each (16 on devices with little shared memory). All warps load; thread 0 also
@@ -26,51 +26,58 @@
 // | head_dim | devices           | warps | buffers  | shared memory       | blocks per multiprocessor |
 // |----------|-------------------|-------|----------|---------------------|---------------------------|
 // | 128      | 8.0, 8.7          | 4     | 3 x 16 K | 80.5 KiB (82,432)   | 2                         |
-// | 128      | 8.6, 8.9, 12.x    | 8     | 4 x 16 K | 96.5 KiB (98,816)   | 1                         |
+// | 128      | 8.6 to 8.9, 12.x  | 8     | 4 x 16 K | 96.5 KiB (98,816)   | 1                         |
 // | 128      | 9.0, 10.x, 11.0   | 4     | 4 x 16 K | 96.5 KiB (98,816)   | 2                         |
-// | 64       | all               | 4     | 4 x 8 K  | 48.5 KiB (49,664)   | 2 (little memory), 3      |
+// | 64       | 8.0, 8.7, 9.0     | 4     | 4 x 8 K  | 48.5 KiB (49,664)   | 3                         |
+// | 64       | all others        | 4     | 4 x 8 K  | 48.5 KiB (49,664)   | 2                         |
 //
 // Memory plan: Q, later the output on its way out, 128 x head_dim x 2 bytes; buffers, 64 x head_dim x 2 bytes each; 512 bytes
 // of control. Rows are split into 16-byte chunks, and chunk c of row r lies at c ^ (r % 8), so that neither ldmatrix nor
 // stores meet bank conflicts.
+#include "attention/config.cuh"
+#include "attention/masks.cuh"
 #include "common/math.cuh"
 #include "common/ptx.cuh"
 #include "common/ptx_sm80.cuh"
-#include "common/symbols.cuh"
 #include "common/work.cuh"
 #include "params.cuh"
 
-constexpr u32 HEAD_DIM = OMNI_HEAD_DIM;
-constexpr u32 KV_BLOCK = OMNI_KV_BLOCK;
-static_assert(HEAD_DIM == 64 || HEAD_DIM == 128, "head_dim is 64 or 128");
-static_assert(KV_BLOCK == 64 || KV_BLOCK == 128, "a tile of 128 keys holds one or two kv-blocks");
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#error "mma.sync of bf16 and cp.async need sm_80 or newer"
+#endif
 
-#if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
+#if (__CUDA_ARCH__ >= 860 && __CUDA_ARCH__ < 900 && __CUDA_ARCH__ != 870) || __CUDA_ARCH__ >= 1200
 constexpr bool LITTLE_SHARED_MEMORY = true; // 100 KiB
 #else
 constexpr bool LITTLE_SHARED_MEMORY = false;
 #endif
+// The first line of the table.
 #if __CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 870
 constexpr u32 STAGES = HEAD_DIM == 128 ? 3 : 4; // two thread blocks within 164 KiB
 #else
 constexpr u32 STAGES = 4;
 #endif
 constexpr u32 WARPS = LITTLE_SHARED_MEMORY && HEAD_DIM == 128 ? 8 : 4;
-constexpr u32 BLOCKS_PER_SM = HEAD_DIM == 64 ? (LITTLE_SHARED_MEMORY ? 2 : 3) : (LITTLE_SHARED_MEMORY ? 1 : 2);
+// Decides how many registers a thread gets. A third thread block of 10.x and later would spill a few.
+#if __CUDA_ARCH__ >= 1000
+constexpr u32 MOST_BLOCKS = 2;
+#else
+constexpr u32 MOST_BLOCKS = HEAD_DIM == 64 ? 3 : 2;
+#endif
+constexpr u32 BLOCKS_PER_SM = !LITTLE_SHARED_MEMORY ? MOST_BLOCKS : HEAD_DIM == 64 ? 2 : 1;
 constexpr u32 THREADS = WARPS * 32;
 
-constexpr u32 Q_BLOCK = 128;
 constexpr u32 STEP = 64; // keys of a step
-constexpr u32 STEPS_PER_TILE = 2;
+constexpr u32 STEPS_PER_TILE = TILE / STEP;
 constexpr u32 ENTRIES = 4 * STEPS_PER_TILE; // two tiles ahead, and one that is in use
-constexpr u32 ROWS = Q_BLOCK / WARPS;       // queries of a warp
+constexpr u32 ROWS = BLOCK_Q / WARPS; // queries of a warp
 constexpr u32 M_TILES = ROWS / 16;
 constexpr u32 S_TILES = STEP / 8;
 constexpr u32 O_TILES = HEAD_DIM / 8;
 
 constexpr u32 ROW_BYTES = HEAD_DIM * 2;
 constexpr u32 CHUNKS = ROW_BYTES / 16; // of a row
-constexpr u32 Q_BYTES = Q_BLOCK * ROW_BYTES;
+constexpr u32 Q_BYTES = BLOCK_Q * ROW_BYTES;
 constexpr u32 STAGE_BYTES = STEP * ROW_BYTES;
 
 constexpr float SLACK = 8.0f; // growth of a maximum that is put up with
@@ -78,10 +85,9 @@ constexpr float SLACK = 8.0f; // growth of a maximum that is put up with
 // The keys of one step.
 struct Entry {
     u32 token;
-    u32 tokens;      // 0: nothing to do
-    const u64* mask; // token mask of query 0, others MASK_STRIDE words apart; null where all is computed
+    u32 tokens; // 0: nothing to do
+    u32 mask;   // as in TileNote
 };
-constexpr u32 MASK_STRIDE = KV_BLOCK / 64;
 
 // A piece of a row, with its place in the tensors.
 struct Job {
@@ -98,15 +104,15 @@ struct Job {
 // Shared by the thread block. What only thread 0 needs is here as well: registers would be taken from all threads.
 struct Control {
     Entry entries[ENTRIES];
-    Job jobs[2]; // the one in progress and the next
+    Job jobs[2]; // the one whose loads have begun last, at `current`, and the one before
     u64 work[7]; // what thread 0 does next, a Work
-    u64 live[4]; // where thread 0 is in the row's live blocks, a LiveBlocks
-    u32 symbols_row;
+    u64 walk[6]; // where thread 0 is in the row's tiles, a TileWalk
+    u32 current;
     u32 is_last; // this thread block was the last to finish a divided row
 };
 static_assert(sizeof(Control) <= 512, "the memory plan above");
 static_assert(sizeof(Work) <= sizeof(Control::work), "room for the position in the work");
-static_assert(sizeof(LiveBlocks) <= sizeof(Control::live), "room for the position in the live blocks");
+static_assert(sizeof(TileWalk) <= sizeof(Control::walk), "room for the position in the tiles");
 
 // What a warp accumulates: lane l holds the columns 2 (l % 4) and 2 (l % 4) + 1 of every 8, in the rows l / 4 and l / 4 + 8 of
 // every 16.
@@ -144,8 +150,8 @@ __device__ __forceinline__ void place_row(const AttentionParams& params, u32 row
     job.q_token = __ldg(params.symbols.q_start + q_block);
     job.q_tokens = __ldg(params.symbols.q_start + q_block + 1) - job.q_token;
 #else
-    job.q_token = q_block * Q_BLOCK;
-    job.q_tokens = min(Q_BLOCK, shape.q_tokens - job.q_token);
+    job.q_token = q_block * BLOCK_Q;
+    job.q_tokens = min(BLOCK_Q, shape.q_tokens - job.q_token);
 #endif
 }
 
@@ -153,52 +159,21 @@ __device__ __forceinline__ u32 symbols_row_of(const Shape& shape, u32 row) {
     return shape.symbol_batches == 1 ? row % (shape.heads * shape.q_blocks) : row;
 }
 
-__device__ __forceinline__ u32 words_of(const Shape& shape) { return (shape.kv_blocks + 63) / 64; }
-
-// Splits a live kv-block into the entries of its steps.
-__device__ __forceinline__ void enter_block(const AttentionParams& params, u32 symbols_row, u32 block, Entry* entries) {
-#if OMNI_MASKS
-    const Symbols& symbols = params.symbols;
-    const u32 token = __ldg(symbols.kv_start + block);
-    const u32 tokens = __ldg(symbols.kv_start + block + 1) - token;
-#else
-    const u32 token = block * KV_BLOCK;
-    const u32 tokens = min(KV_BLOCK, params.shape.kv_tokens - token);
-#endif
-    const u64* mask = nullptr;
-#if OMNI_MASKS
-    if (symbols.partial != nullptr) {
-        const u64* partial = symbols.partial + u64(symbols_row) * words_of(params.shape);
-        if (__ldg(partial + block / 64) >> (block % 64) & 1) {
-            const u32 number = partial_number(partial, __ldg(symbols.partial_start + symbols_row), block);
-            mask = symbols.tiles + u64(__ldg(symbols.tile_of + number)) * Q_BLOCK * MASK_STRIDE;
-        }
-    }
-#endif
-#pragma unroll
-    for (u32 i = 0; i < KV_BLOCK / STEP; i++) {
-        const u32 left = tokens > i * STEP ? tokens - i * STEP : 0;
-        entries[i] = Entry{token + i * STEP, min(STEP, left), mask == nullptr ? nullptr : mask + i};
-    }
-}
-
 // The entries of a tile, which thread 0 writes for all.
-__device__ __forceinline__ void decode_tile(const AttentionParams& params, Control& control, u32 tile) {
-    LiveBlocks& live = *reinterpret_cast<LiveBlocks*>(control.live);
-    Entry* entries = control.entries + tile * STEPS_PER_TILE % ENTRIES;
-    enter_block(params, control.symbols_row, live.pop(), entries);
-#if OMNI_KV_BLOCK == 64
-    while (live.word == 0 && live.index > 0) live.advance();
-    if (live.word != 0) {
-        enter_block(params, control.symbols_row, live.pop(), entries + 1);
-    } else {
-        entries[1].tokens = 0; // an odd number of live blocks
+__device__ __forceinline__ void decode_tile(Control& control, u32 tile_index) {
+    const Tile tile = reinterpret_cast<TileWalk*>(control.walk)->next();
+    Entry* entries = control.entries + tile_index * STEPS_PER_TILE % ENTRIES;
+#pragma unroll
+    for (u32 i = 0; i < STEPS_PER_TILE; i++) {
+        const u32 token = KV_BLOCK == STEP ? tile.token[i * STEP / KV_BLOCK] : tile.token[0] + i * STEP;
+        entries[i] = Entry{token, tile.note.columns[i], tile.note.mask[i]};
     }
-#endif
 }
 
 // The next piece of work and the entries of its first two tiles.
-__device__ __noinline__ void fetch(const AttentionParams& params, Control& control, Job& job) {
+__device__ __noinline__ void fetch(const AttentionParams& params, Control& control) {
+    control.current ^= 1;
+    Job& job = control.jobs[control.current];
     job.steps = 0;
     if (!reinterpret_cast<Work*>(control.work)->next(job.piece)) return;
     job.steps = job.piece.count * STEPS_PER_TILE;
@@ -206,20 +181,18 @@ __device__ __noinline__ void fetch(const AttentionParams& params, Control& contr
     const u32 kv_head = job.head / (params.shape.heads / params.shape.kv_heads);
     job.k = row_of(params.k, job.batch, kv_head, 0);
     job.v = row_of(params.v, job.batch, kv_head, 0);
-    control.symbols_row = symbols_row_of(params.shape, job.piece.row);
-    const u32 words = words_of(params.shape);
-    LiveBlocks live(params.symbols.skip + u64(control.symbols_row) * words, words);
-    live.skip(job.piece.begin * (128 / KV_BLOCK));
-    *reinterpret_cast<LiveBlocks*>(control.live) = live;
-    decode_tile(params, control, 0);
-    if (job.piece.count > 1) decode_tile(params, control, 1);
+    const TileWalk walk(params, symbols_row_of(params.shape, job.piece.row), job.piece.begin);
+    __builtin_memcpy(control.walk, &walk, sizeof(walk));
+    decode_tile(control, 0);
+    if (job.piece.count > 1) decode_tile(control, 1);
 }
 
 // --------------------------------------------------------------------------------------------------------------------- loads
 
-// Load number `load` of a piece: even ones are the keys of step load / 2, odd ones its values. Tokens beyond the block become zeros,
-// which masked weights may be multiplied with.
-__device__ __forceinline__ void load_step(const AttentionParams& params, const Control& control, const Job& job, u32 load, u32 buffer) {
+// Load number `load` of a piece: even ones are the keys of step load / 2, odd ones its values. Tokens beyond the block become
+// zeros, which masked weights may be multiplied with.
+__device__ __forceinline__ void load_step(const AttentionParams& params, const Control& control, u32 load, u32 buffer) {
+    const Job& job = control.jobs[control.current];
     constexpr u32 ROWS_AT_ONCE = THREADS / CHUNKS;
     if (load / 2 < job.steps) {
         const bool is_key = load % 2 == 0;
@@ -334,7 +307,8 @@ __device__ __forceinline__ void raise_maxima(const float (&s)[M_TILES][S_TILES][
 }
 
 // S becomes weights, in pairs of 16 bits: the layout of a result is that of a left operand, 16 keys at a time.
-__device__ __forceinline__ void weigh(const float (&s)[M_TILES][S_TILES][4], u32 (&p)[M_TILES][STEP / 16][4], Accumulators& sums, float scale) {
+__device__ __forceinline__ void weigh(
+    const float (&s)[M_TILES][S_TILES][4], u32 (&p)[M_TILES][STEP / 16][4], Accumulators& sums, float scale) {
 #pragma unroll
     for (u32 i = 0; i < 2 * M_TILES; i++) {
         const float max = sums.max[i / 2][i % 2];
@@ -373,38 +347,43 @@ __device__ __forceinline__ void multiply_values(Accumulators& sums, const u32 (&
 
 // All steps of a piece. Its first STAGES - 1 loads are under way.
 __device__ __forceinline__ void attend(
-    const AttentionParams& params, Control& control, const Job& job, u32 queries, Accumulators& sums) {
+    const AttentionParams& params, Control& control, u32 queries, Accumulators& sums) {
     const u32 buffers = queries + Q_BYTES;
-    const u32 steps = job.steps;
-    u32 slot = 0;
+    // Read anew in every step rather than kept in a register.
+    auto steps = [&] { return control.jobs[control.current].steps; };
     // Waits for load number `load` and starts the one that takes the place of the one before it, which the barrier has freed.
+    u32 slot = 0;
     auto turn = [&](u32 load) {
         cp_async_wait_group<STAGES - 2>();
         __syncthreads();
         const u32 freed = slot == 0 ? STAGES - 1 : slot - 1;
-        load_step(params, control, job, load + STAGES - 1, buffers + freed * STAGE_BYTES);
+        load_step(params, control, load + STAGES - 1, buffers + freed * STAGE_BYTES);
         const u32 buffer = buffers + slot * STAGE_BYTES;
         slot = slot == STAGES - 1 ? 0 : slot + 1;
         return buffer;
     };
-    for (u32 step = 0; step < steps; step++) {
+    for (u32 step = 0; step < steps(); step++) {
         const u32 keys = turn(2 * step);
         const u32 ahead = step + 2 * STEPS_PER_TILE;
-        if (threadIdx.x == 0 && step % STEPS_PER_TILE == 0 && ahead < steps) decode_tile(params, control, ahead / STEPS_PER_TILE);
+        if (threadIdx.x == 0 && step % STEPS_PER_TILE == 0 && ahead < steps()) decode_tile(control, ahead / STEPS_PER_TILE);
         const Entry entry = control.entries[step % ENTRIES];
         u32 p[M_TILES][STEP / 16][4];
         if (entry.tokens > 0) {
+            const bool has_mask = MASKS && entry.mask != NO_MASK;
             u64 mask = ~0ull;
             // Before the product, which hides the latency.
-            if (OMNI_MASKS && entry.mask != nullptr) mask = __ldg(entry.mask + (threadIdx.x / 32 * ROWS + threadIdx.x % ROWS) * MASK_STRIDE);
+            if (has_mask) {
+                const u32 thread = tid_x();
+                mask = __ldg(params.symbols.tiles + entry.mask + (thread / 32 * ROWS + thread % ROWS) * MASK_WORDS);
+            }
             float s[M_TILES][S_TILES][4];
             multiply_keys(s, queries, keys);
-            if (entry.tokens < STEP || (OMNI_MASKS && entry.mask != nullptr)) mask_scores(s, entry.tokens, mask);
+            if (has_mask || entry.tokens < STEP) mask_scores(s, entry.tokens, mask);
             raise_maxima(s, sums, params.scale_log2);
             weigh(s, p, sums, params.scale_log2);
         }
         const u32 values = turn(2 * step + 1);
-        if (entry.tokens > 0) multiply_values(sums, p, values);
+        if (control.entries[step % ENTRIES].tokens > 0) multiply_values(sums, p, values);
     }
 }
 
@@ -458,7 +437,7 @@ __device__ __forceinline__ void store_piece(const Plan& plan, u32 slot, const Ac
     const u32 lane = thread % 32;
 #pragma unroll
     for (u32 i = 0; i < 2 * M_TILES; i++) {
-        const u64 row = u64(slot) * Q_BLOCK + thread / 32 * ROWS + i * 8 + lane / 4;
+        const u64 row = u64(slot) * BLOCK_Q + thread / 32 * ROWS + i * 8 + lane / 4;
         float2* out = reinterpret_cast<float2*>(plan.partial_out + row * HEAD_DIM) + lane % 4;
 #pragma unroll
         for (u32 n = 0; n < O_TILES; n++) {
@@ -489,12 +468,12 @@ __device__ __noinline__ void merge_pieces(const AttentionParams& params, const J
     for (u32 row = threadIdx.x / THREADS_PER_ROW; row < job.q_tokens; row += THREADS / THREADS_PER_ROW) {
         // Past the first-level cache, here and below: other multiprocessors have written it.
         float max = -INFINITE;
-        for_each_piece(plan, job.piece, [&](u32 slot) { max = fmaxf(max, __ldcg(stats + u64(slot) * Q_BLOCK + row).x); });
+        for_each_piece(plan, job.piece, [&](u32 slot) { max = fmaxf(max, __ldcg(stats + u64(slot) * BLOCK_Q + row).x); });
         const float reference = max == -INFINITE ? 0.0f : max;
         float sum = 0.0f;
         float out[8] = {};
         for_each_piece(plan, job.piece, [&](u32 slot) {
-            const u64 index = u64(slot) * Q_BLOCK + row;
+            const u64 index = u64(slot) * BLOCK_Q + row;
             const float2 of_piece = __ldcg(stats + index);
             const float weight = ex2_approx(of_piece.x - reference);
             const float4* values = reinterpret_cast<const float4*>(plan.partial_out + index * HEAD_DIM + column);
@@ -520,7 +499,8 @@ __device__ __noinline__ void merge_pieces(const AttentionParams& params, const J
 }
 
 // Leaves a piece of a divided row in the workspace; the last of its thread blocks to come joins all. Nobody waits for anybody.
-__device__ __forceinline__ void finish_piece(const AttentionParams& params, Control& control, const Job& job, const Accumulators& sums) {
+__device__ __forceinline__ void finish_piece(
+    const AttentionParams& params, Control& control, const Job& job, const Accumulators& sums) {
     store_piece(params.plan, job.piece.slot, sums);
     __threadfence(); // the piece comes before its arrival
     __syncthreads();
@@ -579,29 +559,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) attention(c
     Control& control = *reinterpret_cast<Control*>(shared + Q_BYTES + STAGES * STAGE_BYTES);
     const u32 queries = shared_address(shared);
     // Thread 0 fetches a piece for all, and all start its first loads.
-    auto start = [&](Job& job) {
-        if (threadIdx.x == 0) fetch(params, control, job);
-        __syncthreads(); // the buffers are free and the entries are there
+    auto start = [&] {
+        __syncthreads(); // all are done with the last piece, and so with its buffers and control
+        if (threadIdx.x == 0) fetch(params, control);
+        __syncthreads();
 #pragma unroll
-        for (u32 load = 0; load < STAGES - 1; load++) {
-            load_step(params, control, job, load, queries + Q_BYTES + load * STAGE_BYTES);
-        }
+        for (u32 load = 0; load < STAGES - 1; load++) load_step(params, control, load, queries + Q_BYTES + load * STAGE_BYTES);
     };
     if (threadIdx.x == 0) {
         const Work work(params.plan, blockIdx.x);
         __builtin_memcpy(control.work, &work, sizeof(work));
+        control.current = 0;
     }
-    start(control.jobs[0]);
-    for (u32 current = 0; control.jobs[current].steps > 0; current ^= 1) {
-        const Job& job = control.jobs[current];
-        load_queries(params, job, queries);
+    start();
+    while (control.jobs[control.current].steps > 0) {
+        load_queries(params, control.jobs[control.current], queries);
         Accumulators sums = {};
 #pragma unroll
         for (u32 m = 0; m < M_TILES; m++) sums.max[m][0] = sums.max[m][1] = -INFINITE;
         cp_async_wait_group<0>(); // the queries are the youngest group
-        attend(params, control, job, queries, sums);
+        attend(params, control, queries, sums);
         sum_lanes(sums);
-        start(control.jobs[current ^ 1]);
+        start();
+        const Job& job = control.jobs[control.current ^ 1]; // the one that is done
         if (job.piece.slot == WHOLE) {
             store_row(params, job, shared, sums);
         } else {

@@ -4,7 +4,7 @@
 //   lse[b, h, i] = log(sum over j of p[j]),    h' = h / (heads / kv_heads)
 //
 //   in    q [batch, heads, q_tokens, head_dim], k and v [batch, kv_heads, kv_tokens, head_dim], params.symbols
-//   out   out [batch, heads, q_tokens, head_dim], lse [batch, heads, q_tokens] if wanted; params.plan is not used but for fill_cached
+//   out   out [batch, heads, q_tokens, head_dim], lse [batch, heads, q_tokens] if wanted; of params.plan only fill_cached is used
 //
 // j runs over the tokens of the kv-blocks whose S_s is 1, without those that the token mask of a block of S_p leaves out. A q-block
 // whose S_c is 0 keeps its output or gets the forecast.
