@@ -182,7 +182,7 @@ __device__ __noinline__ void fetch(const AttentionParams& params, Control& contr
     job.k = row_of(params.k, job.batch, kv_head, 0);
     job.v = row_of(params.v, job.batch, kv_head, 0);
     const TileWalk walk(params, symbols_row_of(params.shape, job.piece.row), job.piece.begin);
-    __builtin_memcpy(control.walk, &walk, sizeof(walk));
+    memcpy(control.walk, &walk, sizeof(walk));
     decode_tile(control, 0);
     if (job.piece.count > 1) decode_tile(control, 1);
 }
@@ -568,7 +568,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) attention(c
     };
     if (threadIdx.x == 0) {
         const Work work(params.plan, blockIdx.x);
-        __builtin_memcpy(control.work, &work, sizeof(work));
+        memcpy(control.work, &work, sizeof(work));
         control.current = 0;
     }
     start();
