@@ -3,7 +3,7 @@
 #include "common/ptx.cuh"
 
 constexpr float LN_2 = 0.693147180559945309f;
-constexpr float INFINITE = __builtin_huge_valf();
+constexpr float INFINITE = __builtin_bit_cast(float, 0x7F800000);
 
 // Two numbers in the type of q, k, v and out; `low` comes first in memory.
 __device__ __forceinline__ u32 pack(float low, float high) {
