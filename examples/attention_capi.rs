@@ -182,7 +182,7 @@ unsafe fn prepare(opened: &Opened, problem: &Problem) -> Result<Prepared> {
     let options = Options { scale: (problem.scale != 0.0).then_some(problem.scale), path, ..Options::default() };
     // SAFETY: as above.
     let (symbols, offsets) = unsafe { symbols(stream, problem)? };
-    let work = kernels.work(stream, &symbols, batch, head_dim, &options)?;
+    let work = kernels.work(stream, &symbols, [batch, head_dim], &options, None)?;
     let [q, k, v, out] = [problem.q, problem.k, problem.v, problem.out].map(view);
     let call = kernels.attention(&work, Operands { q, k, v, out, lse }, options)?;
     Ok(Prepared { call, device: Arc::clone(kernels.device()), _offsets: offsets })

@@ -9,6 +9,8 @@ mod case;
 #[path = "gpu/random.rs"]
 mod random;
 
+use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use case::{Case, Layout, Mask};
@@ -25,6 +27,9 @@ pub struct Gpu {
     pub stream: Stream,
 }
 
+/// Tests that had no GPU.
+static SKIPPED: AtomicUsize = AtomicUsize::new(0);
+
 /// Runs a test on the GPU, one at a time; says so where it cannot.
 fn on_gpu(test: impl FnOnce(&Gpu, &mut Random)) {
     static GPU: OnceLock<Result<Mutex<Gpu>, String>> = OnceLock::new();
@@ -36,13 +41,15 @@ fn on_gpu(test: impl FnOnce(&Gpu, &mut Random)) {
         Ok(gpu) => {
             let gpu = gpu.lock().unwrap_or_else(PoisonError::into_inner);
             let mut random = Random::fresh();
-            eprintln!("{} from {}={}", gpu.kernels.device(), env::SEED.name, random.seed());
+            println!("{} from {}={}", gpu.kernels.device(), env::SEED.name, random.seed());
             test(&gpu, &mut random);
         }
         Err(error) => {
             let is_required = std::env::var_os(env::REQUIRE_GPU.name).is_some_and(|value| value == "1");
             assert!(!is_required, "{error}");
-            eprintln!("SKIPPED: nothing was run on a GPU, as {error}");
+            let count = SKIPPED.fetch_add(1, Ordering::Relaxed) + 1;
+            // Past the capture of passing tests.
+            let _ = writeln!(std::io::stderr(), "SKIPPED: test {count} of a GPU did not run: {error}");
         }
     }
 }
@@ -259,7 +266,7 @@ fn soak() {
         for number in 0..4_000 {
             let case = Case::random(random);
             if number % 200 == 0 {
-                eprintln!("shape {number}: {case:?}");
+                println!("shape {number}: {case:?}");
             }
             case.check(gpu, random);
         }

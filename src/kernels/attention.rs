@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::choose::{self, BLOCK, Geometry, Kernel, Path, Variant, check_head_dim};
 use super::params::{self, MAX_ORDER};
 use super::symbols::{DeviceSymbols, Sizes};
-use super::work::WorkPlan;
+use super::work::{WorkPlan, Workspace};
 use super::{Element, Kernels};
 use crate::cuda::tensor_map::Layout;
 use crate::cuda::{Argument, Buffer, Function, Launch, Stream, TensorMap};
@@ -212,22 +212,30 @@ impl CachedRows {
 }
 
 impl Kernels {
-    /// Room for the work list of launches under some symbols, on tensors with `batch` entries and this head_dim.
+    /// Room for the work list of launches under some symbols, on tensors with `batch` entries and this head_dim. With a
+    /// workspace, that of another work list of the same head_dim and path, both share it: their launches must not overlap.
     ///
     /// # Errors
-    /// [`Error::Shape`] when they do not fit; [`Error::Cuda`] when there is not enough memory.
+    /// [`Error::Shape`] when they do not fit; [`Error::State`] when the workspace is for launches of another size;
+    /// [`Error::Cuda`] when there is not enough memory.
     pub fn work(
         &self,
         stream: &Stream,
         symbols: &Arc<DeviceSymbols>,
-        batch: usize,
-        head_dim: usize,
+        [batch, head_dim]: [usize; 2],
         options: &Options,
+        workspace: Option<&Arc<Workspace>>,
     ) -> Result<Arc<WorkPlan>> {
         let batch = u32::try_from(batch).map_err(|_| Error::Shape(format!("{batch} batch entries are too many")))?;
         let fills = matches!(options.cached, CachedRows::Forecast(_));
         let variant = self.variant(symbols, check_head_dim(head_dim)?, Element::Bf16, options.path)?;
-        WorkPlan::new(stream, symbols, batch, variant.head_dim, self.ctas(variant), fills).map(Arc::new)
+        let (ctas, head_dim) = (self.ctas(variant), variant.head_dim);
+        let workspace = match workspace {
+            Some(known) if known.fits(ctas, head_dim) => Arc::clone(known),
+            Some(_) => return Err(Error::State("the workspace is for launches of another size".to_owned())),
+            None => Arc::new(Workspace::new(stream, ctas, head_dim)?),
+        };
+        WorkPlan::new(stream, symbols, batch, &workspace, fills).map(Arc::new)
     }
 
     /// Thread blocks of a persistent launch.

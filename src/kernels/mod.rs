@@ -32,7 +32,7 @@ pub use crate::cuda::tensor_map::Element;
 pub use attention::{AttentionCall, CachedRows, Operands, Options, TensorView};
 pub use choose::{Kernel, Path, Variant};
 pub use symbols::DeviceSymbols;
-pub use work::WorkPlan;
+pub use work::{WorkPlan, Workspace};
 
 /// The kernels of one device.
 pub struct Kernels {

@@ -19,7 +19,9 @@ use crate::error::Result;
 use crate::ir::Model;
 use crate::kernels::attention::FloatView;
 use crate::kernels::choose::{BLOCK, padded_head_dim};
-use crate::kernels::{AttentionCall, CachedRows, DeviceSymbols, Element, Kernels, Operands, Options, TensorView};
+use crate::kernels::{
+    AttentionCall, CachedRows, DeviceSymbols, Element, Kernels, Operands, Options, TensorView, Workspace,
+};
 use crate::symbols::{BitMatrix, Blocks, Symbols};
 use crate::tensor::{Dtype, Tensor, TensorMut, TensorRef, Values};
 
@@ -40,6 +42,7 @@ pub(super) struct Gpu {
     /// One of them on its way.
     staging: Vec<u16>,
     dense: HashMap<Element, AttentionCall>,
+    workspace: Option<Arc<Workspace>>,
     prepared: Vec<Prepared>,
     features: HashMap<u32, Features>,
     /// Around what is timed.
@@ -84,6 +87,7 @@ impl Gpu {
             element: if model.dtype == Dtype::Bf16 { Element::Bf16 } else { Element::F16 },
             staging: Vec::new(),
             dense: HashMap::new(),
+            workspace: None,
             prepared: Vec::new(),
             features: HashMap::new(),
             milliseconds: 0.0,
@@ -191,7 +195,7 @@ impl Gpu {
     }
 
     fn prepare(
-        &self,
+        &mut self,
         symbols: &Symbols,
         blocks: &Blocks,
         element: Element,
@@ -204,7 +208,9 @@ impl Gpu {
         let scale = Some((1.0 / (self.head_dim as f64).sqrt()) as f32);
         let options = Options { scale, cached, ..Options::default() };
         let symbols = DeviceSymbols::upload(&self.stream, symbols, blocks, 1)?;
-        let work = self.kernels.work(&self.stream, &symbols, 1, self.padded, &options)?;
+        let work = self.kernels.work(&self.stream, &symbols, [1, self.padded], &options, self.workspace.as_ref())?;
+        // All launches are on one stream, one after the other.
+        self.workspace.get_or_insert_with(|| Arc::clone(work.workspace()));
         let call = self.kernels.attention(&work, operands, options)?;
         call.plan(&self.stream)?;
         Ok(call)

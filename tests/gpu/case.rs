@@ -206,16 +206,19 @@ impl Case {
             for q_block in 0..q_blocks {
                 symbols.cache.set(head, q_block, random.chance(self.live_rows));
                 let row = head * q_blocks + q_block;
-                let mut counted: Vec<bool> = (0..kv_blocks).map(|_| false).collect();
+                let mut counted = vec![false; kv_blocks];
                 if let Mask::Count(count) = self.mask {
-                    (0..count).for_each(|_| counted[random.below(kv_blocks)] = true);
+                    // As many different ones as there are.
+                    while counted.iter().filter(|&&live| live).count() < count.min(kv_blocks) {
+                        counted[random.below(kv_blocks)] = true;
+                    }
                 }
-                for kv_block in 0..kv_blocks {
+                for (kv_block, is_counted) in counted.into_iter().enumerate() {
                     let share = (head % self.heads) as f64 / (self.heads - 1).max(1) as f64;
                     let is_live = match self.mask {
                         Mask::Full => true,
                         Mask::Random(density) => random.chance(density),
-                        Mask::Count(_) => counted[kv_block],
+                        Mask::Count(_) => is_counted,
                         Mask::Band(reach) => (q_block * kv_blocks / q_blocks).abs_diff(kv_block) <= reach,
                         Mask::Skewed => random.chance(share),
                     };
@@ -296,7 +299,7 @@ impl Case {
             lse: self.lse.then(|| FloatView::of(&lse)),
         };
         let device_symbols = DeviceSymbols::upload(stream, &symbols, &blocks, self.symbol_batches).unwrap();
-        let work = kernels.work(stream, &device_symbols, self.batch, self.head_dim, &options).unwrap();
+        let work = kernels.work(stream, &device_symbols, [self.batch, self.head_dim], &options, None).unwrap();
         let call = kernels.attention(&work, operands, options).unwrap_or_else(|error| panic!("{self:?}: {error}"));
         Prepared { case: self, symbols, blocks, qkv, terms, out, lse, call }
     }

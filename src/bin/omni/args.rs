@@ -307,8 +307,8 @@ pub struct Run {
     /// Write the results as JSON
     #[arg(long)]
     pub json: bool,
-    /// Where attention runs: cpu, cuda or cuda:N
-    #[arg(long, value_name = "DEVICE", default_value_t)]
+    /// Where attention runs: cuda, or cuda:N for the GPU of that number; without, on the CPU
+    #[arg(long, value_name = "DEVICE", default_value_t, hide_default_value = true)]
     pub device: Device,
     /// Threads to use; without, one for each core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -341,8 +341,8 @@ pub struct Bench {
     /// Write the results as JSON
     #[arg(long)]
     pub json: bool,
-    /// Where attention runs: cpu, cuda or cuda:N
-    #[arg(long, value_name = "DEVICE", default_value_t)]
+    /// Where attention runs: cuda, or cuda:N for the GPU of that number; without, on the CPU
+    #[arg(long, value_name = "DEVICE", default_value_t, hide_default_value = true)]
     pub device: Device,
     /// Threads to use; without, one for each core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
