@@ -24,7 +24,7 @@ impl Event {
     /// An event that was not recorded yet.
     ///
     /// # Errors
-    /// [`Error::Cuda`](crate::error::Error::Cuda) when the driver refuses.
+    /// [`Error::Cuda`] when the driver refuses.
     pub fn new(device: &Arc<Device>) -> Result<Self> {
         device.bind()?;
         let mut raw = std::ptr::null_mut();
@@ -39,7 +39,7 @@ impl Event {
     /// Puts it into a stream.
     ///
     /// # Errors
-    /// [`Error::Cuda`](crate::error::Error::Cuda) when the driver refuses.
+    /// [`Error::Cuda`] when the driver refuses.
     pub fn record(&self, stream: &Stream) -> Result<()> {
         self.device.bind()?;
         // SAFETY: both live.
@@ -50,7 +50,7 @@ impl Event {
     /// Milliseconds from `self` to `end`; waits until `end` is reached.
     ///
     /// # Errors
-    /// [`Error::Cuda`](crate::error::Error::Cuda) when one was not recorded, and with what went wrong before it.
+    /// [`Error::Cuda`] when one was not recorded, and with what went wrong before it.
     pub fn milliseconds_to(&self, end: &Event) -> Result<f64> {
         self.device.bind()?;
         // SAFETY: the event lives.

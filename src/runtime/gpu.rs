@@ -337,3 +337,19 @@ fn unpad<T: Send>(values: &[u16], [dim, padded]: [usize; 2], convert: impl Fn(u1
     let rows = values.par_chunks_exact(padded).with_min_len(64);
     rows.flat_map_iter(|row| row[..dim].iter().map(|bits| convert(*bits))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_are_padded_and_come_back() {
+        let values: Vec<f32> = (0..6).map(|value| value as f32).collect();
+        for element in [Element::F16, Element::Bf16] {
+            let mut staging = vec![7; 2 * 4];
+            pad(&values, [3, 4], &mut staging, |value| bits(*value, element));
+            assert_eq!([staging[3], staging[7]], [0, 0]);
+            assert_eq!(unpad(&staging, [3, 4], |bits| number(bits, element)), values);
+        }
+    }
+}

@@ -22,6 +22,8 @@
 //! A step that needs what no earlier step left, as when a host joins in the middle of a generation, is done as an update:
 //! it costs time and never quality. [`Selection`] gives symbols without running anything.
 //!
+//! Attention runs on the CPU, or by [`Session::on`] on a GPU ([`Backend`]); the rest is the CPU's.
+//!
 //! # Numbers
 //! What is cached is the output of attention in single precision at the last updates, for all heads and q-blocks: when
 //! the next update caches other blocks, their differences are still those of one feature. Projected biases are made from
