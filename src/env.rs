@@ -2,6 +2,8 @@
 //!
 //! A variable that is not in it changes nothing. `omni info` prints the list with the values that are set.
 
+use std::path::PathBuf;
+
 /// A variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Variable {
@@ -27,11 +29,70 @@ pub const THREADS: Variable =
 /// Turns colours off; read by the command.
 pub const NO_COLOR: Variable = Variable { name: "NO_COLOR", values: "anything", effect: "no colours" };
 
+/// Where compiled GPU kernels are kept.
+pub const CACHE_DIR: Variable = Variable {
+    name: "OMNI_CACHE_DIR",
+    values: "a folder",
+    effect: "keep compiled GPU kernels there, in place of flashomni in the user's cache folder",
+};
+
+/// The library of CUDA's run-time compiler.
+pub const NVRTC: Variable = Variable {
+    name: "OMNI_NVRTC",
+    values: "a file or folder",
+    effect: "take CUDA's run-time compiler (libnvrtc) from there, where the system does not find it by itself",
+};
+
+/// Where the sources of GPU kernels are read.
+pub const KERNEL_DIR: Variable = Variable {
+    name: "OMNI_KERNEL_DIR",
+    values: "a folder",
+    effect: "read the sources of GPU kernels there, a copy of runtime_kernels/, in place of those in the binary",
+};
+
+/// Turns tests that need a GPU and find none into failures; read by the tests.
+pub const REQUIRE_GPU: Variable =
+    Variable { name: "OMNI_REQUIRE_GPU", values: "1", effect: "tests of the GPU fail where there is none" };
+
+/// Turns tests that need NVRTC and find none into failures; read by the tests.
+pub const REQUIRE_NVRTC: Variable =
+    Variable { name: "OMNI_REQUIRE_NVRTC", values: "1", effect: "tests that compile GPU kernels fail without NVRTC" };
+
+/// Repeats random inputs; read by the tests.
+pub const SEED: Variable = Variable {
+    name: "OMNI_SEED",
+    values: "a number",
+    effect: "the seed of tests with random inputs, as they print it",
+};
+
 /// Every variable.
-pub const ALL: &[Variable] = &[INTERPRET, THREADS, NO_COLOR];
+pub const ALL: &[Variable] =
+    &[INTERPRET, THREADS, NO_COLOR, CACHE_DIR, NVRTC, KERNEL_DIR, REQUIRE_GPU, REQUIRE_NVRTC, SEED];
 
 /// Whether [`INTERPRET`] is set to 1.
 #[must_use]
 pub fn interpret() -> bool {
     std::env::var_os(INTERPRET.name).is_some_and(|value| value == "1")
+}
+
+/// The folder of [`CACHE_DIR`].
+#[must_use]
+pub fn cache_dir() -> Option<PathBuf> {
+    path(CACHE_DIR)
+}
+
+/// The file or folder of [`NVRTC`].
+#[must_use]
+pub fn nvrtc() -> Option<PathBuf> {
+    path(NVRTC)
+}
+
+/// The folder of [`KERNEL_DIR`].
+#[must_use]
+pub fn kernel_dir() -> Option<PathBuf> {
+    path(KERNEL_DIR)
+}
+
+fn path(variable: Variable) -> Option<PathBuf> {
+    std::env::var_os(variable.name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }

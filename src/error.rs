@@ -44,6 +44,28 @@ pub enum Error {
     /// A call that does not fit the state of a session: a dispatch before an update, a step out of order.
     #[error("{0}")]
     State(String),
+    /// The driver or the GPU refused a call.
+    #[error("{call} failed for {what} on {device}: {reason}")]
+    Cuda {
+        /// The driver's function.
+        call: &'static str,
+        /// What it was called for: bytes, or a kernel and how it was launched.
+        what: String,
+        /// What CUDA says.
+        reason: String,
+        /// The GPU, its number, its compute capability and the driver.
+        device: String,
+    },
+    /// A GPU kernel did not compile.
+    #[error("{what} does not compile{}:\n{log}", saved.as_ref().map_or_else(String::new, |path| format!(" (its source is in `{}`)", path.display())))]
+    Kernel {
+        /// The kernel, its architecture and options, and the compiler.
+        what: String,
+        /// All that the compiler says.
+        log: String,
+        /// Where the source is, if it could be written.
+        saved: Option<PathBuf>,
+    },
     /// Something this machine or this build lacks: LLVM, a GPU, a driver.
     #[error("{0}")]
     Unavailable(String),

@@ -55,6 +55,7 @@
 //! | [`selector`], [`codegen`], [`reference`](mod@reference) | what needs q and k: routines, machine code, and the oracle of both |
 //! | [`runtime`] | sessions: one generation, step by step |
 //! | [`cpu`] | attention and projections that really skip |
+//! | [`kernels`], [`cuda`] | attention on NVIDIA GPUs: the kernels, and the driver and compiler below them |
 //! | [`minidit`] | a small diffusion transformer as a host, with weights in the repository: how the runtime is embedded |
 //! | [`tensor`], [`tensor_file`] | values with shapes, in memory and as safetensors |
 //!
@@ -69,12 +70,14 @@ pub mod check;
 pub mod codegen;
 pub mod compile;
 pub mod cpu;
+pub mod cuda;
 pub mod diagnostics;
 pub mod env;
 pub mod error;
 pub mod files;
 pub mod geometry;
 pub mod ir;
+pub mod kernels;
 pub mod minidit;
 pub mod passes;
 pub mod plan;

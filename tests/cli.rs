@@ -155,6 +155,21 @@ fn help_of_every_verb() {
 }
 
 #[test]
+fn a_device_that_is_not_there_is_one_sentence() {
+    let folder = folder();
+    for verb in ["run", "bench"] {
+        refused(folder.path(), &[verb, "band.omni", "--synthetic", "--device", "gpu"], "cpu, cuda and cuda:N are");
+        if let Err(error) = flashomni::runtime::Backend::cuda(7) {
+            let args = [verb, "band.omni", "--synthetic", "--device", "cuda:7"];
+            refused(folder.path(), &args, &error.to_string());
+        }
+    }
+    let info = omni(folder.path(), &["info", "--json"]);
+    let info: serde_json::Value = serde_json::from_str(&info.out).unwrap();
+    assert_eq!(info["gpu"]["usable"], flashomni::runtime::Backend::cuda(0).is_ok(), "{info}");
+}
+
+#[test]
 fn check_says_everything_at_once() {
     let folder = folder();
     let good = omni(folder.path(), &["check", "band.omni", "choosing.omni"]);

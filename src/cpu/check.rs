@@ -5,20 +5,20 @@ use crate::symbols::{BitMatrix, Blocks, Symbols};
 use crate::tensor::TensorRef;
 
 /// Largest block the symbols allow.
-pub(super) const BLOCK: usize = 256;
+pub(crate) const BLOCK: usize = 256;
 
 /// The sizes of a tensor with three axes.
-pub(super) fn three(name: &str, shape: &[usize]) -> Result<[usize; 3]> {
+pub(crate) fn three(name: &str, shape: &[usize]) -> Result<[usize; 3]> {
     shape.try_into().map_err(|_| shape_error(name, shape, "three axes"))
 }
 
 /// The sizes of a tensor with two axes.
-pub(super) fn two(name: &str, shape: &[usize]) -> Result<[usize; 2]> {
+pub(crate) fn two(name: &str, shape: &[usize]) -> Result<[usize; 2]> {
     shape.try_into().map_err(|_| shape_error(name, shape, "two axes"))
 }
 
 /// A tensor must have this shape.
-pub(super) fn shape(name: &str, found: &[usize], wanted: &[usize]) -> Result<()> {
+pub(crate) fn shape(name: &str, found: &[usize], wanted: &[usize]) -> Result<()> {
     if found == wanted { Ok(()) } else { Err(shape_error(name, found, &format!("the shape {wanted:?}"))) }
 }
 
@@ -27,12 +27,12 @@ fn shape_error(name: &str, found: &[usize], wanted: &str) -> Error {
 }
 
 /// Any condition on sizes, with its sentence.
-pub(super) fn ensure(condition: bool, message: impl FnOnce() -> String) -> Result<()> {
+pub(crate) fn ensure(condition: bool, message: impl FnOnce() -> String) -> Result<()> {
     if condition { Ok(()) } else { Err(Error::Shape(message())) }
 }
 
 /// Offsets must ascend from 0 to the number of tokens in steps of at most 256.
-pub(super) fn offsets(name: &str, offsets: &[u32], tokens: usize) -> Result<()> {
+pub(crate) fn offsets(name: &str, offsets: &[u32], tokens: usize) -> Result<()> {
     let ends = (offsets.first().copied(), offsets.last().map(|&last| last as usize));
     ensure(ends == (Some(0), Some(tokens)), || {
         format!("`{name}` must begin with 0 and end with the number of tokens, {tokens}; found {ends:?}")
@@ -46,7 +46,7 @@ pub(super) fn offsets(name: &str, offsets: &[u32], tokens: usize) -> Result<()> 
 }
 
 /// A bit matrix must have this many rows and columns, and no ones in its padding: kernels walk whole words.
-pub(super) fn bits(name: &str, matrix: &BitMatrix, rows: usize, columns: usize) -> Result<()> {
+pub(crate) fn bits(name: &str, matrix: &BitMatrix, rows: usize, columns: usize) -> Result<()> {
     ensure((matrix.rows(), matrix.columns()) == (rows, columns), || {
         let found = (matrix.rows(), matrix.columns());
         format!("`{name}` has {} rows and {} columns, wanted {rows} and {columns}", found.0, found.1)
@@ -60,7 +60,7 @@ pub(super) fn bits(name: &str, matrix: &BitMatrix, rows: usize, columns: usize) 
 }
 
 /// Symbols must fit the heads and blocks, and their token masks the blocks they belong to.
-pub(super) fn symbols(symbols: &Symbols, blocks: &Blocks, heads: usize) -> Result<()> {
+pub(crate) fn symbols(symbols: &Symbols, blocks: &Blocks, heads: usize) -> Result<()> {
     let (q_blocks, kv_blocks) = (blocks.q_blocks(), blocks.kv_blocks());
     bits("cache", &symbols.cache, heads, q_blocks)?;
     bits("skip", &symbols.skip, heads * q_blocks, kv_blocks)?;
@@ -90,17 +90,17 @@ pub(super) fn symbols(symbols: &Symbols, blocks: &Blocks, heads: usize) -> Resul
 }
 
 /// Tokens of a block.
-pub(super) fn length(offsets: &[u32], block: usize) -> usize {
+pub(crate) fn length(offsets: &[u32], block: usize) -> usize {
     (offsets[block + 1] - offsets[block]) as usize
 }
 
 /// The terms of a weighted sum must all have one shape.
-pub(super) fn terms(name: &str, terms: &[(TensorRef<'_>, f32)], wanted: &[usize]) -> Result<()> {
+pub(crate) fn terms(name: &str, terms: &[(TensorRef<'_>, f32)], wanted: &[usize]) -> Result<()> {
     terms.iter().try_for_each(|(term, _)| shape(name, term.shape(), wanted))
 }
 
 /// `first..first + count` must lie within `total`.
-pub(super) fn part(name: &str, first: usize, count: usize, total: usize) -> Result<()> {
+pub(crate) fn part(name: &str, first: usize, count: usize, total: usize) -> Result<()> {
     ensure(first.checked_add(count).is_some_and(|end| end <= total), || {
         format!("{count} {name} from {first} on were asked for, there are {total}")
     })

@@ -15,7 +15,7 @@
 //! `docs/performance.md` has the measurements behind the sizes of blocks, tiles and strips.
 
 mod attention;
-mod check;
+pub(crate) mod check;
 mod forecast;
 mod gemm;
 mod microkernel;

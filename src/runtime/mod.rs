@@ -22,6 +22,8 @@
 //! A step that needs what no earlier step left, as when a host joins in the middle of a generation, is done as an update:
 //! it costs time and never quality. [`Selection`] gives symbols without running anything.
 //!
+//! Attention runs on the CPU, or by [`Session::on`] on a GPU ([`Backend`]); the rest is the CPU's.
+//!
 //! # Numbers
 //! What is cached is the output of attention in single precision at the last updates, for all heads and q-blocks: when
 //! the next update caches other blocks, their differences are still those of one feature. Projected biases are made from
@@ -30,7 +32,9 @@
 //! # Source
 //! FlashOmni, arXiv 2509.25401, section 3; forecasts as in TaylorSeer, arXiv 2503.06923.
 
+mod backend;
 mod clusters;
+mod gpu;
 mod placement;
 mod projections;
 mod reuse;
@@ -39,6 +43,7 @@ mod session;
 mod token_masks;
 mod unpacked;
 
+pub use backend::Backend;
 pub use placement::Placement;
 pub use selection::{HeadGroup, LayerSymbols, Selection, Tensors};
 pub use session::{Report, Session, Step};

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::plan::check::MAX_BLOCK_TOKENS;
 use crate::plan::{Arrangement, HeadSymbols};
-use crate::symbols::{BitMatrix, Blocks};
+use crate::symbols::Blocks;
+use crate::symbols::cut::{Parts, is_larger, parts};
 
 /// Where the tokens of some heads stand: `order[new] = old`, `None` for the model's own order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,49 +39,24 @@ impl Placement {
 
     /// Cuts blocks that are too large for a kernel into parts of nearly the same size, which have the symbols of the whole.
     pub(super) fn cut(self, symbols: HeadSymbols) -> (Self, HeadSymbols) {
-        let is_large = |offsets: &[u32]| offsets.windows(2).any(|pair| pair[1] - pair[0] > MAX_BLOCK_TOKENS);
-        if !is_large(&self.blocks.q) && !is_large(&self.blocks.kv) {
+        if !is_larger(&self.blocks.q, MAX_BLOCK_TOKENS) && !is_larger(&self.blocks.kv, MAX_BLOCK_TOKENS) {
             return (self, symbols);
         }
-        let (q, q_parts) = parts(&self.blocks.q);
-        let (kv, kv_parts) = parts(&self.blocks.kv);
-        let spread = |bits: &BitMatrix, rows: &[usize], columns: &[usize]| {
-            let mut all = BitMatrix::zeros(rows.len(), columns.len());
-            for (row, &whole) in rows.iter().enumerate() {
-                for (column, _) in
-                    columns.iter().enumerate().filter(|(_, whole_column)| bits.get(whole, **whole_column))
-                {
-                    all.set(row, column, true);
-                }
-            }
-            all
-        };
+        let (q, q_block_of) = parts(&self.blocks.q, MAX_BLOCK_TOKENS, Parts::Even);
+        let (kv, kv_block_of) = parts(&self.blocks.kv, MAX_BLOCK_TOKENS, Parts::Even);
         let symbols = HeadSymbols {
-            skip: spread(&symbols.skip, &q_parts, &kv_parts),
-            partial: symbols.partial.map(|partial| spread(&partial, &q_parts, &kv_parts)),
-            cache: spread(&symbols.cache, &[0], &q_parts),
+            skip: symbols.skip.spread(&q_block_of, &kv_block_of),
+            partial: symbols.partial.map(|partial| partial.spread(&q_block_of, &kv_block_of)),
+            cache: symbols.cache.spread(&[0], &q_block_of),
         };
         (Placement { blocks: Blocks { q, kv }, ..self }, symbols)
     }
 }
 
-/// Offsets of the parts of blocks, and the block of each part.
-fn parts(offsets: &[u32]) -> (Vec<u32>, Vec<usize>) {
-    let (mut cuts, mut block_of) = (vec![0], Vec::new());
-    for (block, pair) in offsets.windows(2).enumerate() {
-        let tokens = u64::from(pair[1] - pair[0]);
-        let count = tokens.div_ceil(u64::from(MAX_BLOCK_TOKENS));
-        for part in 1..=count {
-            cuts.push(pair[0] + (tokens * part / count) as u32);
-            block_of.push(block);
-        }
-    }
-    (cuts, block_of)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::symbols::BitMatrix;
 
     #[test]
     fn parts_have_the_symbols_of_the_whole() {

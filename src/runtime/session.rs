@@ -6,19 +6,18 @@ use std::time::{Duration, Instant};
 
 use half::{bf16, f16};
 
+use super::backend::{Backend, Engine, Forecast};
 use super::projections::Projected;
 use super::reuse::{self, Memory, Output};
 use super::selection::{Chosen, LayerSymbols, Selection, Tensors, check_heads, check_place};
-use crate::cpu::{
-    AttentionOptions, Cached, Taylor, Terms, Tiles, attention, dense_attention, gather_heads, scatter_heads,
-};
+use crate::cpu::{Taylor, Terms};
 use crate::error::{Error, Result};
 use crate::ir::{Model, StepKind, Unit};
 use crate::plan::{Body, Class, Plan, Role};
 use crate::symbols::BitMatrix;
 use crate::tensor::{Tensor, TensorMut, TensorRef, ValuesMut};
 
-/// A generation under a plan, on the CPU.
+/// A generation under a plan, on the CPU or, by [`Session::on`], with attention on a GPU.
 ///
 /// Steps of a layer come in ascending order; layers may be interleaved in any way. [`Session::reset`] begins the next
 /// generation. The two branches of classifier-free guidance have features of their own, hence a session each.
@@ -46,6 +45,7 @@ use crate::tensor::{Tensor, TensorMut, TensorRef, ValuesMut};
 pub struct Session {
     pub(super) selection: Selection,
     pub(super) layers: Vec<Layer>,
+    engine: Engine,
     /// Symbols that need no q and k, by the classes of the heads: layers that agree share them.
     shared: HashMap<Vec<u32>, Weak<LayerSymbols>>,
     /// What some step of the plans so far reuses.
@@ -88,6 +88,8 @@ pub struct Report {
     pub selection: Duration,
     /// Attention, or its forecast.
     pub attention: Duration,
+    /// What of it the GPU computed, without the copies of tensors; `None` on the CPU.
+    pub kernel: Option<Duration>,
 }
 
 impl Session {
@@ -96,10 +98,23 @@ impl Session {
     /// # Errors
     /// [`Error::Unavailable`] when LLVM refuses the machine.
     pub fn new(plan: impl Into<Arc<Plan>>) -> Result<Self> {
+        Self::on(plan, Backend::Cpu)
+    }
+
+    /// As [`Session::new`], with attention on a backend.
+    ///
+    /// On a GPU attention runs in the type of q where that has 16 bits; tensors of 32 bits are rounded to f16, or to bf16 where the
+    /// model's type is that. Tensors are the host's all the same. Symbols are chosen, and projections made, on the CPU.
+    ///
+    /// # Errors
+    /// As [`Session::new`]; [`Error::Shape`] when the model's heads are larger than the GPU's kernels take (128),
+    /// [`Error::Cuda`] when its memory does not hold the model's tensors.
+    pub fn on(plan: impl Into<Arc<Plan>>, backend: Backend) -> Result<Self> {
         let selection = Selection::new(plan)?;
+        let engine = Engine::new(backend, selection.plan())?;
         let layers = (0..selection.plan().model.layers).map(|layer| Layer::new(selection.plan(), layer));
         let units = reuse::units(selection.plan()).collect();
-        Ok(Session { layers: layers.collect::<Result<_>>()?, selection, shared: HashMap::new(), units })
+        Ok(Session { layers: layers.collect::<Result<_>>()?, engine, selection, shared: HashMap::new(), units })
     }
 
     /// The plan.
@@ -174,6 +189,7 @@ impl Session {
     /// Forgets the generation; the next step may be any.
     pub fn reset(&mut self) {
         self.layers.iter_mut().for_each(Layer::reset);
+        self.engine.reset();
     }
 
     /// The symbols in force in a layer: what its last step obeyed or, after an update, what the next ones will. `None`
@@ -203,6 +219,27 @@ impl Session {
         out: TensorMut<'_>,
     ) -> Result<Report> {
         self.begin(step, layer)?.attention(q, k, v, out)
+    }
+
+    /// Attention in full on the session's backend, beside the generation: what a strategy is compared with.
+    ///
+    /// # Shapes
+    /// As [`Session::attention`].
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when a tensor does not fit the model.
+    pub fn dense_attention(
+        &mut self,
+        q: TensorRef<'_>,
+        k: TensorRef<'_>,
+        v: TensorRef<'_>,
+        mut out: TensorMut<'_>,
+    ) -> Result<Report> {
+        check_tensors(self.plan(), [q, k, v], &out)?;
+        let start = Instant::now();
+        self.engine.dense([q, k, v], out.reborrow())?;
+        let (attention, kernel) = (start.elapsed(), self.engine.take_time());
+        Ok(Report { kind: StepKind::Dense, selection: Duration::ZERO, attention, kernel })
     }
 
     /// Begins a step of a layer.
@@ -341,6 +378,18 @@ impl Layer {
         self.residual.iter_mut().for_each(Taylor::reset);
         self.projected.iter_mut().for_each(Projected::reset);
     }
+}
+
+/// Tensors must be those of the model, and the output of q's type.
+fn check_tensors(plan: &Plan, [q, k, v]: [TensorRef<'_>; 3], out: &TensorMut<'_>) -> Result<()> {
+    for (name, tensor) in [("q", q), ("k", k), ("v", v), ("out", out.as_ref())] {
+        check_heads(plan, name, tensor)?;
+    }
+    if out.dtype() == q.dtype() {
+        return Ok(());
+    }
+    let (out, q) = (out.dtype().name(), q.dtype().name());
+    Err(Error::Shape(format!("`out` holds {out}, but `q` holds {q}")))
 }
 
 /// `[heads, tokens, head_dim]`.
@@ -511,26 +560,23 @@ impl Step<'_> {
         cached: CachedRows,
     ) -> Result<Report> {
         let plan = Arc::clone(self.session.selection.plan());
-        for (name, tensor) in [("q", q), ("k", k), ("v", v), ("out", out.as_ref())] {
-            check_heads(&plan, name, tensor)?;
-        }
-        if out.dtype() != q.dtype() {
-            let (out, q) = (out.dtype().name(), q.dtype().name());
-            return Err(Error::Shape(format!("`out` holds {out}, but `q` holds {q}")));
-        }
+        check_tensors(&plan, [q, k, v], &out)?;
         self.choose(Tensors { v: Some(v), ..Tensors::of(q, k) })?;
-        let mut report = Report { kind: self.kind, selection: self.selection, attention: Duration::ZERO };
+        let attention = Duration::ZERO;
+        let mut report = Report { kind: self.kind, selection: self.selection, attention, kernel: None };
         let start = Instant::now();
         let step = self.step as usize;
         match (self.kind, self.symbols.clone()) {
             (StepKind::Reuse(_), _) => self.forecast(&Output::Heads, out)?,
             (_, Some(symbols)) => {
-                for group in &symbols.groups {
-                    let state = &self.session.layers[self.layer as usize];
-                    let features = state.features.as_ref().filter(|_| cached == CachedRows::Forecast);
-                    let terms = features.map(|features| features.terms(step)).transpose()?;
-                    let terms = up_to(terms.as_ref(), group.forecast_order);
-                    attend(&plan, group, [q, k, v], terms, out.reborrow())?;
+                let Session { engine, layers, .. } = &mut *self.session;
+                let features = layers[self.layer as usize].features.as_ref();
+                let features = features.filter(|_| cached == CachedRows::Forecast);
+                let terms = features.map(|features| features.terms(step)).transpose()?;
+                let update = features.and_then(Taylor::step);
+                for (index, group) in symbols.groups.iter().enumerate() {
+                    let forecast = Forecast::of(terms.as_ref(), group.forecast_order, self.layer, update);
+                    engine.attend(&plan, &symbols, index, [q, k, v], forecast, out.reborrow())?;
                 }
                 if self.kind == StepKind::Residual
                     && let Some(residual) = &self.state().residual
@@ -541,18 +587,19 @@ impl Step<'_> {
                 }
             }
             (kind, None) => {
-                dense_attention(q, k, v, out.reborrow())?;
+                self.session.engine.dense([q, k, v], out.reborrow())?;
                 if let Some(features) = self.state().features.as_mut().filter(|_| kind == StepKind::Update) {
                     features.update(step, out.as_ref())?;
                 }
                 let symbols = self.state().current().filter(|_| kind == StepKind::Update).cloned();
                 if let (Some(symbols), true) = (symbols, self.state().residual.is_some()) {
-                    let lost = lost(&plan, &symbols, [q, k, v], out.as_ref())?;
+                    let lost = lost(&mut self.session.engine, &plan, &symbols, [q, k, v], out.as_ref())?;
                     self.state().residual.iter_mut().try_for_each(|residual| residual.update(step, lost.as_ref()))?;
                 }
             }
         }
         report.attention = start.elapsed();
+        report.kernel = self.session.engine.take_time();
         Ok(report)
     }
 }
@@ -563,11 +610,17 @@ pub(super) fn up_to<'t>(terms: Option<&'t Terms<'_>>, order: u8) -> &'t [(Tensor
 }
 
 /// The output in full less the one under symbols; nothing in rows that are cached.
-fn lost(plan: &Plan, symbols: &LayerSymbols, qkv: [TensorRef<'_>; 3], full: TensorRef<'_>) -> Result<Tensor> {
+fn lost(
+    engine: &mut Engine,
+    plan: &Plan,
+    symbols: &Arc<LayerSymbols>,
+    qkv: [TensorRef<'_>; 3],
+    full: TensorRef<'_>,
+) -> Result<Tensor> {
     let values = full.to_f32();
     let mut sparse = Tensor::from_f32(full.shape(), values.clone())?.cast(full.dtype());
-    for group in &symbols.groups {
-        attend(plan, group, qkv, &[], sparse.as_mut())?;
+    for index in 0..symbols.groups.len() {
+        engine.attend(plan, symbols, index, qkv, None, sparse.as_mut())?;
     }
     let lost = values.iter().zip(sparse.as_ref().to_f32()).map(|(full, sparse)| full - sparse).collect();
     Tensor::from_f32(full.shape(), lost)
@@ -591,33 +644,4 @@ fn add(mut out: TensorMut<'_>, term: TensorRef<'_>) {
         ValuesMut::F16(values) => values.iter_mut().zip(term).for_each(|(x, y)| *x = f16::from_f32(x.to_f32() + y)),
         ValuesMut::Bf16(values) => values.iter_mut().zip(term).for_each(|(x, y)| *x = bf16::from_f32(x.to_f32() + y)),
     }
-}
-
-/// Attention of the heads of a group; rows of cached q-blocks get the forecast of `terms`, if there are any.
-fn attend(
-    plan: &Plan,
-    group: &super::HeadGroup,
-    [q, k, v]: [TensorRef<'_>; 3],
-    terms: &[(TensorRef<'_>, f32)],
-    out: TensorMut<'_>,
-) -> Result<()> {
-    let super::Placement { q_order, kv_order, blocks } = &*group.placement;
-    let (q_order, kv_order) = (q_order.as_deref(), kv_order.as_deref());
-    if q_order.is_none() && kv_order.is_none() && group.heads.len() == plan.model.heads as usize {
-        let cached = if terms.is_empty() { Cached::Untouched } else { Cached::Forecast(terms) };
-        let options = AttentionOptions { cached, ..AttentionOptions::default() };
-        return attention(q, k, v, &group.symbols, blocks, options, out, None);
-    }
-    let shape = [group.heads.len(), q.shape()[1], q.shape()[2]];
-    let gathered = |tensor: TensorRef<'_>, order: Option<&[u32]>| -> Result<Tensor> {
-        let mut part = Tensor::zeros(&shape, tensor.dtype());
-        gather_heads(tensor, &group.heads, order, part.as_mut())?;
-        Ok(part)
-    };
-    let (q, k, v) = (gathered(q, q_order)?, gathered(k, kv_order)?, gathered(v, kv_order)?);
-    let mut part = Tensor::zeros(&shape, q.dtype());
-    let options = AttentionOptions::default();
-    attention(q.as_ref(), k.as_ref(), v.as_ref(), &group.symbols, blocks, options, part.as_mut(), None)?;
-    let tiles = Tiles::all(&group.symbols.cache, &blocks.q);
-    scatter_heads(part.as_ref(), &group.heads, q_order, &tiles, terms, out)
 }

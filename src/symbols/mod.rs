@@ -12,6 +12,7 @@
 //! # Source
 //! FlashOmni, arXiv 2509.25401, section 3; the layout is ours, [`interchange`] converts to the published one.
 
+pub mod cut;
 pub mod draw;
 pub mod interchange;
 pub mod statistics;
@@ -153,6 +154,18 @@ impl BitMatrix {
     #[must_use]
     pub fn count_row(&self, row: usize) -> usize {
         self.row(row).iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// The matrix whose bit at `(i, j)` is the one here at `(rows[i], columns[j])`.
+    #[must_use]
+    pub fn spread(&self, rows: &[usize], columns: &[usize]) -> BitMatrix {
+        let mut all = BitMatrix::zeros(rows.len(), columns.len());
+        for (row, &from) in rows.iter().enumerate() {
+            for (column, _) in columns.iter().enumerate().filter(|(_, column)| self.get(from, **column)) {
+                all.set(row, column, true);
+            }
+        }
+        all
     }
 
     /// `self |= other`. Both have one shape.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::device::Device;
 use crate::pick::Pick;
 
 /// Sparse attention strategies for diffusion transformers: check, compile, look at and run them.
@@ -282,6 +283,9 @@ pub struct Part {
 /// f32, f16 or bf16, as attention sees them (after norms and position embedding). The metadata `layer` says of which
 /// layer. Recordings of several layers name their tensors `q.layerL.stepN`. Steps must be those of the model's
 /// schedule, counted from 0. The model is found by its shape unless --model names it.
+///
+/// On a GPU (--device cuda) attention runs in 16 bits, times are those of its kernels, without copies and without the choice of
+/// blocks, and errors are against the CPU's dense attention where that takes seconds, else against the GPU's own.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -303,6 +307,9 @@ pub struct Run {
     /// Write the results as JSON
     #[arg(long)]
     pub json: bool,
+    /// Where attention runs: cuda, or cuda:N for the GPU of that number; without, on the CPU
+    #[arg(long, value_name = "DEVICE", default_value_t, hide_default_value = true)]
+    pub device: Device,
     /// Threads to use; without, one for each core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -313,7 +320,8 @@ pub struct Run {
 /// Measure what a strategy gains
 ///
 /// Runs the series several times and gives, for each kind of step, the median time of the strategy's attention, of
-/// the selection of its blocks, and of dense attention at the same shape.
+/// the selection of its blocks, and of dense attention at the same shape. On a GPU (--device cuda) the times of attention are those
+/// of its kernels; blocks are chosen on the CPU.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -333,6 +341,9 @@ pub struct Bench {
     /// Write the results as JSON
     #[arg(long)]
     pub json: bool,
+    /// Where attention runs: cuda, or cuda:N for the GPU of that number; without, on the CPU
+    #[arg(long, value_name = "DEVICE", default_value_t, hide_default_value = true)]
+    pub device: Device,
     /// Threads to use; without, one for each core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,

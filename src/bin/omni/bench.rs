@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use crate::args::Bench;
 use crate::console::Console;
+use crate::device::counted;
 use crate::exit::{Exit, Failure};
-use crate::run::{attend, dense, live_share, milliseconds, no_source, threads};
+use crate::run::{attend, dense, gain, live_share, milliseconds, no_source, threads};
 use crate::table::{self, Table};
 use crate::{input, kinds, source};
 
@@ -29,6 +30,7 @@ struct Line {
     calls: usize,
     live_share: f64,
     selection_ms: f64,
+    /// The whole call, and on a GPU its kernels alone.
     whole_ms: f64,
     dense_ms: f64,
     speedup: f64,
@@ -41,6 +43,7 @@ struct Results<'a> {
     strategy: String,
     model: &'a str,
     source: &'a str,
+    device: String,
     rounds: u16,
     instruction_set: &'static str,
     threads: usize,
@@ -53,7 +56,8 @@ pub fn bench(args: &Bench, console: &Console) -> Result<Exit, Failure> {
     let (plan, series) = source::open(&args.file, &args.choice, &args.source, console)?;
     let mut series = series.ok_or_else(no_source)?;
     series.pick(&args.part)?;
-    let mut session = Session::new(plan.clone())?;
+    let backend = args.device.open(console)?;
+    let mut session = Session::on(plan.clone(), backend.clone())?;
     let mut samples: [Samples; StepKind::ALL.len()] = Default::default();
     let mut progress = console.progress(series.places.len() * (usize::from(args.rounds) + 1));
     // The first round warms caches and clocks up and is not counted.
@@ -63,14 +67,14 @@ pub fn bench(args: &Bench, console: &Console) -> Result<Exit, Failure> {
             let qkv = series.qkv(step, layer)?;
             let measured = series.measured(&plan, step, layer)?;
             let (report, _, whole) = attend(&mut session, &qkv, &measured, step, layer)?;
-            let (_, dense_time) = dense(&qkv)?;
+            let (_, dense_report, dense_time) = dense(&mut session, &qkv)?;
             if round > 0 {
                 let live = live_share(&session, report.kind, layer)?;
                 let index = StepKind::ALL.iter().position(|kind| *kind == report.kind).unwrap_or(0);
                 samples[index].live.push(live);
                 samples[index].selection.push(report.selection);
-                samples[index].whole.push(whole);
-                samples[index].dense.push(dense_time);
+                samples[index].whole.push(counted(report.kernel, whole));
+                samples[index].dense.push(counted(dense_report.kernel, dense_time));
             }
             progress.step(format!("round {round}, step {step}"));
         }
@@ -83,6 +87,7 @@ pub fn bench(args: &Bench, console: &Console) -> Result<Exit, Failure> {
             strategy: input::strategy(&plan),
             model: &plan.model.name,
             source: &series.name,
+            device: args.device.to_string(),
             rounds: args.rounds,
             instruction_set: flashomni::cpu::instruction_set(),
             threads: rayon::current_num_threads(),
@@ -102,15 +107,14 @@ pub fn bench(args: &Bench, console: &Console) -> Result<Exit, Failure> {
             table::percent(line.selection_share),
             time(line.whole_ms),
             time(line.dense_ms),
-            table::ratio(line.speedup),
+            gain([line.whole_ms, line.dense_ms]),
         ]);
     }
     console.print(&format!(
-        "{}  medians   of {}, {}, {}\n\n{}",
+        "{}  medians   of {}, {}\n\n{}",
         input::heading(&plan, &series.name),
         table::plural(usize::from(args.rounds), "round"),
-        table::plural(rayon::current_num_threads(), "thread"),
-        flashomni::cpu::instruction_set(),
+        args.device.heading(&backend),
         rows.render()
     ))?;
     Ok(Exit::Fine)

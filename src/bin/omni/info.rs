@@ -1,5 +1,11 @@
 //! `omni info`: what this build and this machine offer.
 
+use std::path::{Path, PathBuf};
+
+use flashomni::cuda::Device;
+use flashomni::cuda::cache::Cache;
+use flashomni::cuda::nvrtc::Nvrtc;
+use flashomni::kernels::choose;
 use flashomni::{cpu, env};
 use serde::Serialize;
 
@@ -33,9 +39,29 @@ struct Llvm {
 
 #[derive(Serialize)]
 struct Gpu {
-    driver: bool,
-    used: bool,
+    /// Whether attention can run on one of them.
+    usable: bool,
+    /// That, or what is missing.
     status: String,
+    /// Newest CUDA that the driver knows.
+    driver: Option<String>,
+    /// Version of the run-time compiler.
+    nvrtc: Option<String>,
+    /// Where compiled kernels are kept.
+    cache: Option<PathBuf>,
+    devices: Vec<OneGpu>,
+}
+
+#[derive(Serialize)]
+struct OneGpu {
+    device: String,
+    name: String,
+    compute_capability: String,
+    multiprocessors: u32,
+    memory_bytes: usize,
+    /// The source of the attention that it runs, and why it is this one; or why it runs none.
+    kernel: Option<&'static str>,
+    why: String,
 }
 
 #[derive(Serialize)]
@@ -67,12 +93,9 @@ fn text(report: &Report) -> String {
     };
     let cpu = format!("{} kernels, {}", report.cpu.instruction_set, table::plural(report.cpu.threads, "thread"));
     let mut out = format!("{BOLD}omni {}{BOLD:#} for {}\n\n", report.version, report.target);
-    for (name, value) in [
-        ("plan files", format!("version {}", report.plan_version)),
-        ("CPU", cpu),
-        ("LLVM", llvm),
-        ("GPU", report.gpu.status.clone()),
-    ] {
+    let mut lines = vec![("plan files", format!("version {}", report.plan_version)), ("CPU", cpu), ("LLVM", llvm)];
+    lines.extend(gpu_lines(&report.gpu));
+    for (name, value) in lines {
         out += &format!("  {name:<12}{value}\n");
     }
     out += &format!("\n{BOLD}environment variables{BOLD:#}\n\n");
@@ -93,14 +116,62 @@ fn variable(variable: &env::Variable) -> Variable {
     }
 }
 
-/// Whether NVIDIA's driver is there. This version computes on the CPU either way.
+/// The GPUs, and what running on them needs.
 fn gpu() -> Gpu {
-    // SAFETY: it only tries to load the library. Every other call of cudarc panics where that fails.
-    let driver = unsafe { cudarc::driver::sys::is_culib_present() };
-    let status = if driver {
-        "NVIDIA driver found; this version computes on the CPU"
-    } else {
-        "no NVIDIA driver (libcuda) found; none is needed"
+    let devices = Device::count().and_then(|count| (0..count).map(one_gpu).collect::<flashomni::Result<Vec<_>>>());
+    let driver = Device::describe(0).ok().map(|properties| properties.driver.to_string());
+    let nvrtc = Nvrtc::load();
+    let status = match (&devices, &nvrtc) {
+        (Err(error), _) => Err(error.to_string()),
+        (Ok(devices), _) if devices.iter().all(|one| one.kernel.is_none()) => {
+            Err(devices.first().map_or_else(String::new, |one| one.why.clone()))
+        }
+        (_, Err(error)) => Err(error.to_string()),
+        (Ok(_), Ok(_)) => Ok("attention runs on it: omni run FILE --device cuda".to_owned()),
     };
-    Gpu { driver, used: false, status: status.to_owned() }
+    Gpu {
+        usable: status.is_ok(),
+        status: status.unwrap_or_else(|missing| missing),
+        driver,
+        nvrtc: nvrtc.ok().map(|nvrtc| nvrtc.version().to_string()),
+        cache: Cache::of_user().folder().map(Path::to_path_buf),
+        devices: devices.unwrap_or_default(),
+    }
+}
+
+fn one_gpu(ordinal: usize) -> flashomni::Result<OneGpu> {
+    let properties = Device::describe(ordinal)?;
+    let chosen = choose::attention_of(&properties, choose::Path::Best);
+    let (kernel, why) = match chosen {
+        Ok((kernel, why)) => (Some(kernel.file()), why.to_owned()),
+        Err(error) => (None, error.to_string()),
+    };
+    Ok(OneGpu {
+        device: format!("cuda:{ordinal}"),
+        name: properties.name,
+        compute_capability: properties.compute.to_string(),
+        multiprocessors: properties.multiprocessors,
+        memory_bytes: properties.memory_bytes,
+        kernel,
+        why,
+    })
+}
+
+/// Lines about the GPUs: name and value.
+fn gpu_lines(gpu: &Gpu) -> Vec<(&str, String)> {
+    let mut lines = vec![("GPU", gpu.status.clone())];
+    for one in &gpu.devices {
+        let gib = one.memory_bytes as f64 / f64::from(1 << 30);
+        lines.push((&one.device, format!("{}, {gib:.0} GiB, compute capability {}", one.name, one.compute_capability)));
+        if let Some(kernel) = one.kernel {
+            lines.push(("", format!("{kernel}: {}", one.why)));
+        }
+    }
+    let found = |version: &Option<String>| version.clone().unwrap_or_else(|| "not found".to_owned());
+    lines.push(("driver", gpu.driver.as_ref().map_or_else(|| "not found".to_owned(), |it| format!("for CUDA {it}"))));
+    lines.push(("NVRTC", found(&gpu.nvrtc)));
+    if let Some(folder) = &gpu.cache {
+        lines.push(("cache", folder.display().to_string()));
+    }
+    lines
 }

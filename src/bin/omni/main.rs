@@ -9,6 +9,7 @@ mod build;
 mod check;
 mod completions;
 mod console;
+mod device;
 mod eval;
 mod exit;
 mod explain;

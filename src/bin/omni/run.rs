@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use flashomni::cpu::dense_attention;
 use flashomni::ir::StepKind;
 use flashomni::plan::Plan;
-use flashomni::runtime::{Report, Session, Tensors};
+use flashomni::runtime::{Backend, Report, Session, Tensors};
 use flashomni::tensor::{Tensor, TensorRef};
 use flashomni::tensor_file::{self, Entry};
 use serde::Serialize;
 
 use crate::args::Run;
 use crate::console::Console;
+use crate::device::{Device, on_cpu};
 use crate::exit::{Exit, Failure};
 use crate::source::Series;
 use crate::table::{self, Table};
@@ -32,7 +32,18 @@ struct Line {
     selection_ms: f64,
     /// Of the whole call, selection and bookkeeping included.
     whole_ms: f64,
+    /// The same of dense attention.
     dense_ms: f64,
+    /// Of it the kernels' time, on a GPU.
+    kernel_ms: Option<f64>,
+    dense_kernel_ms: Option<f64>,
+}
+
+impl Line {
+    /// The times that are compared: the kernels' on a GPU, as a host that lives there copies nothing.
+    fn counted_ms(&self) -> [f64; 2] {
+        [self.kernel_ms.unwrap_or(self.whole_ms), self.dense_kernel_ms.unwrap_or(self.dense_ms)]
+    }
 }
 
 /// All lines together.
@@ -42,6 +53,8 @@ struct Total {
     relative_error: f64,
     whole_ms: f64,
     dense_ms: f64,
+    kernel_ms: Option<f64>,
+    dense_kernel_ms: Option<f64>,
     speedup: f64,
 }
 
@@ -50,6 +63,9 @@ struct Results<'a> {
     strategy: String,
     model: &'a str,
     source: &'a str,
+    device: String,
+    /// Whose dense attention the errors are against.
+    reference: String,
     instruction_set: &'static str,
     threads: usize,
     steps: &'a [Line],
@@ -62,7 +78,9 @@ pub fn run(args: &Run, console: &Console) -> Result<Exit, Failure> {
     let (plan, series) = source::open(&args.file, &args.choice, &args.source, console)?;
     let mut series = series.ok_or_else(no_source)?;
     series.pick(&args.part)?;
-    let mut session = Session::new(plan.clone())?;
+    let backend = args.device.open(console)?;
+    let reference = args.device.reference(&plan.model);
+    let mut session = Session::on(plan.clone(), backend.clone())?;
     if series.is_large(&plan.model) {
         let (name, sizes) = (&plan.model.name, input::describe(&plan.model));
         console.note(format_args!(
@@ -76,7 +94,10 @@ pub fn run(args: &Run, console: &Console) -> Result<Exit, Failure> {
         let qkv = series.qkv(step, layer)?;
         let measured = series.measured(&plan, step, layer)?;
         let (report, out, whole) = attend(&mut session, &qkv, &measured, step, layer)?;
-        let (dense, dense_time) = dense(&qkv)?;
+        let (mut dense, dense_report, dense_time) = dense(&mut session, &qkv)?;
+        if reference != args.device {
+            dense = on_cpu(qkv.each_ref().map(Tensor::as_ref))?;
+        }
         let error = Error::of(out.as_ref(), dense.as_ref());
         squares[0] += error.squares[0];
         squares[1] += error.squares[1];
@@ -94,6 +115,8 @@ pub fn run(args: &Run, console: &Console) -> Result<Exit, Failure> {
             selection_ms: milliseconds(report.selection),
             whole_ms: milliseconds(whole),
             dense_ms: milliseconds(dense_time),
+            kernel_ms: report.kernel.map(milliseconds),
+            dense_kernel_ms: dense_report.kernel.map(milliseconds),
         });
         if args.output.is_some() {
             outputs.push((format!("out.layer{layer}.step{step}"), out));
@@ -121,6 +144,8 @@ pub fn run(args: &Run, console: &Console) -> Result<Exit, Failure> {
             strategy: input::strategy(&plan),
             model: &plan.model.name,
             source: &series.name,
+            device: args.device.to_string(),
+            reference: reference.to_string(),
             instruction_set: flashomni::cpu::instruction_set(),
             threads: rayon::current_num_threads(),
             steps: &lines,
@@ -128,7 +153,8 @@ pub fn run(args: &Run, console: &Console) -> Result<Exit, Failure> {
         };
         console.print(&table::json(&results))?;
     } else {
-        console.print(&text(&plan, &series, &lines, &total))?;
+        let heading = heading(&plan, &series, args.device, reference, &backend);
+        console.print(&format!("{heading}\n{}", text(&lines, &total)))?;
     }
     Ok(Exit::Fine)
 }
@@ -150,12 +176,12 @@ pub fn attend(
     Ok((report, out, start.elapsed()))
 }
 
-/// Dense attention, and its time.
-pub fn dense([q, k, v]: &[Tensor; 3]) -> Result<(Tensor, Duration), Failure> {
+/// Dense attention on the session's device, and the time of the whole call.
+pub fn dense(session: &mut Session, [q, k, v]: &[Tensor; 3]) -> Result<(Tensor, Report, Duration), Failure> {
     let mut out = Tensor::zeros(q.shape(), q.dtype());
     let start = Instant::now();
-    dense_attention(q.as_ref(), k.as_ref(), v.as_ref(), out.as_mut())?;
-    Ok((out, start.elapsed()))
+    let report = session.dense_attention(q.as_ref(), k.as_ref(), v.as_ref(), out.as_mut())?;
+    Ok((out, report, start.elapsed()))
 }
 
 /// The share of attention that a step did.
@@ -218,17 +244,32 @@ pub fn relative([difference, norm]: [f64; 2]) -> f64 {
 
 fn total(lines: &[Line], squares: [f64; 2]) -> Total {
     let sum = |of: fn(&Line) -> f64| lines.iter().map(of).sum::<f64>();
-    let (time, dense) = (sum(|line| line.whole_ms), sum(|line| line.dense_ms));
+    let [time, dense] = [0, 1].map(|index| lines.iter().map(|line| line.counted_ms()[index]).sum::<f64>());
+    let on_gpu = lines.iter().any(|line| line.kernel_ms.is_some());
     Total {
         live_share: sum(|line| line.live_share) / lines.len() as f64,
         relative_error: relative(squares),
-        whole_ms: time,
-        dense_ms: dense,
+        whole_ms: sum(|line| line.whole_ms),
+        dense_ms: sum(|line| line.dense_ms),
+        kernel_ms: on_gpu.then_some(time),
+        dense_kernel_ms: on_gpu.then_some(dense),
         speedup: dense / time,
     }
 }
 
-fn text(plan: &Plan, series: &Series, lines: &[Line], total: &Total) -> String {
+/// What ran, and on a GPU what the columns are about.
+fn heading(plan: &Plan, series: &Series, device: Device, reference: Device, backend: &Backend) -> String {
+    let about = match device {
+        Device::Cpu => String::new(),
+        Device::Cuda(_) => format!(
+            "  device    {}; times are its kernels', errors are against dense attention on {reference}\n",
+            device.heading(backend)
+        ),
+    };
+    input::heading(plan, &series.name) + &about
+}
+
+fn text(lines: &[Line], total: &Total) -> String {
     let time = |ms: f64| table::duration(Duration::from_secs_f64(ms / 1e3));
     let mut rows = Table::new(&[
         ">step",
@@ -251,9 +292,9 @@ fn text(plan: &Plan, series: &Series, lines: &[Line], total: &Total) -> String {
             table::error(line.relative_error),
             table::error(line.max_error),
             format!("{:.5}", line.cosine),
-            time(line.whole_ms),
-            time(line.dense_ms),
-            table::ratio(line.dense_ms / line.whole_ms),
+            time(line.counted_ms()[0]),
+            time(line.counted_ms()[1]),
+            gain(line.counted_ms()),
         ]);
     }
     rows.row([
@@ -264,9 +305,15 @@ fn text(plan: &Plan, series: &Series, lines: &[Line], total: &Total) -> String {
         table::error(total.relative_error),
         String::new(),
         String::new(),
-        time(total.whole_ms),
-        time(total.dense_ms),
-        table::ratio(total.speedup),
+        time(total.kernel_ms.unwrap_or(total.whole_ms)),
+        time(total.dense_kernel_ms.unwrap_or(total.dense_ms)),
+        gain([1.0, total.speedup]),
     ]);
-    format!("{}\n{}", input::heading(plan, &series.name), rows.render())
+    rows.render()
+}
+
+/// How much faster; nothing where no kernel ran.
+pub fn gain([time, dense]: [f64; 2]) -> String {
+    let ratio = dense / time;
+    if ratio.is_finite() { table::ratio(ratio) } else { "-".to_owned() }
 }

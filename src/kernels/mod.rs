@@ -1,0 +1,138 @@
+//! What runs on a GPU: attention under sparse symbols, by the kernels of `runtime_kernels/`.
+//!
+//! | module | what it has |
+//! |---|---|
+//! | [`source`] | the text of the kernels, which is part of the binary |
+//! | [`params`] | their parameters, as in `params.cuh` |
+//! | [`choose`] | which kernel runs on which GPU, and its constants |
+//! | [`symbols`] | sparse symbols in the GPU's memory |
+//! | [`work`] | the work list of a launch |
+//! | [`attention`] | a prepared launch |
+//!
+//! A [`Kernels`] compiles for one device what is asked for and keeps it, in memory and on the disk. Preparing allocates and may
+//! compile; launching does neither, nor does it wait, so that it can be recorded in a graph.
+
+pub mod attention;
+pub mod choose;
+pub mod params;
+pub mod source;
+pub mod symbols;
+pub mod work;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::cuda::cache::{Cache, Key};
+use crate::cuda::nvrtc::{Nvrtc, Program};
+use crate::cuda::{Device, Function, Module};
+use crate::error::{Error, Result};
+
+pub use crate::cuda::tensor_map::Element;
+pub use attention::{AttentionCall, CachedRows, Operands, Options, TensorView};
+pub use choose::{Kernel, Path, Variant};
+pub use symbols::DeviceSymbols;
+pub use work::{WorkPlan, Workspace};
+
+/// The kernels of one device.
+pub struct Kernels {
+    device: Arc<Device>,
+    compiler: Nvrtc,
+    cache: Cache,
+    compiled: Mutex<HashMap<Variant, Arc<Function>>>,
+}
+
+impl Kernels {
+    /// The kernels of a device; none is compiled yet.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when there is no attention for the device, no NVRTC, or one that is newer than the driver.
+    pub fn new(device: &Arc<Device>) -> Result<Self> {
+        Self::with_cache(device, Cache::of_user())
+    }
+
+    /// As [`Kernels::new`], with another place for what is compiled.
+    ///
+    /// # Errors
+    /// As [`Kernels::new`].
+    pub fn with_cache(device: &Arc<Device>, cache: Cache) -> Result<Self> {
+        choose::attention_of(device.properties(), Path::Best)?;
+        let compiler = Nvrtc::load()?;
+        let (own, driver) = (compiler.version(), device.properties().driver);
+        if own.major > driver.major {
+            return Err(Error::Unavailable(format!(
+                "NVRTC {own} is newer than the driver, which knows CUDA {driver}: update the driver or install NVRTC {}",
+                driver.major
+            )));
+        }
+        Ok(Kernels { device: Arc::clone(device), compiler, cache, compiled: Mutex::default() })
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// A kernel that is ready to run, compiled now unless it was before.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] when it does not compile, [`Error::Cuda`] when the driver refuses it.
+    pub fn function(&self, variant: Variant) -> Result<Arc<Function>> {
+        // One thread compiles; others that need the same kernel wait for it.
+        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = compiled.get(&variant) {
+            return Ok(Arc::clone(known));
+        }
+        let function = Arc::new(self.load(variant)?);
+        compiled.insert(variant, Arc::clone(&function));
+        Ok(function)
+    }
+
+    fn load(&self, variant: Variant) -> Result<Function> {
+        let source = source::bundle(variant.kernel.file())?;
+        let (architecture, options) = (variant.architecture(), variant.options());
+        let name = variant.kernel.file();
+        let program = Program { name, source: &source, architecture: &architecture, options: &options };
+        let key = Key::of(&program, self.compiler.version(), self.device.properties().driver);
+        let entry = variant.kernel.entry();
+        let finish = |cubin: &[u8]| -> Result<Function> {
+            let function = Module::load(&self.device, name, cubin)?.function(entry)?;
+            function.allow_shared_bytes(variant.geometry().shared_bytes)?;
+            Ok(function)
+        };
+        // What the driver refuses although it is whole is compiled again, and its error is that of the fresh one.
+        if let Some(function) = self.cache.get(&key).and_then(|cubin| finish(&cubin).ok()) {
+            return Ok(function);
+        }
+        let compiled = self.compiler.compile(&program).map_err(|error| match error {
+            Error::Kernel { what, log, .. } => {
+                Error::Kernel { what, log, saved: self.cache.save_source(&key, &source) }
+            }
+            other => other,
+        })?;
+        let function = finish(&compiled.cubin)?;
+        self.cache.put(&key, &compiled.cubin);
+        Ok(function)
+    }
+}
+
+impl fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernels").field("device", &self.device).field("cache", &self.cache).finish_non_exhaustive()
+    }
+}
+
+/// The log of compiling a variant with ptxas's statistics, without a device: what tests look for spills in.
+///
+/// # Errors
+/// [`Error::Unavailable`] without NVRTC, [`Error::Kernel`] when it does not compile.
+pub fn compile_log(variant: &Variant) -> Result<String> {
+    let source = source::bundle(variant.kernel.file())?;
+    let mut options = variant.options();
+    options.push("--ptxas-options=-v".to_owned());
+    let architecture = variant.architecture();
+    let program =
+        Program { name: variant.kernel.file(), source: &source, architecture: &architecture, options: &options };
+    Ok(Nvrtc::load()?.compile(&program)?.log)
+}
