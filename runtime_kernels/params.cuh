@@ -53,15 +53,15 @@ struct Cut {
 
 // The work of a launch, made by plan.cu from the symbols. Row numbers count (batch, head, q-block).
 //
-// Thread block c of `ctas` does the rows order[c + wave * ctas] for each wave < head->waves as a whole, and then its share of
-// the rest: from cuts[c] up to cuts[c + 1]. Only the rest is divided, so that all finish together. A row's length
-// counts the tiles of 128 keys that its kv-blocks fill.
+// Thread block c of `ctas` does the rows order[c + wave * ctas] for each wave < head->waves as a whole, and its share of the rest:
+// from cuts[c] up to cuts[c + 1]. Only the rest is divided, so that all finish together. A row's length counts the tiles of
+// 128 keys that its kv-blocks fill.
 struct Plan {
     struct Head* head;    // [1]
     struct Cut* cuts;     // [ctas + 1]
     u32* order;           // [all rows] rows with live blocks first; from the end backwards, rows to be filled
     u32* lengths;         // [all rows] tiles of each row in `order`, or of each row while the plan is being made
-    u32* arrived;         // [ctas] pieces of a divided row that are done, by the thread block that began it; zero between launches
+    u32* arrived;         // [ctas][2] pieces of a divided row that are done, by the thread block that began it; zero between launches
     float* partial_out;   // [2 * ctas][128][head_dim] outputs of the pieces, not normalised
     float* partial_stats; // [2 * ctas][128][2] maximum (base 2, scaled) and sum of each row of a piece
     u32 ctas;

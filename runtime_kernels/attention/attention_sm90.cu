@@ -43,27 +43,31 @@ constexpr u32 PANELS = HEAD_DIM / 64;
 constexpr u32 PANEL_BYTES = TILE * 128;
 constexpr u32 STAGE_BYTES = PANELS * PANEL_BYTES;
 
-// Registers of a thread: 40 * 128 + 232 * 256 fit the 64 Ki of a multiprocessor.
-constexpr u32 PRODUCER_REGISTERS = 72;
-constexpr u32 CONSUMER_REGISTERS = 216;
+// Registers of a thread. All together they fit what the launch allocates, 384 * 168.
+constexpr u32 PRODUCER_REGISTERS = 56;
+constexpr u32 CONSUMER_REGISTERS = 224;
+static_assert(128 * PRODUCER_REGISTERS + 256 * CONSUMER_REGISTERS <= 384 * 168, "the registers of one thread block");
+
+// Of the 16 groups of 8 columns of a tile, those whose exponentials are due before the last sum must be done.
+constexpr u32 FIRST_PART = 4;
 
 // Named barriers; 0 is __syncthreads.
 constexpr u32 TURN = 1;      // and 2: the turn of each consumer warpgroup
 constexpr u32 WARPGROUP = 3; // and 4: the threads of one consumer warpgroup
-constexpr u32 ALL_CONSUMERS = 5;
 
 // A q-block on its way: written by the producer before it announces q.
 struct Slot {
     u32 batch;
     u32 head;
     u32 q_first;
-    u32 q_rows; // 0: there is no more work
-    u32 tiles;
-    u32 slot; // of the workspace, or WHOLE
+    u32 q_rows;
+    u32 tiles; // 0: there is no more work
+    u32 slot;  // of the workspace, or WHOLE
+    u32 is_first;
     u32 first;
     u32 last;
     u32 pieces;
-    u32 padding[3];
+    u32 padding[2];
 };
 
 struct SharedMemoryPlan {
@@ -75,21 +79,25 @@ struct SharedMemoryPlan {
     u64 v_full[STAGES], v_empty[STAGES];
     Slot slots[Q_STAGES];
     TileNote notes[STAGES];
-    u32 is_last_piece;
 };
+static_assert(Q_STAGES == 2, "a row and the one behind it");
 static_assert(sizeof(SharedMemoryPlan) <= 232448, "the shared memory of one thread block");
 
 // A place in a ring of stages, and the parity of its barriers' current phase.
 template <u32 COUNT>
 struct Ring {
-    u32 stage = 0;
-    u32 phase = 0;
+    u32 turns = 0;
+
+    __device__ __forceinline__ u32 stage() const {
+        return turns % COUNT;
+    }
+
+    __device__ __forceinline__ u32 phase() const {
+        return turns / COUNT % 2;
+    }
 
     __device__ __forceinline__ void advance() {
-        if (++stage == COUNT) {
-            stage = 0;
-            phase ^= 1;
-        }
+        ++turns;
     }
 };
 
@@ -131,42 +139,44 @@ __device__ __forceinline__ void produce(
         u32 q_end = MASKS ? __ldg(params.symbols.q_start + q_block + 1) : min(q_first + BLOCK_Q, shape.q_tokens);
         TileWalk tiles(params, symbol_row, piece.begin);
 
-        mbarrier_wait(shared_address(&shared.q_empty[q.stage]), q.phase ^ 1);
-        Slot& slot = shared.slots[q.stage];
+        mbarrier_wait(shared_address(&shared.q_empty[q.stage()]), q.phase() ^ 1);
+        Slot& slot = shared.slots[q.stage()];
         slot.batch = batch;
         slot.head = head;
         slot.q_first = q_first;
         slot.q_rows = q_end - q_first;
         slot.tiles = piece.count;
         slot.slot = piece.slot;
+        slot.is_first = piece.begin == 0;
         slot.first = piece.first;
         slot.last = piece.last;
         slot.pieces = piece.pieces;
-        mbarrier_arrive_expect_tx(shared_address(&shared.q_full[q.stage]), STAGE_BYTES);
-        load_rows<BLOCK_Q>(shared.q[q.stage], 0, q_map, &shared.q_full[q.stage], q_first, head, batch, EVICT_FIRST);
+        mbarrier_arrive_expect_tx(shared_address(&shared.q_full[q.stage()]), STAGE_BYTES);
+        load_rows<BLOCK_Q>(shared.q[q.stage()], 0, q_map, &shared.q_full[q.stage()], q_first, head, batch, EVICT_FIRST);
 
         // v stays one tile behind k, as it is needed.
         Tile last;
+#pragma unroll 1
         for (u32 n = 0; n <= piece.count; ++n) {
             Tile tile;
             if (n < piece.count) {
                 tile = tiles.next();
-                mbarrier_wait(shared_address(&shared.k_empty[k.stage]), k.phase ^ 1);
-                shared.notes[k.stage] = tile.note;
-                load_tile(shared.k[k.stage], k_map, &shared.k_full[k.stage], tile, kv_head, batch);
+                mbarrier_wait(shared_address(&shared.k_empty[k.stage()]), k.phase() ^ 1);
+                shared.notes[k.stage()] = tile.note;
+                load_tile(shared.k[k.stage()], k_map, &shared.k_full[k.stage()], tile, kv_head, batch);
                 k.advance();
             }
             if (n > 0) {
-                mbarrier_wait(shared_address(&shared.v_empty[v.stage]), v.phase ^ 1);
-                load_tile(shared.v[v.stage], v_map, &shared.v_full[v.stage], last, kv_head, batch);
+                mbarrier_wait(shared_address(&shared.v_empty[v.stage()]), v.phase() ^ 1);
+                load_tile(shared.v[v.stage()], v_map, &shared.v_full[v.stage()], last, kv_head, batch);
                 v.advance();
             }
             last = tile;
         }
     }
-    mbarrier_wait(shared_address(&shared.q_empty[q.stage]), q.phase ^ 1);
-    shared.slots[q.stage].q_rows = 0;
-    mbarrier_arrive(shared_address(&shared.q_full[q.stage]));
+    mbarrier_wait(shared_address(&shared.q_empty[q.stage()]), q.phase() ^ 1);
+    shared.slots[q.stage()].tiles = 0;
+    mbarrier_arrive(shared_address(&shared.q_full[q.stage()]));
 }
 
 // ------------------------------------------------------------------------------------------------------------------ consumers
@@ -223,83 +233,122 @@ struct Consumer {
     Ring<Q_STAGES> q;
     Ring<STAGES> k, v;
 
-    __device__ __forceinline__ Consumer(SharedMemoryPlan& shared, const AttentionParams& params, u32 index)
-        : shared(shared), params(params), warpgroup(index / 128), thread(index % 128), lane(index % 32) {
+    __device__ __forceinline__ Consumer(SharedMemoryPlan& shared, const AttentionParams& params, u32 warpgroup)
+        : shared(shared), params(params), warpgroup(warpgroup), thread(threadIdx.x % 128), lane(threadIdx.x % 32) {
         row = 64 * warpgroup + 16 * (thread / 32) + lane / 4;
     }
 
+    // Waits for the next row; its number of tiles, 0 when there is none. The compiler must see that all threads get the same:
+    // stages depend on it, and what depends on them belongs into uniform registers.
+    __device__ __forceinline__ u32 next_row() {
+        mbarrier_wait(shared_address(&shared.q_full[q.stage()]), q.phase());
+        return __shfl_sync(0xFFFFFFFF, shared.slots[q.stage()].tiles, 0);
+    }
+
+    // One stream of tiles through all rows: where a row ends, the first scores of the next run beside its last sum as anywhere else.
     __device__ __forceinline__ void run() {
+        Tiles t(params.scale_log2);
         // The first warpgroup begins.
         if (warpgroup == 1) bar_arrive(TURN, 256);
-        for (;; q.advance()) {
-            mbarrier_wait(shared_address(&shared.q_full[q.stage]), q.phase);
-            if (shared.slots[q.stage].q_rows == 0) break;
-            attend(shared.slots[q.stage]);
-        }
-    }
-
-    __device__ __forceinline__ u64 k_descriptor() const {
-        return descriptor(shared.k[k.stage], 16, 1024);
-    }
-
-    __device__ __forceinline__ u64 v_descriptor() const {
-        return descriptor(shared.v[v.stage], PANEL_BYTES, 1024);
-    }
-
-    __device__ __forceinline__ void attend(const Slot& slot) {
-        float o[HEAD_DIM / 2], s[64], factor[2];
-        u32 p[32];
-        Softmax softmax(params.scale_log2);
-        u64 q_rows = descriptor(shared.q[q.stage] + 64 * 128 * warpgroup, 16, 1024);
-        u32 tiles = slot.tiles;
-
-        auto wait_k = [&] { mbarrier_wait(shared_address(&shared.k_full[k.stage]), k.phase); };
-        auto wait_v = [&] { mbarrier_wait(shared_address(&shared.v_full[v.stage]), v.phase); };
-        auto finish_scores = [&](bool may_be_masked) {
-            keep_behind(s);
-            if (may_be_masked) apply_note(s, shared.notes[k.stage], params.symbols.tiles, row, lane % 4);
-            release(&shared.k_empty[k.stage], lane);
-            k.advance();
-        };
-        auto finish_sum = [&] {
-            keep_behind(o);
-            release(&shared.v_empty[v.stage], lane);
-            v.advance();
-        };
-
+        u32 tiles = next_row(), tile = 0;
+        if (tiles == 0) return;
         wait_k();
-        start_scores(s, q_rows, k_descriptor());
+        scores(t);
         wgmma_wait_group<0>();
-        finish_scores(true);
-        softmax.weigh(s, factor);
-        pack_weights(p, s);
-        for (u32 n = 1; n < tiles; ++n) {
-            wait_k();
-            bar_sync(TURN + warpgroup, 256);
-            start_scores(s, q_rows, k_descriptor());
-            wait_v();
-            start_sum(o, p, v_descriptor(), n > 1);
-            bar_arrive(TURN + (warpgroup ^ 1), 256);
-            wgmma_wait_group<1>();
-            finish_scores(MASKS);
-            bool rescales = softmax.weigh(s, factor);
-            wgmma_wait_group<0>();
-            finish_sum();
-            if (rescales) rescale(o, factor);
-            pack_weights(p, s);
+        finish_scores(t, true);
+        t.softmax.raise(t.s, t.factor);
+        t.softmax.weigh<0, 16>(t.s);
+        pack_weights(t.p, t.s);
+        for (;;) {
+            if (tile + 1 < tiles) {
+                step<false>(t, tile > 0);
+                ++tile;
+                continue;
+            }
+            q.advance();
+            tiles = next_row();
+            if (tiles == 0) break;
+            step<true>(t, tile > 0);
+            tile = 0;
         }
         wait_v();
-        start_sum(o, p, v_descriptor(), tiles > 1);
-        wgmma_wait_group<0>();
-        finish_sum();
+        sum(t, tile > 0);
+        finish_sum(t);
+        finish_row(q.stage() ^ 1, t.o, t.softmax);
+    }
 
-        float sum[2] = {quad_sum(softmax.sum[0]), quad_sum(softmax.sum[1])};
-        float reference[2] = {softmax.reference[0] * softmax.scale, softmax.reference[1] * softmax.scale};
-        if (slot.slot == WHOLE || merge(slot, o, reference, sum)) store(slot, o, reference, sum);
-        // What was staged in the rows of q must be out of the way of the next copy.
-        fence_proxy_async();
-        __syncwarp();
-        release(&shared.q_empty[q.stage], lane);
+    // What a thread holds of a row: weights of one tile, whose sum is due, and scores of the next.
+    struct Tiles {
+        float o[HEAD_DIM / 2];
+        float s[64];
+        u32 p[32];
+        float factor[2];
+        Softmax softmax;
+
+        __device__ __forceinline__ Tiles(float scale) : softmax(scale) {}
+    };
+
+    // The sum of one tile beside the scores of the next, which is the first of another row where a row ENDS.
+    template <bool ENDS>
+    __device__ __forceinline__ void step(Tiles& t, bool accumulate) {
+        wait_k();
+        bar_sync(TURN + warpgroup, 256);
+        scores(t);
+        wait_v();
+        sum(t, accumulate);
+        bar_arrive(TURN + (warpgroup ^ 1), 256);
+        wgmma_wait_group<1>();
+        finish_scores(t, MASKS || ENDS);
+        Softmax done = t.softmax;
+        if (ENDS) t.softmax.reset();
+        bool rescales = t.softmax.raise(t.s, t.factor);
+        t.softmax.weigh<0, FIRST_PART>(t.s);
+        keep_behind<4 * FIRST_PART>(t.s);
+        finish_sum(t);
+        if (ENDS) finish_row(q.stage() ^ 1, t.o, done);
+        // Twice the same but for the rescaling: it fills slots that exponentials leave, as conversions and sums do, and would keep
+        // them apart in a branch of its own.
+        if (!ENDS && rescales) {
+            keep_apart();
+            rescale(t.o, t.factor);
+            t.softmax.weigh<FIRST_PART, 16>(t.s);
+            pack_weights(t.p, t.s);
+            keep_apart();
+        } else {
+            t.softmax.weigh<FIRST_PART, 16>(t.s);
+            pack_weights(t.p, t.s);
+        }
+    }
+
+    __device__ __forceinline__ void wait_k() {
+        mbarrier_wait(shared_address(&shared.k_full[k.stage()]), k.phase());
+    }
+
+    __device__ __forceinline__ void wait_v() {
+        mbarrier_wait(shared_address(&shared.v_full[v.stage()]), v.phase());
+    }
+
+    __device__ __forceinline__ void scores(Tiles& t) {
+        u64 rows = descriptor(shared.q[q.stage()] + 64 * 128 * warpgroup, 16, 1024);
+        start_scores(t.s, rows, descriptor(shared.k[k.stage()], 16, 1024));
+    }
+
+    __device__ __forceinline__ void sum(Tiles& t, bool accumulate) {
+        start_sum(t.o, t.p, descriptor(shared.v[v.stage()], PANEL_BYTES, 1024), accumulate);
+    }
+
+    __device__ __forceinline__ void finish_scores(Tiles& t, bool may_be_masked) {
+        keep_behind<64>(t.s);
+        if (may_be_masked) apply_note(t.s, shared.notes[k.stage()], params.symbols.tiles, row, lane % 4);
+        release(&shared.k_empty[k.stage()], lane);
+        k.advance();
+    }
+
+    __device__ __forceinline__ void finish_sum(Tiles& t) {
+        wgmma_wait_group<0>();
+        keep_behind<HEAD_DIM / 2>(t.o);
+        release(&shared.v_empty[v.stage()], lane);
+        v.advance();
     }
 
     __device__ __forceinline__ void rescale(float (&o)[HEAD_DIM / 2], const float (&factor)[2]) {
@@ -307,73 +356,90 @@ struct Consumer {
         for (u32 i = 0; i < HEAD_DIM / 2; ++i) o[i] *= factor[i / 2 % 2];
     }
 
-    // Leaves a piece of a divided row in the workspace. The warpgroups that come last gather all pieces, in order, so that the
-    // result does not depend on who that is; true for them. `reference` is in powers of two here.
-    __device__ __forceinline__ bool merge(const Slot& slot, float (&o)[HEAD_DIM / 2], float (&reference)[2], float (&sum)[2]) {
-        // [slot][warpgroup][i / 4][thread][4]: in the order of accumulators, which no one else reads.
-        constexpr u32 CHUNKS = HEAD_DIM / 8;
-        float4* outputs = reinterpret_cast<float4*>(params.plan.partial_out) + warpgroup * CHUNKS * 128 + thread;
-        float2* stats = reinterpret_cast<float2*>(params.plan.partial_stats) + row;
-        constexpr u32 OUTPUT_STRIDE = CONSUMERS * CHUNKS * 128;
+    // The output of a row whose tiles are all done.
+    __device__ __forceinline__ void finish_row(u32 stage, float (&o)[HEAD_DIM / 2], const Softmax& softmax) {
+        const Slot& slot = shared.slots[stage];
+        // What exponents are counted from, in powers of two.
+        float reference[2] = {softmax.reference[0] * softmax.scale, softmax.reference[1] * softmax.scale};
+        float sum[2] = {quad_sum(softmax.sum[0]), quad_sum(softmax.sum[1])};
+        bool is_own = slot.slot == WHOLE || slot.is_first;
+        if (!is_own) leave(slot, o, reference, sum);
+        if (slot.slot != WHOLE && slot.is_first) gather(slot, o, reference, sum);
+        if (is_own) store(stage, o, reference, sum);
+        // What was staged in the rows of q must be out of the way of the next copy.
+        fence_proxy_async();
+        __syncwarp();
+        release(&shared.q_empty[stage], lane);
+    }
+
+    // Places of this thread in the workspace, [slot][warpgroup][i / 4][thread][4] in the order of accumulators, and [slot][row].
+    static constexpr u32 CHUNKS = HEAD_DIM / 8;
+    static constexpr u32 OUTPUT_STRIDE = CONSUMERS * CHUNKS * 128;
+    __device__ __forceinline__ float4* partial_out(u32 slot) const {
+        return reinterpret_cast<float4*>(params.plan.partial_out) + slot * OUTPUT_STRIDE + warpgroup * CHUNKS * 128 + thread;
+    }
+    __device__ __forceinline__ float2* partial_stats(u32 slot) const {
+        return reinterpret_cast<float2*>(params.plan.partial_stats) + slot * BLOCK_Q + row;
+    }
+
+    // Leaves a piece of a divided row to the thread block that began the row, and does not wait for it.
+    __device__ __forceinline__ void leave(
+        const Slot& slot, const float (&o)[HEAD_DIM / 2], const float (&reference)[2], const float (&sum)[2]) {
+        float4* outputs = partial_out(slot.slot);
 #pragma unroll
         for (u32 i = 0; i < CHUNKS; ++i) {
-            outputs[slot.slot * OUTPUT_STRIDE + i * 128] = make_float4(o[4 * i], o[4 * i + 1], o[4 * i + 2], o[4 * i + 3]);
+            __stcg(outputs + i * 128, make_float4(o[4 * i], o[4 * i + 1], o[4 * i + 2], o[4 * i + 3]));
         }
         if (lane % 4 == 0) {
-            stats[slot.slot * BLOCK_Q] = make_float2(reference[0], sum[0]);
-            stats[slot.slot * BLOCK_Q + 8] = make_float2(reference[1], sum[1]);
+            __stcg(partial_stats(slot.slot), make_float2(reference[0], sum[0]));
+            __stcg(partial_stats(slot.slot) + 8, make_float2(reference[1], sum[1]));
         }
-        __threadfence();
-        bar_sync(ALL_CONSUMERS, 256);
-        if (warpgroup == 0 && thread == 0) {
-            u32 before = atomicAdd(params.plan.arrived + slot.first, 1);
-            shared.is_last_piece = before + 1 == slot.pieces;
-            if (before + 1 == slot.pieces) params.plan.arrived[slot.first] = 0;
-        }
-        bar_sync(ALL_CONSUMERS, 256);
-        if (!shared.is_last_piece) return false;
-        __threadfence();
+        bar_sync(WARPGROUP + warpgroup, 128);
+        if (thread == 0) red_release_gpu_add(params.plan.arrived + 2 * slot.first + warpgroup, 1);
+    }
 
-        auto is_piece = [&](u32 block) {
-            Cut from = load_cut(params.plan.cuts, block), to = load_cut(params.plan.cuts, block + 1);
-            return is_before(from, to);
-        };
-        float largest[2] = {-INFINITE, -INFINITE};
-        for (u32 block = slot.first; block <= slot.last; ++block) {
-            if (!is_piece(block)) continue;
-            for (u32 r = 0; r < 2; ++r) {
-                largest[r] = fmaxf(largest[r], __ldcg(stats + slot_of(block, slot.first) * BLOCK_Q + 8 * r).x);
+    // Adds the pieces of the others to that of the thread block that began the row, in order: the result does not depend on who came
+    // when. They have done theirs before anything else, and all thread blocks run at once, so this waits for them in rare cases
+    // only, and never for ever.
+    __device__ __forceinline__ void gather(
+        const Slot& slot, float (&o)[HEAD_DIM / 2], float (&reference)[2], float (&sum)[2]) {
+        u32* arrived = params.plan.arrived + 2 * slot.first + warpgroup;
+        if (thread == 0) {
+            while (ld_acquire_gpu(arrived) + 1 < slot.pieces) {
             }
+            *arrived = 0;
         }
+        bar_sync(WARPGROUP + warpgroup, 128);
+        for (u32 block = slot.first + 1; block <= slot.last; ++block) {
+            if (!is_before(load_cut(params.plan.cuts, block), load_cut(params.plan.cuts, block + 1))) continue;
+            const float4* outputs = partial_out(slot_of(block, slot.first));
+            const float2* stats = partial_stats(slot_of(block, slot.first));
+            float own[2], other[2];
 #pragma unroll
-        for (u32 i = 0; i < HEAD_DIM / 2; ++i) o[i] = 0.0f;
-        for (u32 r = 0; r < 2; ++r) {
-            sum[r] = 0.0f;
-            reference[r] = largest[r];
-        }
-        for (u32 block = slot.first; block <= slot.last; ++block) {
-            if (!is_piece(block)) continue;
-            u32 from = slot_of(block, slot.first);
-            float factor[2];
             for (u32 r = 0; r < 2; ++r) {
-                float2 piece = __ldcg(stats + from * BLOCK_Q + 8 * r);
-                factor[r] = piece.x == largest[r] ? 1.0f : ex2_approx(piece.x - largest[r]);
-                sum[r] = fmaf(piece.y, factor[r], sum[r]);
+                float2 piece = __ldcg(stats + 8 * r);
+                float largest = fmaxf(reference[r], piece.x);
+                // Rows that attended to nothing so far have minus infinity on both sides.
+                own[r] = reference[r] == largest ? 1.0f : ex2_approx(reference[r] - largest);
+                other[r] = piece.x == largest ? 1.0f : ex2_approx(piece.x - largest);
+                reference[r] = largest;
+                sum[r] = fmaf(piece.y, other[r], sum[r] * own[r]);
             }
 #pragma unroll
             for (u32 i = 0; i < CHUNKS; ++i) {
-                float4 part = __ldcg(outputs + from * OUTPUT_STRIDE + i * 128);
-                o[4 * i] = fmaf(part.x, factor[0], o[4 * i]);
-                o[4 * i + 1] = fmaf(part.y, factor[0], o[4 * i + 1]);
-                o[4 * i + 2] = fmaf(part.z, factor[1], o[4 * i + 2]);
-                o[4 * i + 3] = fmaf(part.w, factor[1], o[4 * i + 3]);
+                float4 part = __ldcg(outputs + i * 128);
+                o[4 * i] = fmaf(part.x, other[0], o[4 * i] * own[0]);
+                o[4 * i + 1] = fmaf(part.y, other[0], o[4 * i + 1] * own[0]);
+                o[4 * i + 2] = fmaf(part.z, other[1], o[4 * i + 2] * own[1]);
+                o[4 * i + 3] = fmaf(part.w, other[1], o[4 * i + 3] * own[1]);
             }
         }
-        return true;
     }
 
     // Normalises and writes the rows of this warpgroup, through its own rows of q so that threads write 16 bytes in a line.
-    __device__ __forceinline__ void store(const Slot& slot, float (&o)[HEAD_DIM / 2], const float (&reference)[2], const float (&sum)[2]) {
+    __device__ __forceinline__ void store(
+        u32 stage, float (&o)[HEAD_DIM / 2], const float (&reference)[2], const float (&sum)[2]) {
+        const Slot& slot = shared.slots[stage];
         float inverse[2];
         u64 lse_row = (u64(slot.batch) * params.shape.heads + slot.head) * params.shape.q_tokens + slot.q_first;
 #pragma unroll
@@ -385,7 +451,7 @@ struct Consumer {
         }
         rescale(o, inverse);
 
-        u8* rows = shared.q[q.stage] + 64 * 128 * warpgroup;
+        u8* rows = shared.q[stage] + 64 * 128 * warpgroup;
         u32 own = 16 * (thread / 32) + lane % 16;
 #pragma unroll
         for (u32 i = 0; i < HEAD_DIM / 16; ++i) {
@@ -398,7 +464,6 @@ struct Consumer {
 
         const Tensor4& out = params.out;
         u16* base = static_cast<u16*>(out.data) + slot.batch * out.batch_stride + slot.head * out.head_stride;
-        constexpr u32 CHUNKS = HEAD_DIM / 8;
 #pragma unroll
         for (u32 i = 0; i < 64 * CHUNKS / 128; ++i) {
             u32 local = i * (128 / CHUNKS) + thread / CHUNKS, chunk = thread % CHUNKS;
@@ -424,6 +489,7 @@ __device__ __forceinline__ void fill(const AttentionParams& params, u32 thread) 
         u32 symbol_head = shape.symbol_batches == 1 ? head : line;
         const u64* cache = params.symbols.cache + u64(symbol_head) * ((shape.q_blocks + 63) / 64);
         bool is_cached = (__ldg(cache + q_block / 64) >> q_block % 64 & 1) == 0;
+        if (is_cached && params.forecast.count == 0) continue;
         u32 first = __ldg(params.symbols.q_start + q_block), end = __ldg(params.symbols.q_start + q_block + 1);
         for (u32 at = thread; at < (end - first) * (HEAD_DIM / 8); at += FILLERS) {
             u32 token = first + at / (HEAD_DIM / 8), column = at % (HEAD_DIM / 8) * 8;
@@ -458,6 +524,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention(
     const __grid_constant__ TensorMap v_map) {
     extern __shared__ __align__(1024) u8 memory[];
     SharedMemoryPlan& shared = *reinterpret_cast<SharedMemoryPlan*>(memory);
+    // The same for all threads of a warp, and known to be: descriptors and barriers can stay in uniform registers.
     u32 warpgroup = __shfl_sync(0xFFFFFFFF, threadIdx.x / 128, 0);
     if (threadIdx.x == 0) {
         prefetch_tensormap(&q_map);
@@ -481,6 +548,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention(
         if (threadIdx.x >= 32) fill(params, threadIdx.x - 32);
     } else {
         setmaxnreg_inc<CONSUMER_REGISTERS>();
-        Consumer(shared, params, threadIdx.x - 128).run();
+        Consumer(shared, params, warpgroup - 1).run();
     }
 }

@@ -32,6 +32,7 @@ struct TileWalk {
         : params(params), blocks(params.symbols.skip + u64(row) * words(params), words(params)), row(row), is_odd(false) {
         if constexpr (KV_BLOCK == 64) {
             u32 live = 0;
+#pragma unroll 1
             for (u32 i = 0; i < words(params); ++i) live += __popcll(__ldg(blocks.words + i));
             is_odd = begin == 0 && live % 2 == 1;
             blocks.skip(begin == 0 ? 0 : 2 * begin - live % 2);

@@ -2,7 +2,7 @@
 //
 // Weights are exp2(scale * (score - reference)). The reference is the largest score so far, except that it stays while the
 // largest exceeds it by less than LAZY powers of two: weights stay below 2^LAZY, which 16 bits hold as well as numbers
-// below one, and the accumulators need no rescaling in almost every tile (the idea is FlashAttention-4's).
+// below one, and in almost every tile nothing needs rescaling (the idea is FlashAttention-4's).
 //
 // An accumulator of m64nN is s[4 * j + 2 * r + c]: row g + 8 * r and column 8 * j + 2 * t + c of the warp's 16 rows, with
 // g = lane / 4 and t = lane % 4.
@@ -14,15 +14,22 @@ constexpr float LAZY = 8.0f;
 
 struct Softmax {
     float scale; // factor of the scores times log2(e), above zero
-    float lazy;  // LAZY in units of scores
     float reference[2];
     float sum[2]; // of this thread's columns
 
-    __device__ __forceinline__ Softmax(float scale) : scale(scale), lazy(LAZY / scale), reference{-INFINITE, -INFINITE}, sum{0, 0} {}
+    __device__ __forceinline__ Softmax(float scale) : scale(scale) {
+        reset();
+    }
 
-    // Turns the scores of a tile into weights. True where what was accumulated must be multiplied by `factor` first, the same for
-    // all threads of the warp.
-    __device__ __forceinline__ bool weigh(float (&s)[64], float (&factor)[2]) {
+    // For the next row.
+    __device__ __forceinline__ void reset() {
+        reference[0] = reference[1] = -INFINITE;
+        sum[0] = sum[1] = 0.0f;
+    }
+
+    // Takes the scores of a tile into account. True where what was accumulated so far must be multiplied by `factor`, the same for
+    // all threads of a warp.
+    __device__ __forceinline__ bool raise(const float (&s)[64], float (&factor)[2]) {
         float largest[2] = {reference[0], reference[1]};
 #pragma unroll
         for (u32 j = 0; j < 16; ++j) {
@@ -31,26 +38,30 @@ struct Softmax {
         }
         largest[0] = quad_max(largest[0]);
         largest[1] = quad_max(largest[1]);
-        // Where a row has seen nothing yet both are minus infinity: their difference is NaN, and nothing to rescale.
-        bool rescales = largest[0] - reference[0] > lazy || largest[1] - reference[1] > lazy;
-        rescales = __any_sync(0xFFFFFFFF, rescales);
-        if (rescales) {
+        // Where a row has seen nothing yet both are minus infinity; their difference is NaN, which fmaxf passes over.
+        float rise = fmaxf(largest[0] - reference[0], largest[1] - reference[1]) * scale;
+        if (!__any_sync(0xFFFFFFFF, rise > LAZY)) return false;
 #pragma unroll
-            for (u32 r = 0; r < 2; ++r) {
-                factor[r] = largest[r] == reference[r] ? 1.0f : ex2_approx((reference[r] - largest[r]) * scale);
-                reference[r] = largest[r];
-                sum[r] *= factor[r];
-            }
+        for (u32 r = 0; r < 2; ++r) {
+            factor[r] = ex2_approx((reference[r] - largest[r]) * scale);
+            if (MASKS && largest[r] == -INFINITE) factor[r] = 1.0f;
+            reference[r] = largest[r];
+            sum[r] *= factor[r];
         }
+        return true;
+    }
+
+    // Turns the scores of columns 8 * FROM .. 8 * TO into weights.
+    template <u32 FROM, u32 TO>
+    __device__ __forceinline__ void weigh(float (&s)[64]) {
         float offset[2];
 #pragma unroll
         for (u32 r = 0; r < 2; ++r) {
-            offset[r] = reference[r] * scale;
             // A row that attends to nothing yet: its scores are minus infinity too, and their weights zero.
-            if (MASKS && reference[r] == -INFINITE) offset[r] = 0.0f;
+            offset[r] = MASKS && reference[r] == -INFINITE ? 0.0f : reference[r] * scale;
         }
 #pragma unroll
-        for (u32 j = 0; j < 16; ++j) {
+        for (u32 j = FROM; j < TO; ++j) {
 #pragma unroll
             for (u32 r = 0; r < 2; ++r) {
 #pragma unroll
@@ -61,6 +72,5 @@ struct Softmax {
                 }
             }
         }
-        return rescales;
     }
 };

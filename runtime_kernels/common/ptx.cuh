@@ -55,6 +55,17 @@ __device__ __forceinline__ void bar_arrive(u32 id, u32 threads) {
     asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// Adds to a counter in global memory after everything that this thread has seen written, by others too, through barriers.
+__device__ __forceinline__ void red_release_gpu_add(u32* counter, u32 value) {
+    asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter), "r"(value) : "memory");
+}
+
+__device__ __forceinline__ u32 ld_acquire_gpu(const u32* counter) {
+    u32 value;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(counter) : "memory");
+    return value;
+}
+
 #if __CUDA_ARCH__ >= 900
 
 __device__ __forceinline__ void mbarrier_init(u32 barrier, u32 arrivals) {
@@ -74,11 +85,11 @@ __device__ __forceinline__ bool mbarrier_try_wait_parity(u32 barrier, u32 parity
     asm volatile(
         "{\n"
         ".reg .pred p;\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2, %3;\n"
         "selp.u32 %0, 1, 0, p;\n"
         "}\n"
         : "=r"(done)
-        : "r"(barrier), "r"(parity)
+        : "r"(barrier), "r"(parity), "r"(10000000) // nanoseconds to sleep at most: polling takes slots and power from others
         : "memory");
     return done != 0;
 }
@@ -150,10 +161,15 @@ __device__ __forceinline__ void wgmma_wait_group() {
 }
 
 // Keeps the compiler from moving uses of accumulators to before the wait in front of this.
-template <u32 COUNT>
-__device__ __forceinline__ void keep_behind(float (&d)[COUNT]) {
+template <u32 COUNT, u32 SIZE>
+__device__ __forceinline__ void keep_behind(float (&d)[SIZE]) {
 #pragma unroll
     for (u32 i = 0; i < COUNT; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+// Keeps the compiler from merging the code behind this with its like in another branch.
+__device__ __forceinline__ void keep_apart() {
+    asm volatile("" ::: "memory");
 }
 
 #if OMNI_BF16

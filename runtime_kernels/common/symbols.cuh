@@ -24,7 +24,9 @@ struct LiveBlocks {
 
     // Leaves out the first `count` of those to come.
     __device__ __forceinline__ void skip(u32 count) {
+#pragma unroll 1
         for (u32 here; (here = __popcll(word)) <= count && index > 0; count -= here) advance();
+#pragma unroll 1
         for (; count > 0; --count) word &= ~(1ull << (63 - __clzll(word)));
     }
 
@@ -40,6 +42,7 @@ struct LiveBlocks {
 // The number of a partial block among those of all rows: what tile_of is indexed by.
 __device__ __forceinline__ u32 partial_number(const u64* row, u32 first, u32 block) {
     u32 number = first;
+#pragma unroll 1
     for (u32 i = 0; i < block / 64; ++i) number += __popcll(__ldg(row + i));
     return number + __popcll(__ldg(row + block / 64) & ((1ull << (block % 64)) - 1));
 }

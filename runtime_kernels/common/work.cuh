@@ -31,6 +31,8 @@ __device__ __forceinline__ u32 slot_of(u32 block, u32 first) {
     return block == first ? 2 * block + 1 : 2 * block;
 }
 
+// The pieces of a thread block. If its share of the rest begins inside a row, that piece comes before everything else: who began the row
+// does it last and finds the others done.
 struct Work {
     const Plan& plan;
     u32 block;
@@ -39,6 +41,7 @@ struct Work {
     u32 wave;
     Cut at;
     Cut end;
+    bool begins_inside; // the first piece is one of a row that another thread block begins
     // What lies at the next item, loaded ahead: its first use is an item later.
     u32 row;
     u32 length;
@@ -47,11 +50,13 @@ struct Work {
         waves = __ldg(&plan.head->waves);
         at = load_cut(plan.cuts, block);
         end = load_cut(plan.cuts, block + 1);
+        begins_inside = at.tile > 0 && is_before(at, end);
         load();
     }
 
-    __device__ __forceinline__ u32 item() const {
-        return wave < waves ? block + wave * ctas : at.item;
+    // Whether a whole row of a wave is next.
+    __device__ __forceinline__ bool in_waves() const {
+        return wave < waves && !begins_inside;
     }
 
     __device__ __forceinline__ bool is_done() const {
@@ -60,8 +65,9 @@ struct Work {
 
     __device__ __forceinline__ void load() {
         if (is_done()) return;
-        row = __ldg(plan.order + item());
-        length = __ldg(plan.lengths + item());
+        u32 item = in_waves() ? block + wave * ctas : at.item;
+        row = __ldg(plan.order + item);
+        length = __ldg(plan.lengths + item);
     }
 
     // The next piece; false when there is none.
@@ -69,9 +75,9 @@ struct Work {
         if (is_done()) return false;
         piece.row = row;
         piece.slot = WHOLE;
-        if (wave < waves) {
-            piece.begin = 0;
-            piece.count = length;
+        piece.begin = 0;
+        piece.count = length;
+        if (in_waves()) {
             ++wave;
         } else {
             u32 stop = at.item == end.item ? end.tile : length;
@@ -79,6 +85,7 @@ struct Work {
             piece.count = stop - at.tile;
             if (piece.count < length) share(piece);
             at = at.item == end.item ? end : Cut{at.item + 1, 0};
+            begins_inside = false;
         }
         load();
         return true;

@@ -1,0 +1,130 @@
+"""The library from Python: ctypes over the C interface of examples/attention_capi.rs, on tensors of PyTorch.
+
+library = Library("target/release/examples/libattention_capi.so")
+attention = library.attention(q, k, v, keep, computed)   # keep: S_s, computed: S_c, as bool tensors
+attention.plan()                                         # and again whenever `attention.skip` or `.cache` are written
+out = attention.run()                                    # both launch on PyTorch's current stream
+"""
+
+import ctypes
+import os
+
+import torch
+
+BLOCK = 128
+PATHS = {"best": 0, "portable": 1, "naive": 2}
+
+
+class Tensor(ctypes.Structure):
+    _fields_ = [
+        ("address", ctypes.c_uint64),
+        ("shape", ctypes.c_uint64 * 4),
+        ("strides", ctypes.c_uint64 * 3),
+    ]
+
+
+class Problem(ctypes.Structure):
+    _fields_ = [
+        ("q", Tensor),
+        ("k", Tensor),
+        ("v", Tensor),
+        ("out", Tensor),
+        ("lse", ctypes.c_uint64),
+        ("cache", ctypes.c_uint64),
+        ("skip", ctypes.c_uint64),
+        ("symbols_on_gpu", ctypes.c_uint32),
+        ("symbol_batches", ctypes.c_uint32),
+        ("kv_block", ctypes.c_uint32),
+        ("is_bf16", ctypes.c_uint32),
+        ("path", ctypes.c_uint32),
+        ("scale", ctypes.c_float),
+    ]
+
+
+class Library:
+    def __init__(self, path):
+        torch.zeros(1, device="cuda")  # the library opens the GPU of the current context, which this makes
+        self.c = ctypes.CDLL(os.path.abspath(path))
+        pointer = ctypes.c_void_p
+        for name, result, arguments in (
+            ("omni_open", pointer, []),
+            ("omni_close", None, [pointer]),
+            ("omni_attention", pointer, [pointer, ctypes.POINTER(Problem)]),
+            ("omni_free", None, [pointer]),
+            ("omni_plan", ctypes.c_int, [pointer, pointer]),
+            ("omni_run", ctypes.c_int, [pointer, pointer]),
+            ("omni_error", ctypes.c_char_p, []),
+        ):
+            function = getattr(self.c, name)
+            function.restype, function.argtypes = result, arguments
+        self.kernels = self.made(self.c.omni_open())
+
+    def attention(self, q, k, v, keep, computed, path="best"):
+        return Attention(self, q, k, v, keep, computed, path)
+
+    def made(self, pointer):
+        """The pointer, if there is one."""
+        if not pointer:
+            raise RuntimeError(self.c.omni_error().decode())
+        return pointer
+
+    def done(self, code):
+        if code:
+            raise RuntimeError(self.c.omni_error().decode())
+
+
+class Attention:
+    """Attention of q on k and v [batch, heads, tokens, head_dim] with the same symbols for all of the batch.
+
+    keep: bool [heads, q_blocks, kv_blocks] in blocks of 128 x 128; computed: bool [heads, q_blocks]. A kv-block that is
+    not kept is skipped; the rows of `out` of a q-block that is not computed are left as they are.
+    """
+
+    def __init__(self, library, q, k, v, keep, computed, path):
+        self.library = library
+        self.out = torch.empty_like(q)
+        self.skip, self.cache = packed(keep), packed(computed)
+        self.operands = (q, k, v)  # the library keeps their addresses only
+        problem = Problem(
+            *(described(tensor) for tensor in (q, k, v, self.out)),
+            cache=self.cache.data_ptr(),
+            skip=self.skip.data_ptr(),
+            symbols_on_gpu=1,
+            symbol_batches=1,
+            kv_block=BLOCK,
+            is_bf16=int(q.dtype == torch.bfloat16),
+            path=PATHS[path],
+        )
+        torch.cuda.synchronize()  # the library uploads on a stream of its own
+        self.pointer = library.made(library.c.omni_attention(library.kernels, ctypes.byref(problem)))
+        torch.cuda.synchronize()
+
+    def plan(self):
+        self.library.done(self.library.c.omni_plan(self.pointer, stream()))
+
+    def run(self):
+        self.library.done(self.library.c.omni_run(self.pointer, stream()))
+        return self.out
+
+    def __del__(self):
+        if getattr(self, "pointer", None):
+            torch.cuda.synchronize()  # launches may still use what is freed
+            self.library.c.omni_free(self.pointer)
+
+
+def stream():
+    return torch.cuda.current_stream().cuda_stream
+
+
+def described(tensor):
+    if tensor.stride(3) != 1:
+        raise ValueError("rows of head_dim have to be in one piece")
+    return Tensor(tensor.data_ptr(), tuple(tensor.shape), tensor.stride()[:3])
+
+
+def packed(bits):
+    """Bits [..., n] as 64-bit words [..., ceil(n / 64)], least significant first, padded with zeros."""
+    padded = torch.nn.functional.pad(bits, (0, -bits.shape[-1] % 64))
+    weights = torch.ones(64, dtype=torch.int64, device=bits.device) << torch.arange(64, device=bits.device)
+    # Some heads at a time: each bit takes 8 bytes on the way.
+    return torch.stack([(head.unflatten(-1, (-1, 64)) * weights).sum(-1) for head in padded])
