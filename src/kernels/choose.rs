@@ -196,7 +196,8 @@ impl Variant {
             (Kernel::AttentionSm80, 128) if is_small => geometry(256, 1, 98_816),
             (Kernel::AttentionSm80, 128) if self.has_ampere_memory() => geometry(128, 2, 82_432),
             (Kernel::AttentionSm80, 128) => geometry(128, 2, 98_816),
-            (Kernel::AttentionSm80, _) => geometry(128, if is_small { 2 } else { 3 }, 49_664),
+            (Kernel::AttentionSm80, _) if is_small || self.compute.major >= 10 => geometry(128, 2, 49_664),
+            (Kernel::AttentionSm80, _) => geometry(128, 3, 49_664),
             (Kernel::Plan, _) => geometry(1024, 1, 0),
             (Kernel::Naive, _) => geometry(128, 1, 0),
         }
@@ -204,7 +205,7 @@ impl Variant {
 
     /// Whether a multiprocessor has 100 KiB of shared memory.
     fn has_little_shared_memory(&self) -> bool {
-        matches!(self.compute, Version { major: 8, minor: 6 | 9 }) || self.compute.major >= 12
+        matches!(self.compute, Version { major: 8, minor: 6 | 8 | 9 }) || self.compute.major >= 12
     }
 
     /// Whether a multiprocessor has 164 KiB of shared memory.
