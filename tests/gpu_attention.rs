@@ -218,7 +218,8 @@ fn a_graph_repeats_a_launch() {
     });
 }
 
-const MODEL: &str = "model small { layers 1 heads 4 head_dim 40 steps 8 tokens text(37) ++ image(h = 16, w = 18) }\n";
+const MODEL: &str =
+    "model small { layers 1 heads 4 head_dim 40 steps 8 dtype f16 tokens text(37) ++ image(h = 16, w = 18) }\n";
 
 /// Strategies that ask for all that a session does: caches, forecasts, orders, token masks, residuals, large blocks.
 const STRATEGIES: [&str; 6] = [

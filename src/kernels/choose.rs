@@ -65,7 +65,7 @@ pub struct Geometry {
     pub shared_bytes: u32,
 }
 
-/// Barriers, work slots and notes of attention_sm90.cu, and what aligning the whole costs.
+/// Barriers, work slots and notes of attention_sm90.cu.
 const SMALL: u32 = 3072;
 
 /// An architecture, and the attention that runs on it.
@@ -190,12 +190,14 @@ impl Variant {
             |threads, per_multiprocessor, shared_bytes| Geometry { threads, per_multiprocessor, shared_bytes };
         let is_small = self.has_little_shared_memory();
         match (self.kernel, self.head_dim) {
-            (Kernel::AttentionSm90, 128) => geometry(384, 1, 2 * 32_768 + 4 * 32_768 + SMALL),
-            (Kernel::AttentionSm90, _) => geometry(384, 1, 2 * 16_384 + 8 * 16_384 + SMALL),
+            // Stages of queries, and of keys and values: with SMALL all that a thread block may have.
+            (Kernel::AttentionSm90, 128) => geometry(384, 1, (2 + 5) * 32_768 + SMALL),
+            (Kernel::AttentionSm90, _) => geometry(384, 1, (2 + 8) * 16_384 + SMALL),
             (Kernel::AttentionSm80, 128) if is_small => geometry(256, 1, 98_816),
             (Kernel::AttentionSm80, 128) if self.has_ampere_memory() => geometry(128, 2, 82_432),
             (Kernel::AttentionSm80, 128) => geometry(128, 2, 98_816),
-            (Kernel::AttentionSm80, _) => geometry(128, if is_small { 2 } else { 3 }, 49_664),
+            (Kernel::AttentionSm80, _) if is_small || self.compute.major >= 10 => geometry(128, 2, 49_664),
+            (Kernel::AttentionSm80, _) => geometry(128, 3, 49_664),
             (Kernel::Plan, _) => geometry(1024, 1, 0),
             (Kernel::Naive, _) => geometry(128, 1, 0),
         }
@@ -203,7 +205,7 @@ impl Variant {
 
     /// Whether a multiprocessor has 100 KiB of shared memory.
     fn has_little_shared_memory(&self) -> bool {
-        matches!(self.compute, Version { major: 8, minor: 6 | 9 }) || self.compute.major >= 12
+        matches!(self.compute, Version { major: 8, minor: 6 | 8 | 9 }) || self.compute.major >= 12
     }
 
     /// Whether a multiprocessor has 164 KiB of shared memory.
