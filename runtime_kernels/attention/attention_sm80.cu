@@ -161,13 +161,12 @@ __device__ __forceinline__ u32 symbols_row_of(const Shape& shape, u32 row) {
 
 // The entries of a tile, which thread 0 writes for all.
 __device__ __forceinline__ void decode_tile(Control& control, u32 tile_index) {
-    TileNote note;
-    const Tile tile = reinterpret_cast<TileWalk*>(control.walk)->next(note);
+    const Tile tile = reinterpret_cast<TileWalk*>(control.walk)->next();
     Entry* entries = control.entries + tile_index * STEPS_PER_TILE % ENTRIES;
 #pragma unroll
     for (u32 i = 0; i < STEPS_PER_TILE; i++) {
         const u32 token = KV_BLOCK == STEP ? tile.token[i * STEP / KV_BLOCK] : tile.token[0] + i * STEP;
-        entries[i] = Entry{token, note.columns[i], note.mask[i]};
+        entries[i] = Entry{token, tile.note.columns[i], tile.note.mask[i]};
     }
 }
 

@@ -15,9 +15,10 @@
 //
 // Shared memory (bytes; HEAD_DIM 128 / 64):
 //   q   2 stages of [128][HEAD_DIM]    65,536 / 32,768   rows of a warpgroup also stage its output
-//   kv  STAGES of [128][HEAD_DIM]     163,840 / 131,072   k and v in the order in which they are needed
-//   barriers, work slots, tile notes      288 /     384
-// Each stage is in panels of 64 columns: [panel][128 rows][128 bytes], swizzled by 128 bytes as TMA and wgmma expect.
+//   k   STAGES of [128][HEAD_DIM]      65,536 / 65,536
+//   v   STAGES of [128][HEAD_DIM]      65,536 / 65,536
+//   barriers, work slots, tile notes      512 /    512
+// Each array is in panels of 64 columns: [panel][128 rows][128 bytes], swizzled by 128 bytes as TMA and wgmma expect.
 //
 // Source: FlashAttention-3 (arXiv 2407.08608) for the division of work and the overlap; FlashOmni (arXiv 2509.25401) for the symbols.
 #include "attention/config.cuh"
@@ -37,7 +38,7 @@ constexpr u32 THREADS = 128 * (1 + CONSUMERS);
 constexpr u32 CONSUMER_WARPS = 4 * CONSUMERS;
 constexpr u32 FILLERS = 96;
 constexpr u32 Q_STAGES = 2;
-constexpr u32 STAGES = HEAD_DIM == 128 ? 5 : 8;
+constexpr u32 STAGES = HEAD_DIM == 128 ? 2 : 4;
 constexpr u32 PANELS = HEAD_DIM / 64;
 constexpr u32 PANEL_BYTES = TILE * 128;
 constexpr u32 STAGE_BYTES = PANELS * PANEL_BYTES;
@@ -54,47 +55,56 @@ constexpr u32 FIRST_PART = 4;
 constexpr u32 TURN = 1;      // and 2: the turn of each consumer warpgroup
 constexpr u32 WARPGROUP = 3; // and 4: the threads of one consumer warpgroup
 
-// A row on its way: written by the producer before it announces q. No tiles: there is no more work.
+// A q-block on its way: written by the producer before it announces q.
 struct Slot {
     u32 batch;
     u32 head;
     u32 q_first;
     u32 q_rows;
-    Piece piece;
+    u32 tiles; // 0: there is no more work
+    u32 slot;  // of the workspace, or WHOLE
+    u32 is_first;
+    u32 first;
+    u32 last;
+    u32 pieces;
+    u32 padding[2];
 };
 
 struct SharedMemoryPlan {
     u8 q[Q_STAGES][STAGE_BYTES];
-    u8 kv[STAGES][STAGE_BYTES];
+    u8 k[STAGES][STAGE_BYTES];
+    u8 v[STAGES][STAGE_BYTES];
     u64 q_full[Q_STAGES], q_empty[Q_STAGES];
-    u64 kv_full[STAGES], kv_empty[STAGES];
+    u64 k_full[STAGES], k_empty[STAGES];
+    u64 v_full[STAGES], v_empty[STAGES];
     Slot slots[Q_STAGES];
     TileNote notes[STAGES];
 };
 static_assert(Q_STAGES == 2, "a row and the one behind it");
 static_assert(sizeof(SharedMemoryPlan) <= 232448, "the shared memory of one thread block");
-#ifdef OMNI_SHARED_BYTES
-static_assert(sizeof(SharedMemoryPlan) <= OMNI_SHARED_BYTES, "the shared memory that the host launches with");
-#endif
 
 // A place in a ring of stages, and the parity of its barriers' current phase.
 template <u32 COUNT>
 struct Ring {
-    u32 stage = 0;
-    u32 phase = 0;
+    u32 turns = 0;
 
-    __device__ __forceinline__ void advance(u32 places = 1) {
-        stage += places;
-        if (stage >= COUNT) {
-            stage -= COUNT;
-            phase ^= 1;
-        }
+    __device__ __forceinline__ u32 stage() const {
+        return turns % COUNT;
+    }
+
+    __device__ __forceinline__ u32 phase() const {
+        return turns / COUNT % 2;
+    }
+
+    __device__ __forceinline__ void advance() {
+        ++turns;
     }
 };
 
 // ------------------------------------------------------------------------------------------------------------------ producer
 
-// Loads a box of rows of all panels, from token `token` on, to row `at` of a stage.
+// Loads `rows` rows of all panels, from token `token` on, to row `at` of a stage.
+template <u32 ROWS>
 __device__ __forceinline__ void load_rows(
     u8* stage, u32 at, const TensorMap* map, u64* barrier, u32 token, u32 head, u32 batch, u64 policy) {
 #pragma unroll
@@ -104,72 +114,70 @@ __device__ __forceinline__ void load_rows(
     }
 }
 
-struct Producer {
-    SharedMemoryPlan& shared;
-    const AttentionParams& params;
-    Ring<Q_STAGES> q;
-    Ring<STAGES> kv;
-
-    // Loads a tile of k or v to the next stage.
-    __device__ __forceinline__ void load(const TensorMap* map, const Tile& tile, u32 head, u32 batch) {
-        u64* barrier = &shared.kv_full[kv.stage];
-        mbarrier_arrive_expect_tx(shared_address(barrier), STAGE_BYTES);
+// The kv-blocks of one tile to a stage of k or v.
+__device__ __forceinline__ void load_tile(
+    u8* stage, const TensorMap* map, u64* barrier, const Tile& tile, u32 head, u32 batch) {
+    mbarrier_arrive_expect_tx(shared_address(barrier), STAGE_BYTES);
 #pragma unroll
-        for (u32 part = 0; part < TILE / KV_BLOCK; ++part) {
-            load_rows(shared.kv[kv.stage], part * KV_BLOCK, map, barrier, tile.token[part], head, batch, EVICT_LAST);
-        }
-        kv.advance();
+    for (u32 part = 0; part < TILE / KV_BLOCK; ++part) {
+        load_rows<KV_BLOCK>(stage, part * KV_BLOCK, map, barrier, tile.token[part], head, batch, EVICT_LAST);
     }
+}
 
-    __device__ __forceinline__ void wait_for_stage() {
-        mbarrier_wait(shared_address(&shared.kv_empty[kv.stage]), kv.phase ^ 1);
-    }
+__device__ __forceinline__ void produce(
+    SharedMemoryPlan& shared, const AttentionParams& params, const TensorMap* q_map, const TensorMap* k_map, const TensorMap* v_map) {
+    const Shape& shape = params.shape;
+    Ring<Q_STAGES> q;
+    Ring<STAGES> k, v;
+    Work work(params.plan, blockIdx.x);
+    for (Piece piece; work.next(piece); q.advance()) {
+        u32 q_block = piece.row % shape.q_blocks, row = piece.row / shape.q_blocks;
+        u32 head = row % shape.heads, batch = row / shape.heads;
+        u32 kv_head = head / (shape.heads / shape.kv_heads);
+        u32 symbol_row = shape.symbol_batches == 1 ? head * shape.q_blocks + q_block : piece.row;
+        u32 q_first = MASKS ? __ldg(params.symbols.q_start + q_block) : q_block * BLOCK_Q;
+        u32 q_end = MASKS ? __ldg(params.symbols.q_start + q_block + 1) : min(q_first + BLOCK_Q, shape.q_tokens);
+        TileWalk tiles(params, symbol_row, piece.begin);
 
-    __device__ __forceinline__ void run(const TensorMap* q_map, const TensorMap* k_map, const TensorMap* v_map) {
-        const Shape& shape = params.shape;
-        // v stays one tile behind k through all rows, as consumers need them.
-        struct {
-            Tile tile;
-            u32 head, batch;
-        } behind;
-        bool is_behind = false;
-        Work work(params.plan, blockIdx.x);
-        for (Piece piece; work.next(piece); q.advance()) {
-            u32 q_block = piece.row % shape.q_blocks, row = piece.row / shape.q_blocks;
-            u32 head = row % shape.heads, batch = row / shape.heads;
-            u32 kv_head = head / (shape.heads / shape.kv_heads);
-            u32 symbol_row = shape.symbol_batches == 1 ? head * shape.q_blocks + q_block : piece.row;
-            u32 q_first = MASKS ? __ldg(params.symbols.q_start + q_block) : q_block * BLOCK_Q;
-            u32 q_end = MASKS ? __ldg(params.symbols.q_start + q_block + 1) : min(q_first + BLOCK_Q, shape.q_tokens);
-            TileWalk tiles(params, symbol_row, piece.begin);
+        mbarrier_wait(shared_address(&shared.q_empty[q.stage()]), q.phase() ^ 1);
+        Slot& slot = shared.slots[q.stage()];
+        slot.batch = batch;
+        slot.head = head;
+        slot.q_first = q_first;
+        slot.q_rows = q_end - q_first;
+        slot.tiles = piece.count;
+        slot.slot = piece.slot;
+        slot.is_first = piece.begin == 0;
+        slot.first = piece.first;
+        slot.last = piece.last;
+        slot.pieces = piece.pieces;
+        mbarrier_arrive_expect_tx(shared_address(&shared.q_full[q.stage()]), STAGE_BYTES);
+        load_rows<BLOCK_Q>(shared.q[q.stage()], 0, q_map, &shared.q_full[q.stage()], q_first, head, batch, EVICT_FIRST);
 
-            mbarrier_wait(shared_address(&shared.q_empty[q.stage]), q.phase ^ 1);
-            shared.slots[q.stage] = Slot{batch, head, q_first, q_end - q_first, piece};
-            mbarrier_arrive_expect_tx(shared_address(&shared.q_full[q.stage]), STAGE_BYTES);
-            load_rows(shared.q[q.stage], 0, q_map, &shared.q_full[q.stage], q_first, head, batch, EVICT_FIRST);
-
+        // v stays one tile behind k, as it is needed.
+        Tile last;
 #pragma unroll 1
-            for (u32 n = 0; n < piece.count; ++n) {
-                wait_for_stage();
-                Tile tile = tiles.next(shared.notes[kv.stage]);
-                load(k_map, tile, kv_head, batch);
-                if (is_behind) {
-                    wait_for_stage();
-                    load(v_map, behind.tile, behind.head, behind.batch);
-                }
-                behind = {tile, kv_head, batch};
-                is_behind = true;
+        for (u32 n = 0; n <= piece.count; ++n) {
+            Tile tile;
+            if (n < piece.count) {
+                tile = tiles.next();
+                mbarrier_wait(shared_address(&shared.k_empty[k.stage()]), k.phase() ^ 1);
+                shared.notes[k.stage()] = tile.note;
+                load_tile(shared.k[k.stage()], k_map, &shared.k_full[k.stage()], tile, kv_head, batch);
+                k.advance();
             }
+            if (n > 0) {
+                mbarrier_wait(shared_address(&shared.v_empty[v.stage()]), v.phase() ^ 1);
+                load_tile(shared.v[v.stage()], v_map, &shared.v_full[v.stage()], last, kv_head, batch);
+                v.advance();
+            }
+            last = tile;
         }
-        if (is_behind) {
-            wait_for_stage();
-            load(v_map, behind.tile, behind.head, behind.batch);
-        }
-        mbarrier_wait(shared_address(&shared.q_empty[q.stage]), q.phase ^ 1);
-        shared.slots[q.stage].piece.count = 0;
-        mbarrier_arrive(shared_address(&shared.q_full[q.stage]));
     }
-};
+    mbarrier_wait(shared_address(&shared.q_empty[q.stage()]), q.phase() ^ 1);
+    shared.slots[q.stage()].tiles = 0;
+    mbarrier_arrive(shared_address(&shared.q_full[q.stage()]));
+}
 
 // ------------------------------------------------------------------------------------------------------------------ consumers
 
@@ -223,20 +231,18 @@ struct Consumer {
     u32 lane;
     u32 row; // first of this thread's two rows of the q-block; the other is 8 below
     Ring<Q_STAGES> q;
-    Ring<STAGES> k, v; // of the tile whose scores are next, and of the one whose sum is
+    Ring<STAGES> k, v;
 
     __device__ __forceinline__ Consumer(SharedMemoryPlan& shared, const AttentionParams& params, u32 warpgroup)
         : shared(shared), params(params), warpgroup(warpgroup), thread(threadIdx.x % 128), lane(threadIdx.x % 32) {
         row = 64 * warpgroup + 16 * (thread / 32) + lane / 4;
-        // The first two stages are k of two tiles; then v of the last and k of the next take turns.
-        v.advance(2);
     }
 
     // Waits for the next row; its number of tiles, 0 when there is none. The compiler must see that all threads get the same:
     // stages depend on it, and what depends on them belongs into uniform registers.
     __device__ __forceinline__ u32 next_row() {
-        mbarrier_wait(shared_address(&shared.q_full[q.stage]), q.phase);
-        return __shfl_sync(0xFFFFFFFF, shared.slots[q.stage].piece.count, 0);
+        mbarrier_wait(shared_address(&shared.q_full[q.stage()]), q.phase());
+        return __shfl_sync(0xFFFFFFFF, shared.slots[q.stage()].tiles, 0);
     }
 
     // One stream of tiles through all rows: where a row ends, the first scores of the next run beside its last sum as anywhere else.
@@ -249,7 +255,7 @@ struct Consumer {
         wait_k();
         scores(t);
         wgmma_wait_group<0>();
-        finish_scores(t, true, 1);
+        finish_scores(t, true);
         t.softmax.raise(t.s, t.factor);
         t.softmax.weigh<0, 16>(t.s);
         pack_weights(t.p, t.s);
@@ -268,7 +274,7 @@ struct Consumer {
         wait_v();
         sum(t, tile > 0);
         finish_sum(t);
-        finish_row(q.stage ^ 1, t.o, t.softmax);
+        finish_row(q.stage() ^ 1, t.o, t.softmax);
     }
 
     // What a thread holds of a row: weights of one tile, whose sum is due, and scores of the next.
@@ -292,14 +298,14 @@ struct Consumer {
         sum(t, accumulate);
         bar_arrive(TURN + (warpgroup ^ 1), 256);
         wgmma_wait_group<1>();
-        finish_scores(t, MASKS || ENDS, 2);
+        finish_scores(t, MASKS || ENDS);
         Softmax done = t.softmax;
         if (ENDS) t.softmax.reset();
         bool rescales = t.softmax.raise(t.s, t.factor);
         t.softmax.weigh<0, FIRST_PART>(t.s);
         keep_behind<4 * FIRST_PART>(t.s);
         finish_sum(t);
-        if (ENDS) finish_row(q.stage ^ 1, t.o, done);
+        if (ENDS) finish_row(q.stage() ^ 1, t.o, done);
         // Twice the same but for the rescaling: it fills slots that exponentials leave, as conversions and sums do, and would keep
         // them apart in a branch of its own.
         if (!ENDS && rescales) {
@@ -315,34 +321,34 @@ struct Consumer {
     }
 
     __device__ __forceinline__ void wait_k() {
-        mbarrier_wait(shared_address(&shared.kv_full[k.stage]), k.phase);
+        mbarrier_wait(shared_address(&shared.k_full[k.stage()]), k.phase());
     }
 
     __device__ __forceinline__ void wait_v() {
-        mbarrier_wait(shared_address(&shared.kv_full[v.stage]), v.phase);
+        mbarrier_wait(shared_address(&shared.v_full[v.stage()]), v.phase());
     }
 
     __device__ __forceinline__ void scores(Tiles& t) {
-        u64 rows = descriptor(shared.q[q.stage] + 64 * 128 * warpgroup, 16, 1024);
-        start_scores(t.s, rows, descriptor(shared.kv[k.stage], 16, 1024));
+        u64 rows = descriptor(shared.q[q.stage()] + 64 * 128 * warpgroup, 16, 1024);
+        start_scores(t.s, rows, descriptor(shared.k[k.stage()], 16, 1024));
     }
 
     __device__ __forceinline__ void sum(Tiles& t, bool accumulate) {
-        start_sum(t.o, t.p, descriptor(shared.kv[v.stage], PANEL_BYTES, 1024), accumulate);
+        start_sum(t.o, t.p, descriptor(shared.v[v.stage()], PANEL_BYTES, 1024), accumulate);
     }
 
-    __device__ __forceinline__ void finish_scores(Tiles& t, bool may_be_masked, u32 places) {
+    __device__ __forceinline__ void finish_scores(Tiles& t, bool may_be_masked) {
         keep_behind<64>(t.s);
-        if (may_be_masked) apply_note(t.s, shared.notes[k.stage], params.symbols.tiles, row, lane % 4);
-        release(&shared.kv_empty[k.stage], lane);
-        k.advance(places);
+        if (may_be_masked) apply_note(t.s, shared.notes[k.stage()], params.symbols.tiles, row, lane % 4);
+        release(&shared.k_empty[k.stage()], lane);
+        k.advance();
     }
 
     __device__ __forceinline__ void finish_sum(Tiles& t) {
         wgmma_wait_group<0>();
         keep_behind<HEAD_DIM / 2>(t.o);
-        release(&shared.kv_empty[v.stage], lane);
-        v.advance(2);
+        release(&shared.v_empty[v.stage()], lane);
+        v.advance();
     }
 
     __device__ __forceinline__ void rescale(float (&o)[HEAD_DIM / 2], const float (&factor)[2]) {
@@ -356,13 +362,10 @@ struct Consumer {
         // What exponents are counted from, in powers of two.
         float reference[2] = {softmax.reference[0] * softmax.scale, softmax.reference[1] * softmax.scale};
         float sum[2] = {quad_sum(softmax.sum[0]), quad_sum(softmax.sum[1])};
-        bool is_divided = slot.piece.slot != WHOLE, begins = slot.piece.begin == 0;
-        if (is_divided && begins) gather(slot.piece, o, reference, sum);
-        if (begins) {
-            store(stage, o, reference, sum);
-        } else {
-            leave(slot.piece, o, reference, sum);
-        }
+        bool is_own = slot.slot == WHOLE || slot.is_first;
+        if (!is_own) leave(slot, o, reference, sum);
+        if (slot.slot != WHOLE && slot.is_first) gather(slot, o, reference, sum);
+        if (is_own) store(stage, o, reference, sum);
         // What was staged in the rows of q must be out of the way of the next copy.
         fence_proxy_async();
         __syncwarp();
@@ -381,45 +384,46 @@ struct Consumer {
 
     // Leaves a piece of a divided row to the thread block that began the row, and does not wait for it.
     __device__ __forceinline__ void leave(
-        const Piece& piece, const float (&o)[HEAD_DIM / 2], const float (&reference)[2], const float (&sum)[2]) {
-        float4* outputs = partial_out(piece.slot);
+        const Slot& slot, const float (&o)[HEAD_DIM / 2], const float (&reference)[2], const float (&sum)[2]) {
+        float4* outputs = partial_out(slot.slot);
 #pragma unroll
         for (u32 i = 0; i < CHUNKS; ++i) {
             __stcg(outputs + i * 128, make_float4(o[4 * i], o[4 * i + 1], o[4 * i + 2], o[4 * i + 3]));
         }
         if (lane % 4 == 0) {
-            __stcg(partial_stats(piece.slot), make_float2(reference[0], sum[0]));
-            __stcg(partial_stats(piece.slot) + 8, make_float2(reference[1], sum[1]));
+            __stcg(partial_stats(slot.slot), make_float2(reference[0], sum[0]));
+            __stcg(partial_stats(slot.slot) + 8, make_float2(reference[1], sum[1]));
         }
         bar_sync(WARPGROUP + warpgroup, 128);
-        if (thread == 0) red_release_gpu_add(params.plan.arrived + 2 * piece.first + warpgroup, 1);
+        if (thread == 0) red_release_gpu_add(params.plan.arrived + 2 * slot.first + warpgroup, 1);
     }
 
     // Adds the pieces of the others to that of the thread block that began the row, in order: the result does not depend on who came
-    // when. They do theirs before anything else and wait for no one before that, so this waits in rare cases only, and never for ever.
+    // when. They have done theirs before anything else, and all thread blocks run at once, so this waits for them in rare cases
+    // only, and never for ever.
     __device__ __forceinline__ void gather(
-        const Piece& piece, float (&o)[HEAD_DIM / 2], float (&reference)[2], float (&sum)[2]) {
-        u32* arrived = params.plan.arrived + 2 * piece.first + warpgroup;
+        const Slot& slot, float (&o)[HEAD_DIM / 2], float (&reference)[2], float (&sum)[2]) {
+        u32* arrived = params.plan.arrived + 2 * slot.first + warpgroup;
         if (thread == 0) {
-            while (ld_acquire_gpu(arrived) + 1 < piece.pieces) {
+            while (ld_acquire_gpu(arrived) + 1 < slot.pieces) {
             }
             *arrived = 0;
         }
         bar_sync(WARPGROUP + warpgroup, 128);
-        for (u32 block = piece.first + 1; block <= piece.last; ++block) {
+        for (u32 block = slot.first + 1; block <= slot.last; ++block) {
             if (!is_before(load_cut(params.plan.cuts, block), load_cut(params.plan.cuts, block + 1))) continue;
-            const float4* outputs = partial_out(slot_of(block, piece.first));
-            const float2* stats = partial_stats(slot_of(block, piece.first));
+            const float4* outputs = partial_out(slot_of(block, slot.first));
+            const float2* stats = partial_stats(slot_of(block, slot.first));
             float own[2], other[2];
 #pragma unroll
             for (u32 r = 0; r < 2; ++r) {
-                float2 part = __ldcg(stats + 8 * r);
-                float largest = fmaxf(reference[r], part.x);
+                float2 piece = __ldcg(stats + 8 * r);
+                float largest = fmaxf(reference[r], piece.x);
                 // Rows that attended to nothing so far have minus infinity on both sides.
                 own[r] = reference[r] == largest ? 1.0f : ex2_approx(reference[r] - largest);
-                other[r] = part.x == largest ? 1.0f : ex2_approx(part.x - largest);
+                other[r] = piece.x == largest ? 1.0f : ex2_approx(piece.x - largest);
                 reference[r] = largest;
-                sum[r] = fmaf(part.y, other[r], sum[r] * own[r]);
+                sum[r] = fmaf(piece.y, other[r], sum[r] * own[r]);
             }
 #pragma unroll
             for (u32 i = 0; i < CHUNKS; ++i) {
@@ -533,13 +537,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention(
             }
         };
         init(shared.q_full, shared.q_empty, Q_STAGES);
-        init(shared.kv_full, shared.kv_empty, STAGES);
+        init(shared.k_full, shared.k_empty, STAGES);
+        init(shared.v_full, shared.v_empty, STAGES);
         fence_mbarrier_init();
     }
     __syncthreads();
     if (warpgroup == 0) {
         setmaxnreg_dec<PRODUCER_REGISTERS>();
-        if (threadIdx.x == 0) Producer{shared, params}.run(&q_map, &k_map, &v_map);
+        if (threadIdx.x == 0) produce(shared, params, &q_map, &k_map, &v_map);
         if (threadIdx.x >= 32) fill(params, threadIdx.x - 32);
     } else {
         setmaxnreg_inc<CONSUMER_REGISTERS>();

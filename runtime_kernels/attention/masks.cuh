@@ -17,6 +17,7 @@ struct TileNote {
 // One or two kv-blocks that share a tile.
 struct Tile {
     u32 token[TILE / KV_BLOCK]; // first token of each
+    TileNote note;
 };
 
 // Walks the tiles of a row of S_s. Where a pair is incomplete, it is the first, so that in regular blocks only the first tile of a row
@@ -44,28 +45,23 @@ struct TileWalk {
         return (params.shape.kv_blocks + 63) / 64;
     }
 
-    // The next tile, and what consumers must know of it.
-    __device__ __forceinline__ Tile next(TileNote& note) {
+    __device__ __forceinline__ Tile next() {
         Tile tile;
-        u32 mask;
         if constexpr (KV_BLOCK == 128) {
-            u32 length = locate(blocks.pop(), tile.token[0], mask);
-            note.columns[0] = min(length, 64u);
-            note.columns[1] = length - min(length, 64u);
-            note.mask[0] = mask;
-            note.mask[1] = mask == NO_MASK ? NO_MASK : mask + 1;
+            u32 length = locate(blocks.pop(), tile.token[0], tile.note.mask[0]);
+            tile.note.columns[0] = min(length, 64u);
+            tile.note.columns[1] = length - tile.note.columns[0];
+            tile.note.mask[1] = tile.note.mask[0] == NO_MASK ? NO_MASK : tile.note.mask[0] + 1;
         } else {
-            note.columns[0] = locate(blocks.pop(), tile.token[0], mask);
-            note.mask[0] = mask;
+            tile.note.columns[0] = locate(blocks.pop(), tile.token[0], tile.note.mask[0]);
             if (is_odd) {
                 // The other half is loaded all the same: what no one wrote might be NaN, which no weight makes zero.
                 tile.token[1] = tile.token[0];
-                note.columns[1] = 0;
-                note.mask[1] = NO_MASK;
+                tile.note.columns[1] = 0;
+                tile.note.mask[1] = NO_MASK;
                 is_odd = false;
             } else {
-                note.columns[1] = locate(blocks.pop(), tile.token[1], mask);
-                note.mask[1] = mask;
+                tile.note.columns[1] = locate(blocks.pop(), tile.token[1], tile.note.mask[1]);
             }
         }
         return tile;

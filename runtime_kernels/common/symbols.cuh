@@ -2,21 +2,24 @@
 #pragma once
 #include "common/types.cuh"
 
-// Walks the live kv-blocks of a row of S_s from the last to the first, so that a shorter last block comes first. Sixteen words are
-// one line of the first-level cache: only the first of them is waited for.
+// Walks the live kv-blocks of a row of S_s from the last to the first, so that a shorter last block comes first. The next word is
+// on its way while one is walked.
 struct LiveBlocks {
     const u64* words;
     u32 index;
     u64 word;
+    u64 ahead;
 
     __device__ __forceinline__ LiveBlocks(const u64* row, u32 count) : words(row), index(count - 1) {
         word = __ldg(row + index);
+        ahead = index > 0 ? __ldg(row + index - 1) : 0;
     }
 
     // Walks on to the next word that has live blocks.
     __device__ __forceinline__ void advance() {
         --index;
-        word = __ldg(words + index);
+        word = ahead;
+        ahead = index > 0 ? __ldg(words + index - 1) : 0;
     }
 
     // Leaves out the first `count` of those to come.
