@@ -82,6 +82,9 @@ struct SharedMemoryPlan {
 };
 static_assert(Q_STAGES == 2, "a row and the one behind it");
 static_assert(sizeof(SharedMemoryPlan) <= 232448, "the shared memory of one thread block");
+#ifdef OMNI_SHARED_BYTES
+static_assert(sizeof(SharedMemoryPlan) <= OMNI_SHARED_BYTES, "the shared memory that the host launches with");
+#endif
 
 // A place in a ring of stages, and the parity of its barriers' current phase.
 template <u32 COUNT>

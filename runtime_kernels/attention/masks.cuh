@@ -9,7 +9,7 @@ constexpr u32 NO_MASK = 0xFFFFFFFF;
 constexpr u32 MASK_WORDS = KV_BLOCK / 64; // of a query token in a token mask
 
 // What consumers must know of a tile: for each half of 64 columns how many count, and the first word of its token mask.
-struct TileNote {
+struct alignas(16) TileNote {
     u32 columns[2];
     u32 mask[2];
 };

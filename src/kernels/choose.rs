@@ -190,8 +190,8 @@ impl Variant {
             |threads, per_multiprocessor, shared_bytes| Geometry { threads, per_multiprocessor, shared_bytes };
         let is_small = self.has_little_shared_memory();
         match (self.kernel, self.head_dim) {
-            // Stages of queries, and of keys and values: with SMALL all that a thread block may have.
-            (Kernel::AttentionSm90, 128) => geometry(384, 1, (2 + 5) * 32_768 + SMALL),
+            // Stages of queries, and of keys and values.
+            (Kernel::AttentionSm90, 128) => geometry(384, 1, (2 + 4) * 32_768 + SMALL),
             (Kernel::AttentionSm90, _) => geometry(384, 1, (2 + 8) * 16_384 + SMALL),
             (Kernel::AttentionSm80, 128) if is_small => geometry(256, 1, 98_816),
             (Kernel::AttentionSm80, 128) if self.has_ampere_memory() => geometry(128, 2, 82_432),
