@@ -16,7 +16,7 @@
 //   waves = 2, ctas = 3:    | a d |   | b e |   | c f |     whole rows, d is the row after c
 //                           cuts: g g g h | h h i | i i i   the rest, here with the rows h and i divided
 //
-// Nobody exceeds the equal share by more than 4 tiles: a cut lies at most 1.4 tiles from its position, and a divided row starts
+// Nobody exceeds the equal share by more than 2 tiles: a cut lies less than a tile from its position, and a divided row starts
 // twice. That is worth no search for something better.
 //
 // Who does what: any number of thread blocks of 1024 threads count live tiles, 8 lanes to a row. The last one to finish does
@@ -40,11 +40,7 @@ static_assert(OMNI_KV_BLOCK == 128 || OMNI_KV_BLOCK == 64, "a tile of 128 keys h
 // Costs in quarters of a tile. A row costs more than its tiles: loading queries, the first product with nothing to overlap,
 // the store of the output.
 constexpr u32 TILE_COST = 4;
-constexpr u32 ROW_COST = 5;
-
-// Rows are cut at multiples of so many tiles, and not so close to their end either: no piece is shorter than this, however
-// close two cuts come, and no more time goes into a piece's start than into its tiles.
-constexpr u32 MIN_PIECE = 2;
+constexpr u32 ROW_COST = 3;
 
 // Marks the length of a row that is not computed and whose output is written all the same.
 constexpr u32 FILL = 1u << 31;
@@ -204,16 +200,10 @@ __device__ u32 deal_waves(const Plan& plan, Scratch& scratch, const Rows& found,
     return waves;
 }
 
-// The cut at a cost of `offset` into the row at `item`. Grows with `offset`, so cuts never cross.
+// The cut at a cost of `offset` into the row at `item`, at the nearest tile. Grows with `offset`, so cuts never cross.
 __device__ Cut cut_row(u32 item, u32 tiles, u32 offset) {
-    constexpr u32 PIECE_COST = MIN_PIECE * TILE_COST;
-    const Cut start = {item, 0};
-    const Cut end = {item + 1, 0};
-    // Too short to be divided: the nearer end.
-    if (tiles < 2 * MIN_PIECE) return 2 * offset < row_cost(tiles) ? start : end;
-    const u32 pieces = offset > ROW_COST ? (offset - ROW_COST + PIECE_COST / 2) / PIECE_COST : 0;
-    const u32 tile = pieces * MIN_PIECE;
-    return tile + MIN_PIECE > tiles ? end : Cut{item, tile};
+    const u32 tile = offset > ROW_COST ? (offset - ROW_COST + TILE_COST / 2) / TILE_COST : 0;
+    return tile < tiles ? Cut{item, tile} : Cut{item + 1, 0};
 }
 
 // Index of the last of `count` ascending numbers that is not above `value`; the first one is 0.

@@ -64,7 +64,7 @@ pub enum CachedRows {
 /// Options of [`Kernels::attention`].
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Factor of the scores; `None` is `1 / sqrt(head_dim)`.
+    /// Factor of the scores, above 0; `None` is `1 / sqrt(head_dim)`.
     pub scale: Option<f32>,
     /// What the rows of cached q-blocks get.
     pub cached: CachedRows,
@@ -254,7 +254,8 @@ impl Kernels {
     /// [`cpu::attention`](crate::cpu::attention()) computes it, with sums in single precision and weights in the tensors' type.
     ///
     /// # Errors
-    /// [`Error::Shape`] when something does not fit; [`Error::Kernel`] and [`Error::Cuda`] when a kernel does not compile or load.
+    /// [`Error::Shape`] when something does not fit; [`Error::Value`] for a scale that is not above 0; [`Error::Kernel`] and
+    /// [`Error::Cuda`] when a kernel does not compile or load.
     pub fn attention(&self, work: &Arc<WorkPlan>, operands: Operands, options: Options) -> Result<AttentionCall> {
         let shape = checked_shape(work, &operands)?;
         let [batch, heads, q_tokens, head_dim] = operands.q.shape;
@@ -275,6 +276,10 @@ impl Kernels {
             _ => None,
         };
         let scale = scale.map_or_else(|| 1.0 / (head_dim as f64).sqrt(), f64::from);
+        // The largest weight of a row is that of its largest score only where scores are not turned around.
+        if !(scale > 0.0 && scale.is_finite()) {
+            return Err(Error::Value(format!("scores cannot be multiplied by {scale} on a GPU: wanted a number above 0")));
+        }
         let params = params::AttentionParams {
             q: operands.q.params(),
             k: operands.k.params(),
