@@ -166,8 +166,8 @@ impl Variant {
     #[must_use]
     pub fn architecture(&self) -> String {
         let Version { major, minor } = self.compute;
-        // The suffix is what gives wgmma and setmaxnreg.
-        let suffix = if (major, minor) == (9, 0) { "a" } else { "" };
+        // The suffix gives what only this architecture has, such as wgmma; code is made for the device that is there.
+        let suffix = if major >= 9 { "a" } else { "" };
         format!("sm_{major}{minor}{suffix}")
     }
 
