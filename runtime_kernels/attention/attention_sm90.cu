@@ -343,6 +343,7 @@ struct Consumer {
     __device__ __forceinline__ void finish_scores(Tiles& t, bool may_be_masked) {
         keep_behind<64>(t.s);
         if (may_be_masked) apply_note(t.s, shared.notes[k.stage()], params.symbols.tiles, row, lane % 4);
+        __syncwarp(); // lane 0 speaks for all: the note may be overwritten from here on
         release(&shared.k_empty[k.stage()], lane);
         k.advance();
     }
