@@ -278,7 +278,9 @@ impl Kernels {
         let scale = scale.map_or_else(|| 1.0 / (head_dim as f64).sqrt(), f64::from);
         // The largest weight of a row is that of its largest score only where scores are not turned around.
         if !(scale > 0.0 && scale.is_finite()) {
-            return Err(Error::Value(format!("scores cannot be multiplied by {scale} on a GPU: wanted a number above 0")));
+            return Err(Error::Value(format!(
+                "scores cannot be multiplied by {scale} on a GPU: wanted a number above 0"
+            )));
         }
         let params = params::AttentionParams {
             q: operands.q.params(),
