@@ -58,6 +58,13 @@ pub const REQUIRE_GPU: Variable =
 pub const REQUIRE_NVRTC: Variable =
     Variable { name: "OMNI_REQUIRE_NVRTC", values: "1", effect: "tests that compile GPU kernels fail without NVRTC" };
 
+/// Turns tests that need a C++ compiler and find none into failures; read by the tests.
+pub const REQUIRE_EMULATOR: Variable = Variable {
+    name: "OMNI_REQUIRE_EMULATOR",
+    values: "1",
+    effect: "tests that emulate GPU kernels fail without a C++ compiler",
+};
+
 /// Repeats random inputs; read by the tests.
 pub const SEED: Variable = Variable {
     name: "OMNI_SEED",
@@ -67,7 +74,7 @@ pub const SEED: Variable = Variable {
 
 /// Every variable.
 pub const ALL: &[Variable] =
-    &[INTERPRET, THREADS, NO_COLOR, CACHE_DIR, NVRTC, KERNEL_DIR, REQUIRE_GPU, REQUIRE_NVRTC, SEED];
+    &[INTERPRET, THREADS, NO_COLOR, CACHE_DIR, NVRTC, KERNEL_DIR, REQUIRE_GPU, REQUIRE_NVRTC, REQUIRE_EMULATOR, SEED];
 
 /// Whether [`INTERPRET`] is set to 1.
 #[must_use]

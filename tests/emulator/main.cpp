@@ -1,0 +1,97 @@
+// Runs random cases of attention_plan and attention on the emulated device:
+//
+//     attention FIRST_SEED COUNT
+//
+// Every case is launched under several schedules. The first output is compared with a reference, the others with the first, bit by bit:
+// no order of threads may change the result.
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "case.h"
+#include "device.h"
+
+using emulator::Random;
+using emulator::Schedule;
+
+namespace {
+
+constexpr u32 SCHEDULES = 2;
+
+// Slow engines show who does not wait for them, and quick ones who lets them begin too early; most of all one of them slow beside a
+// quick one.
+Schedule any_schedule(Random& random) {
+    const double quick = 1, slow = 0.004;
+    const double chances[][2] = {{quick, slow}, {slow, quick}, {quick, quick}, {0.1, 0.1}};
+    const double(&chosen)[2] = chances[random.below(4)];
+    Schedule schedule;
+    schedule.copy = chosen[0];
+    schedule.product = chosen[1];
+    schedule.splits_warps = random.one_in(2);
+    schedule.sleep = random.one_in(2) ? 0.0005 : 0;
+    return schedule;
+}
+
+void run_plan(Case& it) {
+    emulator::name_of_barrier = nullptr;
+    launch({it.plan_blocks, PLAN_THREADS, 0, OMNI_BF16, true}, Schedule(), it.random, [&] { attention_plan(it.params); });
+}
+
+void run_attention(Case& it) {
+    emulator::name_of_barrier = ATTENTION.name_of_barrier;
+    it.clear_output();
+    launch({it.params.plan.ctas, ATTENTION.threads, ATTENTION.shared_bytes, OMNI_BF16, false}, any_schedule(it.random), it.random,
+           [&] { ATTENTION.run(it.params); });
+}
+
+// Output and lse, to compare bits.
+std::vector<u8> bits_of_output(const Case& it) {
+    const u8* out = static_cast<const u8*>(it.params.out.data);
+    const u8* lse = reinterpret_cast<const u8*>(it.lse);
+    std::vector<u8> bits(out, out + it.out_numbers * sizeof(u16));
+    bits.insert(bits.end(), lse, lse + it.lse_numbers * sizeof(float));
+    return bits;
+}
+
+// What a set of cases has covered, so that it is seen when it covers little.
+struct Coverage {
+    u32 live = 0, filled = 0, cuts_inside = 0;
+
+    void add(const Plan& plan) {
+        live += plan.head->live;
+        filled += plan.head->fill;
+        for (u32 i = 0; i < plan.ctas; ++i) cuts_inside += plan.cuts[i].tile > 0;
+    }
+};
+
+void run(u64 seed, Coverage& coverage) {
+    Case it(seed);
+    emulator::running_case = "seed " + std::to_string(seed) + ": " + it.text();
+    run_plan(it);
+    check_plan(it);
+    coverage.add(it.params.plan);
+    run_attention(it);
+    check_output(it);
+    std::vector<u8> first = bits_of_output(it);
+    for (u32 i = 1; i < SCHEDULES; ++i) {
+        run_attention(it);
+        if (bits_of_output(it) == first) continue;
+        check_output(it);
+        emulator::fail("another order of threads gives other bits");
+    }
+}
+
+} // namespace
+
+int main(int arguments, char** values) {
+    if (arguments != 3) {
+        std::fprintf(stderr, "usage: %s FIRST_SEED COUNT\n", values[0]);
+        return 2;
+    }
+    u64 first = std::strtoull(values[1], nullptr, 10), count = std::strtoull(values[2], nullptr, 10);
+    Coverage coverage;
+    for (u64 seed = first; seed < first + count; ++seed) run(seed, coverage);
+    std::printf("%llu cases passed: ", count);
+    std::printf("%u rows computed, %u filled, %u divided\n", coverage.live, coverage.filled, coverage.cuts_inside);
+    return 0;
+}

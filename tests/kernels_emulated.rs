@@ -1,0 +1,158 @@
+//! The GPU kernels run on the CPU, in the emulator of `tests/emulator`: random cases under random orders of threads and of
+//! asynchronous copies and products, compared with a reference. Needs a C++ compiler and no GPU; skipped, and saying so, where there
+//! is none; `OMNI_REQUIRE_EMULATOR=1` makes that a failure.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use flashomni::env;
+
+/// First seed of every variant's cases.
+const SEED: &str = "1";
+
+/// Sources that are the same for all variants.
+const DEVICE: &[&str] = &["fiber", "device", "barriers", "tma", "wgmma", "mma"];
+
+/// Sources that depend on the variant, besides that of the kernel.
+const VARIANT: &[&str] = &["plan", "case", "check", "main"];
+
+const HOPPER: &str = "attention_sm90";
+const AMPERE: &str = "attention_sm80";
+
+/// A variant of the kernels, by the macros that choose it.
+struct Variant {
+    head_dim: u32,
+    is_bf16: bool,
+    kv_block: u32,
+    has_masks: bool,
+}
+
+impl Variant {
+    fn macros(&self) -> Vec<String> {
+        vec![
+            format!("-DOMNI_HEAD_DIM={}", self.head_dim),
+            format!("-DOMNI_BF16={}", u32::from(self.is_bf16)),
+            format!("-DOMNI_KV_BLOCK={}", self.kv_block),
+            format!("-DOMNI_MASKS={}", u32::from(self.has_masks)),
+        ]
+    }
+
+    fn folder(&self) -> PathBuf {
+        let Variant { head_dim, is_bf16, kv_block, has_masks } = self;
+        let folder = folder().join(format!("{head_dim}_{}_{kv_block}_{}", u32::from(*is_bf16), u32::from(*has_masks)));
+        std::fs::create_dir_all(&folder).expect("the folder of temporary files can be written");
+        folder
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulator")
+}
+
+/// What the user says, or the first that answers.
+fn find_compiler() -> Option<String> {
+    let chosen = std::env::var("CXX").ok().filter(|name| !name.is_empty());
+    let names = chosen.map_or_else(|| ["c++", "g++", "clang++"].map(str::to_owned).to_vec(), |name| vec![name]);
+    names.into_iter().find(|name| Command::new(name).arg("--version").output().is_ok_and(|it| it.status.success()))
+}
+
+/// The C++ compiler; fails where it has to be and is not.
+fn compiler() -> Option<&'static str> {
+    static COMPILER: OnceLock<Option<String>> = OnceLock::new();
+    let found = COMPILER.get_or_init(find_compiler).as_deref();
+    if found.is_none() {
+        let is_required = std::env::var_os(env::REQUIRE_EMULATOR.name).is_some_and(|value| value == "1");
+        assert!(!is_required, "there is no C++ compiler: install one, or say by CXX where it is");
+        // Past the capture of passing tests.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: no GPU kernel was emulated: there is no C++ compiler");
+    }
+    found
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn succeed(command: &mut Command) -> String {
+    let output = command.output().expect("the program can be started");
+    let text = text(&output);
+    assert!(output.status.success(), "{command:?}: {}\n{text}", output.status);
+    text
+}
+
+/// Compiles one source.
+fn compile(compiler: &str, source: &str, macros: &[String], folder: &Path) -> PathBuf {
+    let object = folder.join(format!("{source}.o"));
+    let mut command = Command::new(compiler);
+    // Products are most of the work, and vectors make them four times as fast.
+    let level = if matches!(source, "wgmma" | "mma") { "-O3" } else { "-O2" };
+    command.current_dir(root().join("tests/emulator")).args(["-std=c++17", level, "-w", "-c"]);
+    // The kernels read arrays of bytes as wider types; an address that does not suit its type traps, as it does on a GPU.
+    command.args(["-fno-strict-aliasing", "-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]);
+    // The same sums on every machine; and fibers are jumps that glibc's checks take for mistakes.
+    command.args(["-ffp-contract=off", "-U_FORTIFY_SOURCE"]);
+    // The emulator's folder first: its common/ptx.cuh is the one that is found.
+    command.args(["-I.", "-I../../runtime_kernels"]).args(macros).arg(format!("{source}.cpp")).arg("-o").arg(&object);
+    succeed(&mut command);
+    object
+}
+
+/// The objects that all variants share, compiled once.
+fn device_objects(compiler: &str) -> &'static [PathBuf] {
+    static OBJECTS: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    OBJECTS.get_or_init(|| {
+        std::fs::create_dir_all(folder()).expect("the folder of temporary files can be written");
+        DEVICE.iter().map(|source| compile(compiler, source, &[], &folder())).collect()
+    })
+}
+
+/// Compiles what the kernels of a variant share.
+fn variant_objects(compiler: &str, variant: &Variant) -> Vec<PathBuf> {
+    VARIANT.iter().map(|source| compile(compiler, source, &variant.macros(), &variant.folder())).collect()
+}
+
+/// Runs random cases on one kernel.
+fn run(compiler: &str, variant: &Variant, objects: &[PathBuf], kernel: &str, cases: u32) {
+    let mut macros = variant.macros();
+    macros.extend(match kernel {
+        HOPPER => vec!["-D__CUDA_ARCH__=900".to_owned(), "-D__CUDA_ARCH_FEAT_SM90_ALL".to_owned()],
+        _ => vec!["-D__CUDA_ARCH__=800".to_owned()],
+    });
+    let object = compile(compiler, kernel, &macros, &variant.folder());
+    let program = object.with_extension("");
+    succeed(Command::new(compiler).args(device_objects(compiler)).args(objects).arg(object).arg("-o").arg(&program));
+    println!("{kernel}: {}", succeed(Command::new(program).args([SEED, &cases.to_string()])));
+}
+
+/// Runs a number of cases on each kernel.
+fn check(variant: &Variant, kernels: &[(&str, u32)]) {
+    let Some(compiler) = compiler() else { return };
+    let objects = variant_objects(compiler, variant);
+    for (kernel, cases) in kernels {
+        run(compiler, variant, &objects, kernel, *cases);
+    }
+}
+
+#[test]
+fn regular_blocks_of_128_keys_in_bf16() {
+    let variant = Variant { head_dim: 128, is_bf16: true, kv_block: 128, has_masks: false };
+    check(&variant, &[(HOPPER, 24), (AMPERE, 5)]);
+}
+
+#[test]
+fn any_blocks_of_64_keys_in_fp16() {
+    let variant = Variant { head_dim: 64, is_bf16: false, kv_block: 64, has_masks: true };
+    check(&variant, &[(HOPPER, 14), (AMPERE, 3)]);
+}
+
+#[test]
+fn any_blocks_of_64_keys_in_bf16() {
+    let variant = Variant { head_dim: 128, is_bf16: true, kv_block: 64, has_masks: true };
+    check(&variant, &[(HOPPER, 12)]);
+}
