@@ -55,8 +55,11 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulator")
 }
 
-/// What the user says, or the first that answers.
+/// What the user says, or the first that answers; none where the emulator's fibers do not work.
 fn find_compiler() -> Option<String> {
+    if !cfg!(target_os = "linux") {
+        return None;
+    }
     let chosen = std::env::var("CXX").ok().filter(|name| !name.is_empty());
     let names = chosen.map_or_else(|| ["c++", "g++", "clang++"].map(str::to_owned).to_vec(), |name| vec![name]);
     names.into_iter().find(|name| Command::new(name).arg("--version").output().is_ok_and(|it| it.status.success()))
@@ -68,9 +71,9 @@ fn compiler() -> Option<&'static str> {
     let found = COMPILER.get_or_init(find_compiler).as_deref();
     if found.is_none() {
         let is_required = std::env::var_os(env::REQUIRE_EMULATOR.name).is_some_and(|value| value == "1");
-        assert!(!is_required, "there is no C++ compiler: install one, or say by CXX where it is");
+        assert!(!is_required, "there is no C++ compiler on Linux: install one, or say by CXX where it is");
         // Past the capture of passing tests.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: no GPU kernel was emulated: there is no C++ compiler");
+        let _ = writeln!(std::io::stderr(), "SKIPPED: no GPU kernel was emulated: there is no C++ compiler on Linux");
     }
     found
 }
@@ -90,9 +93,7 @@ fn succeed(command: &mut Command) -> String {
 fn compile(compiler: &str, source: &str, macros: &[String], folder: &Path) -> PathBuf {
     let object = folder.join(format!("{source}.o"));
     let mut command = Command::new(compiler);
-    // Products are most of the work, and vectors make them four times as fast.
-    let level = if matches!(source, "wgmma" | "mma") { "-O3" } else { "-O2" };
-    command.current_dir(root().join("tests/emulator")).args(["-std=c++17", level, "-w", "-c"]);
+    command.current_dir(root().join("tests/emulator")).args(["-std=c++17", "-O1", "-w", "-c"]);
     // The kernels read arrays of bytes as wider types; an address that does not suit its type traps, as it does on a GPU.
     command.args(["-fno-strict-aliasing", "-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]);
     // The same sums on every machine; and fibers are jumps that glibc's checks take for mistakes.

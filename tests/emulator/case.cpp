@@ -3,6 +3,7 @@
 #include "case.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 
 #include "numbers.h"
@@ -15,6 +16,16 @@ constexpr u32 TOKEN_MASKS = 3;
 u64 bit(u32 index) { return 1ull << index % 64; }
 bool has(const u64* words, u32 index) { return words[index / 64] & bit(index); }
 u32 words_for(u32 bits) { return (bits + 63) / 64; }
+
+std::vector<u16> normal_numbers(u32 count) {
+    emulator::Random random(1);
+    std::vector<u16> numbers(count);
+    for (u16& x : numbers) {
+        double radius = std::sqrt(-2 * std::log(1 - random.uniform()));
+        x = emulator::narrow(float(radius * std::cos(6.283185307179586 * random.uniform())), OMNI_BF16);
+    }
+    return numbers;
+}
 
 // Starts of blocks of `size` tokens, the last one shorter if need be.
 std::vector<u32> regular_blocks(u32 tokens, u32 size) {
@@ -122,12 +133,7 @@ Tensor4 Case::tensor(u32 heads, u32 tokens, bool is_filled, size_t& numbers) {
     it.data = data;
     if (!is_filled) return it;
     // Normal numbers from a table: they need not be independent, and logarithms take time.
-    static const std::vector<u16> normal = [] {
-        emulator::Random random(1);
-        std::vector<u16> table(1 << 12);
-        for (u16& x : table) x = emulator::narrow(random.normal(), OMNI_BF16);
-        return table;
-    }();
+    static const std::vector<u16> normal = normal_numbers(1 << 12);
     for (size_t i = 0; i < numbers; ++i) {
         if (i % line < HEAD_DIM) data[i] = normal[random.below(u32(normal.size()))];
     }

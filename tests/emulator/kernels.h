@@ -7,7 +7,8 @@
 
 constexpr u32 PLAN_THREADS = 1024;
 
-extern "C" void attention_plan(AttentionParams params);
+// attention_plan: any number of thread blocks.
+void run_plan(const AttentionParams& params);
 
 // A kernel that computes attention from a plan, and how it must be launched: plan.ctas thread blocks.
 struct AttentionKernel {

@@ -32,16 +32,16 @@ Schedule any_schedule(Random& random) {
     return schedule;
 }
 
-void run_plan(Case& it) {
+void plan(Case& it) {
     emulator::name_of_barrier = nullptr;
-    launch({it.plan_blocks, PLAN_THREADS, 0, OMNI_BF16, true}, Schedule(), it.random, [&] { attention_plan(it.params); });
+    launch({it.plan_blocks, PLAN_THREADS, 0, OMNI_BF16, true}, any_schedule(it.random), it.random, run_plan, it.params);
 }
 
-void run_attention(Case& it) {
+void attend(Case& it) {
     emulator::name_of_barrier = ATTENTION.name_of_barrier;
     it.clear_output();
-    launch({it.params.plan.ctas, ATTENTION.threads, ATTENTION.shared_bytes, OMNI_BF16, false}, any_schedule(it.random), it.random,
-           [&] { ATTENTION.run(it.params); });
+    emulator::Grid grid{it.params.plan.ctas, ATTENTION.threads, ATTENTION.shared_bytes, OMNI_BF16, false};
+    launch(grid, any_schedule(it.random), it.random, ATTENTION.run, it.params);
 }
 
 // Output and lse, to compare bits.
@@ -67,14 +67,14 @@ struct Coverage {
 void run(u64 seed, Coverage& coverage) {
     Case it(seed);
     emulator::running_case = "seed " + std::to_string(seed) + ": " + it.text();
-    run_plan(it);
+    plan(it);
     check_plan(it);
     coverage.add(it.params.plan);
-    run_attention(it);
+    attend(it);
     check_output(it);
     std::vector<u8> first = bits_of_output(it);
     for (u32 i = 1; i < SCHEDULES; ++i) {
-        run_attention(it);
+        attend(it);
         if (bits_of_output(it) == first) continue;
         check_output(it);
         emulator::fail("another order of threads gives other bits");

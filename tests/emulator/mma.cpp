@@ -82,8 +82,12 @@ void load_matrices(Warp& warp, const Inbox& inbox) {
     }
 }
 
+// The eight columns of a product.
+using Columns = float __attribute__((vector_size(32)));
+
 void multiply(Warp&, const Inbox& inbox) {
-    float a[16][16], b[16][8], d[16][8];
+    float a[16][16];
+    Columns b[16], d[16];
     MultiplyIssue issues[LANES];
     bool is_bf16 = numbers_are_bf16();
     for (u32 lane = 0; lane < LANES; ++lane) {
@@ -95,12 +99,7 @@ void multiply(Warp&, const Inbox& inbox) {
         for (u32 i = 0; i < 4; ++i) d[group + 8 * (i / 2)][place + i % 2] = own.d[i];
     }
     for (u32 row = 0; row < 16; ++row) {
-        float sums[8];
-        for (u32 n = 0; n < 8; ++n) sums[n] = d[row][n];
-        for (u32 k = 0; k < 16; ++k) {
-            for (u32 n = 0; n < 8; ++n) sums[n] += a[row][k] * b[k][n];
-        }
-        for (u32 n = 0; n < 8; ++n) d[row][n] = sums[n];
+        for (u32 k = 0; k < 16; ++k) d[row] += a[row][k] * b[k];
     }
     for (u32 lane = 0; lane < LANES; ++lane) {
         for (u32 i = 0; i < 4; ++i) issues[lane].d[i] = d[lane / 4 + 8 * (i / 2)][lane % 4 * 2 + i % 2];

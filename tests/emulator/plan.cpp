@@ -2,3 +2,6 @@
 #include "cuda.h"
 
 #include "attention/plan.cu"
+#include "kernels.h"
+
+void run_plan(const AttentionParams& params) { attention_plan(params); }

@@ -1,7 +1,5 @@
 // Random numbers that are the same on every machine: a seed that failed once fails again.
 #pragma once
-#include <cmath>
-
 #include "common/types.cuh"
 
 namespace emulator {
@@ -29,8 +27,6 @@ struct Random {
     bool chance(double probability) { return uniform() < probability; }
 
     bool one_in(u32 count) { return below(count) == 0; }
-
-    float normal() { return float(std::sqrt(-2 * std::log(1 - uniform())) * std::cos(6.283185307179586 * uniform())); }
 };
 
 } // namespace emulator
