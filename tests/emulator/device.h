@@ -175,6 +175,8 @@ void settle(Mbarrier& barrier);
 // TMA.
 bool has_copies();
 bool complete_a_copy();
+// Whether a copy under way goes to the bytes from `first` to `end`.
+bool overlaps_copy(const Block& block, u32 first, u32 end);
 
 // Tensor cores. `overlaps_product` names what of a product under way lies in the bytes from `first` to `end`.
 bool complete_a_product();

@@ -18,11 +18,11 @@ namespace {
 
 constexpr u32 SCHEDULES = 2;
 
-// Slow engines show who does not wait for them, and quick ones who lets them begin too early; most of all one of them slow beside a
-// quick one.
+// A slow engine shows who does not wait for it, and a quick one who lets it begin too early; most of all one of them beside the other.
+// Pairs are the chances of a copy and of a product.
 Schedule any_schedule(Random& random) {
     const double quick = 1, slow = 0.004;
-    const double chances[][2] = {{quick, slow}, {slow, quick}, {quick, quick}, {0.1, 0.1}};
+    const double chances[][2] = {{quick, slow}, {slow, quick}, {slow, quick}, {0.1, 0.1}};
     const double(&chosen)[2] = chances[random.below(4)];
     Schedule schedule;
     schedule.copy = chosen[0];

@@ -28,11 +28,7 @@ void check(const Copy& copy) {
     if (copy.corner[2] >= copy.box.extent[2] || copy.corner[3] >= copy.box.extent[3]) {
         fail("copy of head %u of batch entry %u, which are not there", copy.corner[2], copy.corner[3]);
     }
-    for (const Copy& other : under_way) {
-        if (other.block == copy.block && other.destination < end && first < other.destination + other.bytes()) {
-            fail("copy to %u while another one to %u is under way", first, other.destination);
-        }
-    }
+    if (overlaps_copy(*copy.block, first, end)) fail("copy to %u while another one is under way to the same place", first);
     const char* operand = overlaps_product(*copy.block, first, end);
     if (operand != nullptr) fail("copy to %u over %s of a wgmma under way", first, operand);
 }
@@ -76,6 +72,13 @@ void cp_async_bulk_tensor(u32 destination, const TensorBox& box, u32 barrier, st
 }
 
 bool has_copies() { return !under_way.empty(); }
+
+bool overlaps_copy(const Block& block, u32 first, u32 end) {
+    for (const Copy& copy : under_way) {
+        if (copy.block == &block && copy.destination < end && first < copy.destination + copy.bytes()) return true;
+    }
+    return false;
+}
 
 bool complete_a_copy() {
     if (under_way.empty()) return false;

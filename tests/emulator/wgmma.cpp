@@ -131,9 +131,11 @@ void check_warpgroup(Warp& warp, const Issue& issue) {
     if (sequence[warp.issued++] != what) fail("the warps of a warpgroup disagree about a wgmma");
 }
 
-void check_range(const Range& range) {
-    if (range.first >= SHARED_BASE && range.end <= shared_end()) return;
-    fail("an operand of a wgmma at %u .. %u, outside of shared memory", range.first, range.end);
+void check_operand(const Block& block, const Range& range) {
+    if (range.first < SHARED_BASE || range.end > shared_end()) {
+        fail("an operand of a wgmma at %u .. %u, outside of shared memory", range.first, range.end);
+    }
+    if (overlaps_copy(block, range.first, range.end)) fail("a wgmma on bytes at %u that are still being copied", range.first);
 }
 
 Accumulator& accumulator_of(Warp& warp, float* const (&registers)[LANES], const Issue& first) {
@@ -157,8 +159,8 @@ void issue_product(Warp& warp, const Inbox& inbox) {
     product->a = first.a;
     product->b = first.b;
     product->group = warp.groups;
-    check_range(range_of_b(*product));
-    if (!product->has_registers) check_range(range_of_a(*product));
+    check_operand(*warp.block, range_of_b(*product));
+    if (!product->has_registers) check_operand(*warp.block, range_of_a(*product));
     float* registers[LANES];
     for (u32 lane = 0; lane < LANES; ++lane) {
         Issue issue = issue_of(inbox, lane);
