@@ -35,6 +35,7 @@
 // of control. Rows are split into 16-byte chunks, and chunk c of row r lies at c ^ (r % 8), so that neither ldmatrix nor
 // stores meet bank conflicts.
 #include "attention/config.cuh"
+#include "attention/fill.cuh"
 #include "attention/masks.cuh"
 #include "common/math.cuh"
 #include "common/ptx.cuh"
@@ -514,45 +515,6 @@ __device__ __forceinline__ void finish_piece(
     if (control.is_last) merge_pieces(params, job);
 }
 
-// 8 columns of the forecast of a cached token.
-__device__ __forceinline__ uint4 forecast_chunk(const Forecast& forecast, u64 index) {
-    float sum[8] = {};
-    for (u32 term = 0; term < forecast.count; term++) {
-        const float4* values = reinterpret_cast<const float4*>(forecast.terms[term] + index);
-        const float4 low = __ldg(values);
-        const float4 high = __ldg(values + 1);
-        const float of_term[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-#pragma unroll
-        for (u32 i = 0; i < 8; i++) sum[i] = fmaf(forecast.weights[term], of_term[i], sum[i]);
-    }
-    return make_uint4(pack(sum[0], sum[1]), pack(sum[2], sum[3]), pack(sum[4], sum[5]), pack(sum[6], sum[7]));
-}
-
-// Rows that are not computed: zeros where there is nothing to attend to, the forecast where the q-block is cached.
-__device__ __noinline__ void fill(const AttentionParams& params) {
-    const Shape& shape = params.shape;
-    const u32 count = __ldg(&params.plan.head->fill);
-    const u32 rows = shape.batch * shape.heads * shape.q_blocks;
-    for (u32 i = blockIdx.x; i < count; i += params.plan.ctas) {
-        const u32 row = __ldg(params.plan.order + (rows - 1 - i));
-        Job job;
-        place_row(params, row, job);
-        const u32 symbols_row = symbols_row_of(shape, row);
-        const u32 q_block = symbols_row % shape.q_blocks;
-        const u64* cache = params.symbols.cache + u64(symbols_row / shape.q_blocks) * ((shape.q_blocks + 63) / 64);
-        const bool is_empty = __ldg(cache + q_block / 64) >> (q_block % 64) & 1;
-        if (!is_empty && params.forecast.count == 0) continue;
-        for (u32 index = threadIdx.x; index < job.q_tokens * CHUNKS; index += THREADS) {
-            const u32 token = job.q_token + index / CHUNKS;
-            const u32 column = index % CHUNKS * 8;
-            const u64 place = lse_index(shape, job.batch, job.head, token);
-            const uint4 chunk = is_empty ? make_uint4(0, 0, 0, 0) : forecast_chunk(params.forecast, place * HEAD_DIM + column);
-            *reinterpret_cast<uint4*>(row_of_out(params.out, job.batch, job.head, token) + column * 2) = chunk;
-            if (is_empty && params.lse != nullptr && column == 0) params.lse[place] = -INFINITE;
-        }
-    }
-}
-
 // Grid: plan.ctas thread blocks of THREADS threads, dynamic shared memory as in the table above.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) attention(const __grid_constant__ AttentionParams params) {
     extern __shared__ __align__(1024) u8 shared[];
@@ -588,5 +550,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) attention(c
             finish_piece(params, control, job, sums);
         }
     }
-    fill(params);
+    fill(params, threadIdx.x, THREADS);
 }

@@ -22,6 +22,7 @@
 //
 // Source: FlashAttention-3 (arXiv 2407.08608) for the division of work and the overlap; FlashOmni (arXiv 2509.25401) for the symbols.
 #include "attention/config.cuh"
+#include "attention/fill.cuh"
 #include "attention/masks.cuh"
 #include "attention/softmax.cuh"
 #include "common/ptx.cuh"
@@ -55,19 +56,13 @@ constexpr u32 FIRST_PART = 4;
 constexpr u32 TURN = 1;      // and 2: the turn of each consumer warpgroup
 constexpr u32 WARPGROUP = 3; // and 4: the threads of one consumer warpgroup
 
-// A q-block on its way: written by the producer before it announces q.
+// A row on its way: written by the producer before it announces q. No tiles: there is no more work.
 struct Slot {
     u32 batch;
     u32 head;
     u32 q_first;
     u32 q_rows;
-    u32 tiles; // 0: there is no more work
-    u32 slot;  // of the workspace, or WHOLE
-    u32 is_first;
-    u32 first;
-    u32 last;
-    u32 pieces;
-    u32 padding[2];
+    Piece piece;
 };
 
 struct SharedMemoryPlan {
@@ -106,8 +101,7 @@ struct Ring {
 
 // ------------------------------------------------------------------------------------------------------------------ producer
 
-// Loads `rows` rows of all panels, from token `token` on, to row `at` of a stage.
-template <u32 ROWS>
+// Loads a box of rows of all panels, from token `token` on, to row `at` of a stage.
 __device__ __forceinline__ void load_rows(
     u8* stage, u32 at, const TensorMap* map, u64* barrier, u32 token, u32 head, u32 batch, u64 policy) {
 #pragma unroll
@@ -123,7 +117,7 @@ __device__ __forceinline__ void load_tile(
     mbarrier_arrive_expect_tx(shared_address(barrier), STAGE_BYTES);
 #pragma unroll
     for (u32 part = 0; part < TILE / KV_BLOCK; ++part) {
-        load_rows<KV_BLOCK>(stage, part * KV_BLOCK, map, barrier, tile.token[part], head, batch, EVICT_LAST);
+        load_rows(stage, part * KV_BLOCK, map, barrier, tile.token[part], head, batch, EVICT_LAST);
     }
 }
 
@@ -143,19 +137,9 @@ __device__ __forceinline__ void produce(
         TileWalk tiles(params, symbol_row, piece.begin);
 
         mbarrier_wait(shared_address(&shared.q_empty[q.stage()]), q.phase() ^ 1);
-        Slot& slot = shared.slots[q.stage()];
-        slot.batch = batch;
-        slot.head = head;
-        slot.q_first = q_first;
-        slot.q_rows = q_end - q_first;
-        slot.tiles = piece.count;
-        slot.slot = piece.slot;
-        slot.is_first = piece.begin == 0;
-        slot.first = piece.first;
-        slot.last = piece.last;
-        slot.pieces = piece.pieces;
+        shared.slots[q.stage()] = Slot{batch, head, q_first, q_end - q_first, piece};
         mbarrier_arrive_expect_tx(shared_address(&shared.q_full[q.stage()]), STAGE_BYTES);
-        load_rows<BLOCK_Q>(shared.q[q.stage()], 0, q_map, &shared.q_full[q.stage()], q_first, head, batch, EVICT_FIRST);
+        load_rows(shared.q[q.stage()], 0, q_map, &shared.q_full[q.stage()], q_first, head, batch, EVICT_FIRST);
 
         // v stays one tile behind k, as it is needed.
         Tile last;
@@ -178,7 +162,7 @@ __device__ __forceinline__ void produce(
         }
     }
     mbarrier_wait(shared_address(&shared.q_empty[q.stage()]), q.phase() ^ 1);
-    shared.slots[q.stage()].tiles = 0;
+    shared.slots[q.stage()].piece.count = 0;
     mbarrier_arrive(shared_address(&shared.q_full[q.stage()]));
 }
 
@@ -245,7 +229,7 @@ struct Consumer {
     // stages depend on it, and what depends on them belongs into uniform registers.
     __device__ __forceinline__ u32 next_row() {
         mbarrier_wait(shared_address(&shared.q_full[q.stage()]), q.phase());
-        return __shfl_sync(0xFFFFFFFF, shared.slots[q.stage()].tiles, 0);
+        return __shfl_sync(0xFFFFFFFF, shared.slots[q.stage()].piece.count, 0);
     }
 
     // One stream of tiles through all rows: where a row ends, the first scores of the next run beside its last sum as anywhere else.
@@ -366,10 +350,13 @@ struct Consumer {
         // What exponents are counted from, in powers of two.
         float reference[2] = {softmax.reference[0] * softmax.scale, softmax.reference[1] * softmax.scale};
         float sum[2] = {quad_sum(softmax.sum[0]), quad_sum(softmax.sum[1])};
-        bool is_own = slot.slot == WHOLE || slot.is_first;
-        if (!is_own) leave(slot, o, reference, sum);
-        if (slot.slot != WHOLE && slot.is_first) gather(slot, o, reference, sum);
-        if (is_own) store(stage, o, reference, sum);
+        bool is_divided = slot.piece.slot != WHOLE, begins = slot.piece.begin == 0;
+        if (is_divided && begins) gather(slot.piece, o, reference, sum);
+        if (begins) {
+            store(stage, o, reference, sum);
+        } else {
+            leave(slot.piece, o, reference, sum);
+        }
         // What was staged in the rows of q must be out of the way of the next copy.
         fence_proxy_async();
         __syncwarp();
@@ -388,46 +375,45 @@ struct Consumer {
 
     // Leaves a piece of a divided row to the thread block that began the row, and does not wait for it.
     __device__ __forceinline__ void leave(
-        const Slot& slot, const float (&o)[HEAD_DIM / 2], const float (&reference)[2], const float (&sum)[2]) {
-        float4* outputs = partial_out(slot.slot);
+        const Piece& piece, const float (&o)[HEAD_DIM / 2], const float (&reference)[2], const float (&sum)[2]) {
+        float4* outputs = partial_out(piece.slot);
 #pragma unroll
         for (u32 i = 0; i < CHUNKS; ++i) {
             __stcg(outputs + i * 128, make_float4(o[4 * i], o[4 * i + 1], o[4 * i + 2], o[4 * i + 3]));
         }
         if (lane % 4 == 0) {
-            __stcg(partial_stats(slot.slot), make_float2(reference[0], sum[0]));
-            __stcg(partial_stats(slot.slot) + 8, make_float2(reference[1], sum[1]));
+            __stcg(partial_stats(piece.slot), make_float2(reference[0], sum[0]));
+            __stcg(partial_stats(piece.slot) + 8, make_float2(reference[1], sum[1]));
         }
         bar_sync(WARPGROUP + warpgroup, 128);
-        if (thread == 0) red_release_gpu_add(params.plan.arrived + 2 * slot.first + warpgroup, 1);
+        if (thread == 0) red_release_gpu_add(params.plan.arrived + 2 * piece.first + warpgroup, 1);
     }
 
     // Adds the pieces of the others to that of the thread block that began the row, in order: the result does not depend on who came
-    // when. They have done theirs before anything else, and all thread blocks run at once, so this waits for them in rare cases
-    // only, and never for ever.
+    // when. They do theirs before anything else and wait for no one before that, so this waits in rare cases only, and never for ever.
     __device__ __forceinline__ void gather(
-        const Slot& slot, float (&o)[HEAD_DIM / 2], float (&reference)[2], float (&sum)[2]) {
-        u32* arrived = params.plan.arrived + 2 * slot.first + warpgroup;
+        const Piece& piece, float (&o)[HEAD_DIM / 2], float (&reference)[2], float (&sum)[2]) {
+        u32* arrived = params.plan.arrived + 2 * piece.first + warpgroup;
         if (thread == 0) {
-            while (ld_acquire_gpu(arrived) + 1 < slot.pieces) {
+            while (ld_acquire_gpu(arrived) + 1 < piece.pieces) {
             }
             *arrived = 0;
         }
         bar_sync(WARPGROUP + warpgroup, 128);
-        for (u32 block = slot.first + 1; block <= slot.last; ++block) {
+        for (u32 block = piece.first + 1; block <= piece.last; ++block) {
             if (!is_before(load_cut(params.plan.cuts, block), load_cut(params.plan.cuts, block + 1))) continue;
-            const float4* outputs = partial_out(slot_of(block, slot.first));
-            const float2* stats = partial_stats(slot_of(block, slot.first));
+            const float4* outputs = partial_out(slot_of(block, piece.first));
+            const float2* stats = partial_stats(slot_of(block, piece.first));
             float own[2], other[2];
 #pragma unroll
             for (u32 r = 0; r < 2; ++r) {
-                float2 piece = __ldcg(stats + 8 * r);
-                float largest = fmaxf(reference[r], piece.x);
+                float2 part = __ldcg(stats + 8 * r);
+                float largest = fmaxf(reference[r], part.x);
                 // Rows that attended to nothing so far have minus infinity on both sides.
                 own[r] = reference[r] == largest ? 1.0f : ex2_approx(reference[r] - largest);
-                other[r] = piece.x == largest ? 1.0f : ex2_approx(piece.x - largest);
+                other[r] = part.x == largest ? 1.0f : ex2_approx(part.x - largest);
                 reference[r] = largest;
-                sum[r] = fmaf(piece.y, other[r], sum[r] * own[r]);
+                sum[r] = fmaf(part.y, other[r], sum[r] * own[r]);
             }
 #pragma unroll
             for (u32 i = 0; i < CHUNKS; ++i) {
@@ -479,46 +465,6 @@ struct Consumer {
     }
 };
 
-// ---------------------------------------------------------------------------------------------------------------------- fill
-
-// Writes the rows that are not computed: zeros where a live q-block attends to nothing, the forecast where it is cached.
-__device__ __forceinline__ void fill(const AttentionParams& params, u32 thread) {
-    const Shape& shape = params.shape;
-    const Tensor4& out = params.out;
-    u32 rows = shape.batch * shape.heads * shape.q_blocks, count = __ldg(&params.plan.head->fill);
-    for (u32 i = blockIdx.x; i < count; i += gridDim.x) {
-        u32 item = __ldg(params.plan.order + rows - 1 - i);
-        u32 q_block = item % shape.q_blocks, line = item / shape.q_blocks;
-        u32 head = line % shape.heads, batch = line / shape.heads;
-        u32 symbol_head = shape.symbol_batches == 1 ? head : line;
-        const u64* cache = params.symbols.cache + u64(symbol_head) * ((shape.q_blocks + 63) / 64);
-        bool is_cached = (__ldg(cache + q_block / 64) >> q_block % 64 & 1) == 0;
-        if (is_cached && params.forecast.count == 0) continue;
-        u32 first = __ldg(params.symbols.q_start + q_block), end = __ldg(params.symbols.q_start + q_block + 1);
-        for (u32 at = thread; at < (end - first) * (HEAD_DIM / 8); at += FILLERS) {
-            u32 token = first + at / (HEAD_DIM / 8), column = at % (HEAD_DIM / 8) * 8;
-            u64 place = u64(line) * shape.q_tokens + token;
-            float x[8] = {};
-            for (u32 term = 0; is_cached && term < params.forecast.count; ++term) {
-                const float4* from = reinterpret_cast<const float4*>(params.forecast.terms[term] + place * HEAD_DIM + column);
-                float weight = params.forecast.weights[term];
-                float4 a = __ldg(from), b = __ldg(from + 1);
-                x[0] = fmaf(a.x, weight, x[0]);
-                x[1] = fmaf(a.y, weight, x[1]);
-                x[2] = fmaf(a.z, weight, x[2]);
-                x[3] = fmaf(a.w, weight, x[3]);
-                x[4] = fmaf(b.x, weight, x[4]);
-                x[5] = fmaf(b.y, weight, x[5]);
-                x[6] = fmaf(b.z, weight, x[6]);
-                x[7] = fmaf(b.w, weight, x[7]);
-            }
-            u16* to = static_cast<u16*>(out.data) + batch * out.batch_stride + head * out.head_stride + token * out.token_stride + column;
-            *reinterpret_cast<uint4*>(to) = make_uint4(pack(x[0], x[1]), pack(x[2], x[3]), pack(x[4], x[5]), pack(x[6], x[7]));
-            if (!is_cached && params.lse != nullptr && column == 0) params.lse[place] = -INFINITE;
-        }
-    }
-}
-
 // -------------------------------------------------------------------------------------------------------------------- kernel
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention(
@@ -549,7 +495,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention(
     if (warpgroup == 0) {
         setmaxnreg_dec<PRODUCER_REGISTERS>();
         if (threadIdx.x == 0) produce(shared, params, &q_map, &k_map, &v_map);
-        if (threadIdx.x >= 32) fill(params, threadIdx.x - 32);
+        if (threadIdx.x >= 32) fill(params, threadIdx.x - 32, FILLERS);
     } else {
         setmaxnreg_inc<CONSUMER_REGISTERS>();
         Consumer(shared, params, warpgroup - 1).run();

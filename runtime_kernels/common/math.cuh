@@ -1,4 +1,4 @@
-// 16-bit numbers of the launch's type, and the online softmax of one thread's rows.
+// 16-bit numbers of the launch's type, and sums and maxima over the threads that share a row.
 #pragma once
 #include "common/ptx.cuh"
 

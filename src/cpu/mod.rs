@@ -28,7 +28,7 @@ pub use attention::{AttentionOptions, Cached, attention, dense_attention};
 pub use forecast::{MAX_ORDER, Taylor, Terms, Weights};
 pub(crate) use gemm::whole_blocks;
 pub use gemm::{Part, Start, Tiles, gemm_o, gemm_o_split, gemm_q, linear, linear_from_heads, linear_to_heads};
-pub(crate) use rearrange::{gather_heads, head_to_f32, scatter_heads};
+pub(crate) use rearrange::{gather_heads, gathered_heads, head_to_f32, scatter_heads};
 pub use weight::{AnyWeight, PackedWeight, Weight};
 
 /// The instruction set whose inner loops this machine uses: `avx2` or `portable`.

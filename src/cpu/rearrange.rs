@@ -8,7 +8,7 @@ use super::forecast::weighted_sum;
 use super::pack::{Store, convert};
 use super::{MAX_ORDER, Tiles};
 use crate::error::{Error, Result};
-use crate::tensor::{TensorMut, TensorRef, Values, ValuesMut};
+use crate::tensor::{Tensor, TensorMut, TensorRef, Values, ValuesMut};
 
 /// One head of `[heads, tokens, head_dim]` in single precision, reordered.
 pub(crate) fn head_to_f32(tensor: TensorRef<'_>, head: usize, order: Option<&[u32]>) -> Vec<f32> {
@@ -43,6 +43,13 @@ pub(crate) fn gather_heads(
         _ => return Err(Error::Shape("rows can only be reordered within one type".to_owned())),
     }
     Ok(())
+}
+
+/// As [`gather_heads`], to a tensor of its own.
+pub(crate) fn gathered_heads(source: TensorRef<'_>, heads: &[u32], order: Option<&[u32]>) -> Result<Tensor> {
+    let mut target = Tensor::zeros(&[heads.len(), source.shape()[1], source.shape()[2]], source.dtype());
+    gather_heads(source, heads, order, target.as_mut())?;
+    Ok(target)
 }
 
 fn gather<T: Store>(source: &[T], [tokens, dim]: [usize; 2], heads: &[u32], order: Option<&[u32]>, target: &mut [T]) {

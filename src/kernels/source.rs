@@ -24,6 +24,7 @@ const FILES: &[File] = &files![
     "attention/attention_sm80.cu",
     "attention/attention_sm90.cu",
     "attention/config.cuh",
+    "attention/fill.cuh",
     "attention/masks.cuh",
     "attention/plan.cu",
     "attention/softmax.cuh",

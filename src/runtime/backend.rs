@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::gpu::Gpu;
 use super::selection::{HeadGroup, LayerSymbols};
 use super::{Placement, session};
-use crate::cpu::{self, AttentionOptions, Cached, Terms, Tiles, gather_heads, scatter_heads};
+use crate::cpu::{self, AttentionOptions, Cached, Terms, Tiles, gathered_heads, scatter_heads};
 use crate::cuda::Device;
 use crate::error::Result;
 use crate::kernels::Kernels;
@@ -124,14 +124,9 @@ fn attend(
         let options = AttentionOptions { cached, ..AttentionOptions::default() };
         return cpu::attention(q, k, v, &group.symbols, blocks, options, out, None);
     }
-    let shape = [group.heads.len(), q.shape()[1], q.shape()[2]];
-    let gathered = |tensor: TensorRef<'_>, order: Option<&[u32]>| -> Result<Tensor> {
-        let mut part = Tensor::zeros(&shape, tensor.dtype());
-        gather_heads(tensor, &group.heads, order, part.as_mut())?;
-        Ok(part)
-    };
+    let gathered = |tensor, order| gathered_heads(tensor, &group.heads, order);
     let (q, k, v) = (gathered(q, q_order)?, gathered(k, kv_order)?, gathered(v, kv_order)?);
-    let mut part = Tensor::zeros(&shape, q.dtype());
+    let mut part = Tensor::zeros(q.shape(), q.dtype());
     let options = AttentionOptions::default();
     cpu::attention(q.as_ref(), k.as_ref(), v.as_ref(), &group.symbols, blocks, options, part.as_mut(), None)?;
     let tiles = Tiles::all(&group.symbols.cache, &blocks.q);

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::backend::Forecast;
 use super::selection::LayerSymbols;
-use crate::cpu::{Tiles, gather_heads, scatter_heads};
+use crate::cpu::{Tiles, gathered_heads, scatter_heads};
 use crate::cuda::{Buffer, Event, Stream};
 use crate::error::Result;
 use crate::ir::Model;
@@ -259,13 +259,8 @@ impl Gpu {
         order: Option<&[u32]>,
         element: Element,
     ) -> Result<()> {
-        let gathered = if order.is_some() || heads.len() != self.heads {
-            let mut part = Tensor::zeros(&[heads.len(), self.tokens, self.head_dim], tensor.dtype());
-            gather_heads(tensor, heads, order, part.as_mut())?;
-            Some(part)
-        } else {
-            None
-        };
+        let is_whole = order.is_none() && heads.len() == self.heads;
+        let gathered = (!is_whole).then(|| gathered_heads(tensor, heads, order)).transpose()?;
         let values = gathered.as_ref().map_or(tensor, Tensor::as_ref).values();
         self.staging.resize(heads.len() * self.tokens * self.padded, 0);
         let sizes = [self.head_dim, self.padded];

@@ -12,8 +12,8 @@ use super::reuse::Output;
 use super::selection::{HeadGroup, LayerSymbols};
 use super::session::{Step, copy, up_to};
 use crate::cpu::{
-    AnyWeight, Part, Start, Taylor, Tiles, Weights, gather_heads, gemm_o, gemm_o_split, gemm_q, linear_from_heads,
-    linear_to_heads, scatter_heads, whole_blocks,
+    AnyWeight, Part, Start, Taylor, Tiles, Weights, gather_heads, gathered_heads, gemm_o, gemm_o_split, gemm_q,
+    linear_from_heads, linear_to_heads, scatter_heads, whole_blocks,
 };
 use crate::error::{Error, Result};
 use crate::ir::{StepKind, Unit};
@@ -310,9 +310,8 @@ fn project_part(
         gemm_o(o, weight, Part::Live, Start::default(), &tiles, part.as_mut())?;
         return Ok(part);
     };
-    let mut arranged = Tensor::zeros(o.shape(), o.dtype());
     let heads: Vec<u32> = (0..plan.model.heads).collect();
-    gather_heads(o, &heads, rows.order, arranged.as_mut())?;
+    let arranged = gathered_heads(o, &heads, rows.order)?;
     gemm_o(arranged.as_ref(), weight, Part::Live, Start::default(), &tiles, part.as_mut())?;
     let mut inverse = vec![0; order.len()];
     order.iter().enumerate().for_each(|(new, &old)| inverse[old as usize] = new as u32);
