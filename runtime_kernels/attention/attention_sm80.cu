@@ -107,7 +107,7 @@ struct Control {
     Entry entries[ENTRIES];
     Job jobs[2]; // the one whose loads have begun last, at `current`, and the one before
     u64 work[7]; // what thread 0 does next, a Work
-    u64 walk[6]; // where thread 0 is in the row's tiles, a TileWalk
+    u64 walk[5]; // where thread 0 is in the row's tiles, a TileWalk
     u32 current;
     u32 is_last; // this thread block was the last to finish a divided row
 };
@@ -161,8 +161,8 @@ __device__ __forceinline__ u32 symbols_row_of(const Shape& shape, u32 row) {
 }
 
 // The entries of a tile, which thread 0 writes for all.
-__device__ __forceinline__ void decode_tile(Control& control, u32 tile_index) {
-    const Tile tile = reinterpret_cast<TileWalk*>(control.walk)->next();
+__device__ __forceinline__ void decode_tile(const AttentionParams& params, Control& control, u32 tile_index) {
+    const Tile tile = reinterpret_cast<TileWalk*>(control.walk)->next(params);
     Entry* entries = control.entries + tile_index * STEPS_PER_TILE % ENTRIES;
 #pragma unroll
     for (u32 i = 0; i < STEPS_PER_TILE; i++) {
@@ -184,8 +184,8 @@ __device__ __noinline__ void fetch(const AttentionParams& params, Control& contr
     job.v = row_of(params.v, job.batch, kv_head, 0);
     const TileWalk walk(params, symbols_row_of(params.shape, job.piece.row), job.piece.begin);
     memcpy(control.walk, &walk, sizeof(walk));
-    decode_tile(control, 0);
-    if (job.piece.count > 1) decode_tile(control, 1);
+    decode_tile(params, control, 0);
+    if (job.piece.count > 1) decode_tile(params, control, 1);
 }
 
 // --------------------------------------------------------------------------------------------------------------------- loads
@@ -366,7 +366,7 @@ __device__ __forceinline__ void attend(
     for (u32 step = 0; step < steps(); step++) {
         const u32 keys = turn(2 * step);
         const u32 ahead = step + 2 * STEPS_PER_TILE;
-        if (threadIdx.x == 0 && step % STEPS_PER_TILE == 0 && ahead < steps()) decode_tile(control, ahead / STEPS_PER_TILE);
+        if (threadIdx.x == 0 && step % STEPS_PER_TILE == 0 && ahead < steps()) decode_tile(params, control, ahead / STEPS_PER_TILE);
         const Entry entry = control.entries[step % ENTRIES];
         u32 p[M_TILES][STEP / 16][4];
         if (entry.tokens > 0) {

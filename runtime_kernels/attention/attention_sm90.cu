@@ -7,11 +7,12 @@
 // its forecast; a kv-block whose bit of S_s is 0 is never loaded. What is live and who does it stands in the plan (plan.cu).
 //
 // Who does what, in one thread block of 384 threads per multiprocessor that stays for all of its work:
-//   warpgroup 0, warp 0   producer: walks the bitmaps, loads q, k and v by TMA, runs ahead into the next q-block
-//   warpgroup 0, others   fill the rows that are not computed: zeros or the forecast
+//   warpgroup 0, warp 0   producer: walks the bitmap of a row, loads q, k and v by TMA
+//                warp 1   scheduler: finds out rows ahead where they lie and where their bitmaps begin, which takes longer than a tile
+//                others   fill the rows that are not computed: zeros or the forecast
 //   warpgroup 1 and 2     consumers: 64 rows each. While one computes weights, the other has the tensor cores (named
 //                         barriers give turns), and within a warpgroup the scores of the next tile run beside the
-//                         weighted sum of the last
+//                         weighted sum of the last. Heads of 64 leave registers for scores of two tiles at a time
 //
 // Shared memory (bytes; HEAD_DIM 128 / 64):
 //   q   2 stages of [128][HEAD_DIM]    65,536 / 32,768   rows of a warpgroup also stage its output
@@ -37,8 +38,9 @@
 constexpr u32 CONSUMERS = 2;
 constexpr u32 THREADS = 128 * (1 + CONSUMERS);
 constexpr u32 CONSUMER_WARPS = 4 * CONSUMERS;
-constexpr u32 FILLERS = 96;
+constexpr u32 FILLERS = 64;
 constexpr u32 Q_STAGES = 2;
+constexpr u32 SLOTS = 4; // rows between the scheduler and the end of consumers' work on them
 constexpr u32 STAGES = HEAD_DIM == 128 ? 2 : 4;
 constexpr u32 PANELS = HEAD_DIM / 64;
 constexpr u32 PANEL_BYTES = TILE * 128;
@@ -49,20 +51,35 @@ constexpr u32 PRODUCER_REGISTERS = 56;
 constexpr u32 CONSUMER_REGISTERS = 224;
 static_assert(128 * PRODUCER_REGISTERS + 256 * CONSUMER_REGISTERS <= 384 * 168, "the registers of one thread block");
 
+// Tiles whose scores are there at a time.
+constexpr u32 SCORES = HEAD_DIM == 128 ? 1 : 2;
+
 // Of the 16 groups of 8 columns of a tile, those whose exponentials are due before the last sum must be done.
-constexpr u32 FIRST_PART = 4;
+constexpr u32 FIRST_PART = SCORES == 1 ? 4 : 8;
+
+// Tiles of a row after which the producer loads the next q: the last had to wait for consumers to go on from the row before, so that
+// its stage is free.
+constexpr u32 Q_AHEAD = STAGES + 1;
 
 // Named barriers; 0 is __syncthreads.
 constexpr u32 TURN = 1;      // and 2: the turn of each consumer warpgroup
 constexpr u32 WARPGROUP = 3; // and 4: the threads of one consumer warpgroup
 
-// A row on its way: written by the producer before it announces q. No tiles: there is no more work.
+// What all threads of a warp have, as the compiler can see: what depends on it may stay in uniform registers, from where wgmma takes
+// descriptors. From others they are moved between every two of them.
+__device__ __forceinline__ u32 same_in_warp(u32 value) {
+    return __shfl_sync(0xFFFFFFFF, value, 0);
+}
+
+// A row on its way. No tiles: there is no more work.
 struct Slot {
     u32 batch;
     u32 head;
+    u32 kv_head;
     u32 q_first;
     u32 q_rows;
     Piece piece;
+    TileWalk tiles; // from the first on
 };
 
 struct SharedMemoryPlan {
@@ -72,10 +89,12 @@ struct SharedMemoryPlan {
     u64 q_full[Q_STAGES], q_empty[Q_STAGES];
     u64 k_full[STAGES], k_empty[STAGES];
     u64 v_full[STAGES], v_empty[STAGES];
-    Slot slots[Q_STAGES];
+    u64 slot_full[SLOTS], slot_empty[SLOTS];
+    Slot slots[SLOTS];
     TileNote notes[STAGES];
 };
 static_assert(Q_STAGES == 2, "a row and the one behind it");
+static_assert(SLOTS > Q_STAGES, "the scheduler is ahead of the producer");
 static_assert(sizeof(SharedMemoryPlan) <= 232448, "the shared memory of one thread block");
 #ifdef OMNI_SHARED_BYTES
 static_assert(sizeof(SharedMemoryPlan) <= OMNI_SHARED_BYTES, "the shared memory that the host launches with");
@@ -99,6 +118,29 @@ struct Ring {
     }
 };
 
+// ----------------------------------------------------------------------------------------------------------------- scheduler
+
+// Describes the pieces of this thread block's work one after another, as far ahead as there are slots.
+__device__ __forceinline__ void schedule(SharedMemoryPlan& shared, const AttentionParams& params) {
+    const Shape& shape = params.shape;
+    Work work(params.plan, blockIdx.x);
+    Ring<SLOTS> rows;
+    for (Piece piece; work.next(piece); rows.advance()) {
+        u32 q_block = piece.row % shape.q_blocks, row = piece.row / shape.q_blocks;
+        u32 head = row % shape.heads, batch = row / shape.heads;
+        u32 q_first = MASKS ? __ldg(params.symbols.q_start + q_block) : q_block * BLOCK_Q;
+        u32 q_end = MASKS ? __ldg(params.symbols.q_start + q_block + 1) : min(q_first + BLOCK_Q, shape.q_tokens);
+        TileWalk tiles(params, shape.symbol_batches == 1 ? head * shape.q_blocks + q_block : piece.row, piece.begin);
+        mbarrier_wait(shared_address(&shared.slot_empty[rows.stage()]), rows.phase() ^ 1);
+        shared.slots[rows.stage()] =
+            Slot{batch, head, head / (shape.heads / shape.kv_heads), q_first, q_end - q_first, piece, tiles};
+        mbarrier_arrive(shared_address(&shared.slot_full[rows.stage()]));
+    }
+    mbarrier_wait(shared_address(&shared.slot_empty[rows.stage()]), rows.phase() ^ 1);
+    shared.slots[rows.stage()].piece.count = 0;
+    mbarrier_arrive(shared_address(&shared.slot_full[rows.stage()]));
+}
+
 // ------------------------------------------------------------------------------------------------------------------ producer
 
 // Loads a box of rows of all panels, from token `token` on, to row `at` of a stage.
@@ -121,50 +163,62 @@ __device__ __forceinline__ void load_tile(
     }
 }
 
-__device__ __forceinline__ void produce(
-    SharedMemoryPlan& shared, const AttentionParams& params, const TensorMap* q_map, const TensorMap* k_map, const TensorMap* v_map) {
-    const Shape& shape = params.shape;
-    Ring<Q_STAGES> q;
+struct Producer {
+    SharedMemoryPlan& shared;
+    const AttentionParams& params;
+    const TensorMap *q_map, *k_map, *v_map;
+    u32 rows = 0; // whose q is loaded
     Ring<STAGES> k, v;
-    Work work(params.plan, blockIdx.x);
-    for (Piece piece; work.next(piece); q.advance()) {
-        u32 q_block = piece.row % shape.q_blocks, row = piece.row / shape.q_blocks;
-        u32 head = row % shape.heads, batch = row / shape.heads;
-        u32 kv_head = head / (shape.heads / shape.kv_heads);
-        u32 symbol_row = shape.symbol_batches == 1 ? head * shape.q_blocks + q_block : piece.row;
-        u32 q_first = MASKS ? __ldg(params.symbols.q_start + q_block) : q_block * BLOCK_Q;
-        u32 q_end = MASKS ? __ldg(params.symbols.q_start + q_block + 1) : min(q_first + BLOCK_Q, shape.q_tokens);
-        TileWalk tiles(params, symbol_row, piece.begin);
 
-        mbarrier_wait(shared_address(&shared.q_empty[q.stage()]), q.phase() ^ 1);
-        shared.slots[q.stage()] = Slot{batch, head, q_first, q_end - q_first, piece};
-        mbarrier_arrive_expect_tx(shared_address(&shared.q_full[q.stage()]), STAGE_BYTES);
-        load_rows(shared.q[q.stage()], 0, q_map, &shared.q_full[q.stage()], q_first, head, batch, EVICT_FIRST);
-
-        // v stays one tile behind k, as it is needed.
-        Tile last;
+    __device__ __forceinline__ void run() {
+        for (const Slot* slot = load_q(); slot->piece.count > 0;) {
+            const Slot* next = slot;
+            TileWalk tiles = slot->tiles;
+            u32 count = slot->piece.count, head = slot->kv_head, batch = slot->batch;
+            // v stays one tile behind k, as it is needed.
+            Tile last;
 #pragma unroll 1
-        for (u32 n = 0; n <= piece.count; ++n) {
-            Tile tile;
-            if (n < piece.count) {
-                tile = tiles.next();
-                mbarrier_wait(shared_address(&shared.k_empty[k.stage()]), k.phase() ^ 1);
-                shared.notes[k.stage()] = tile.note;
-                load_tile(shared.k[k.stage()], k_map, &shared.k_full[k.stage()], tile, kv_head, batch);
-                k.advance();
+            for (u32 n = 0; n <= count; ++n) {
+                Tile tile;
+                if (n < count) {
+                    tile = tiles.next(params);
+                    mbarrier_wait(shared_address(&shared.k_empty[k.stage()]), k.phase() ^ 1);
+                    shared.notes[k.stage()] = tile.note;
+                    load_tile(shared.k[k.stage()], k_map, &shared.k_full[k.stage()], tile, head, batch);
+                    k.advance();
+                }
+                if (n > 0) {
+                    mbarrier_wait(shared_address(&shared.v_empty[v.stage()]), v.phase() ^ 1);
+                    load_tile(shared.v[v.stage()], v_map, &shared.v_full[v.stage()], last, head, batch);
+                    v.advance();
+                }
+                if (n == min(Q_AHEAD, count)) next = load_q();
+                last = tile;
             }
-            if (n > 0) {
-                mbarrier_wait(shared_address(&shared.v_empty[v.stage()]), v.phase() ^ 1);
-                load_tile(shared.v[v.stage()], v_map, &shared.v_full[v.stage()], last, kv_head, batch);
-                v.advance();
-            }
-            last = tile;
+            slot = next;
         }
     }
-    mbarrier_wait(shared_address(&shared.q_empty[q.stage()]), q.phase() ^ 1);
-    shared.slots[q.stage()].piece.count = 0;
-    mbarrier_arrive(shared_address(&shared.q_full[q.stage()]));
-}
+
+    // Loads q of the next row, or announces that there is none.
+    __device__ __forceinline__ const Slot* load_q() {
+        Ring<Q_STAGES> q{rows};
+        Ring<SLOTS> row{rows};
+        const Slot& slot = shared.slots[row.stage()];
+        u64* barrier = &shared.q_full[q.stage()];
+        mbarrier_wait(shared_address(&shared.slot_full[row.stage()]), row.phase());
+        mbarrier_wait(shared_address(&shared.q_empty[q.stage()]), q.phase() ^ 1);
+        // Consumers are done with the row that was in this stage.
+        if (rows >= Q_STAGES) mbarrier_arrive(shared_address(&shared.slot_empty[Ring<SLOTS>{rows - Q_STAGES}.stage()]));
+        ++rows;
+        if (slot.piece.count == 0) {
+            mbarrier_arrive(shared_address(barrier));
+        } else {
+            mbarrier_arrive_expect_tx(shared_address(barrier), STAGE_BYTES);
+            load_rows(shared.q[q.stage()], 0, q_map, barrier, slot.q_first, slot.head, slot.batch, EVICT_FIRST);
+        }
+        return &slot;
+    }
+};
 
 // ------------------------------------------------------------------------------------------------------------------ consumers
 
@@ -213,23 +267,25 @@ __device__ __forceinline__ void release(u64* barrier, u32 lane) {
 struct Consumer {
     SharedMemoryPlan& shared;
     const AttentionParams& params;
+    const TensorMap* out_map;
     u32 warpgroup; // 0 or 1
     u32 thread;    // within the warpgroup
     u32 lane;
-    u32 row; // first of this thread's two rows of the q-block; the other is 8 below
-    Ring<Q_STAGES> q;
+    u32 row;      // first of this thread's two rows of the q-block; the other is 8 below
+    u32 rows = 0; // whose scores are all done
     Ring<STAGES> k, v;
 
-    __device__ __forceinline__ Consumer(SharedMemoryPlan& shared, const AttentionParams& params, u32 warpgroup)
-        : shared(shared), params(params), warpgroup(warpgroup), thread(threadIdx.x % 128), lane(threadIdx.x % 32) {
+    __device__ __forceinline__ Consumer(
+        SharedMemoryPlan& shared, const AttentionParams& params, const TensorMap* out_map, u32 warpgroup)
+        : shared(shared), params(params), out_map(out_map), warpgroup(warpgroup), thread(threadIdx.x % 128), lane(threadIdx.x % 32) {
         row = 64 * warpgroup + 16 * (thread / 32) + lane / 4;
     }
 
-    // Waits for the next row; its number of tiles, 0 when there is none. The compiler must see that all threads get the same:
-    // stages depend on it, and what depends on them belongs into uniform registers.
+    // Waits for the next row; its number of tiles, 0 when there is none.
     __device__ __forceinline__ u32 next_row() {
+        Ring<Q_STAGES> q{rows};
         mbarrier_wait(shared_address(&shared.q_full[q.stage()]), q.phase());
-        return __shfl_sync(0xFFFFFFFF, shared.slots[q.stage()].piece.count, 0);
+        return same_in_warp(shared.slots[Ring<SLOTS>{rows}.stage()].piece.count);
     }
 
     // One stream of tiles through all rows: where a row ends, the first scores of the next run beside its last sum as anywhere else.
@@ -240,19 +296,24 @@ struct Consumer {
         u32 tiles = next_row(), tile = 0;
         if (tiles == 0) return;
         wait_k();
-        scores(t);
+        scores(t.s[0]);
         wgmma_wait_group<0>();
-        finish_scores(t, true);
-        t.softmax.raise(t.s, t.factor);
-        t.softmax.weigh<0, 16>(t.s);
-        pack_weights(t.p, t.s);
+        finish_scores(t.s[0], true);
+        t.softmax.raise(t.s[0], t.factor);
+        t.softmax.weigh<0, 16>(t.s[0]);
+        pack_weights(t.p, t.s[0]);
         for (;;) {
+            if (SCORES == 2 && tile + 2 < tiles) {
+                step_two(t, tile > 0);
+                tile += 2;
+                continue;
+            }
             if (tile + 1 < tiles) {
                 step<false>(t, tile > 0);
                 ++tile;
                 continue;
             }
-            q.advance();
+            rows = same_in_warp(rows + 1);
             tiles = next_row();
             if (tiles == 0) break;
             step<true>(t, tile > 0);
@@ -260,14 +321,15 @@ struct Consumer {
         }
         wait_v();
         sum(t, tile > 0);
-        finish_sum(t);
-        finish_row(q.stage() ^ 1, t.o, t.softmax);
+        finish_sum<0>(t);
+        finish_row(t.o, t.softmax);
+        free_row();
     }
 
-    // What a thread holds of a row: weights of one tile, whose sum is due, and scores of the next.
+    // What a thread holds of a row: weights of one tile, whose sum is due, and scores of the next ones.
     struct Tiles {
         float o[HEAD_DIM / 2];
-        float s[64];
+        float s[SCORES][64];
         u32 p[32];
         float factor[2];
         Softmax softmax;
@@ -278,62 +340,99 @@ struct Consumer {
     // The sum of one tile beside the scores of the next, which is the first of another row where a row ENDS.
     template <bool ENDS>
     __device__ __forceinline__ void step(Tiles& t, bool accumulate) {
+        float (&s)[64] = t.s[0];
         wait_k();
         bar_sync(TURN + warpgroup, 256);
-        scores(t);
+        scores(s);
         wait_v();
         sum(t, accumulate);
         bar_arrive(TURN + (warpgroup ^ 1), 256);
         wgmma_wait_group<1>();
-        finish_scores(t, MASKS || ENDS);
+        finish_scores(s, MASKS || ENDS);
         Softmax done = t.softmax;
         if (ENDS) t.softmax.reset();
-        bool rescales = t.softmax.raise(t.s, t.factor);
-        t.softmax.weigh<0, FIRST_PART>(t.s);
-        keep_behind<4 * FIRST_PART>(t.s);
-        finish_sum(t);
-        if (ENDS) finish_row(q.stage() ^ 1, t.o, done);
+        bool rescales = t.softmax.raise(s, t.factor);
+        t.softmax.weigh<0, FIRST_PART>(s);
+        keep_behind<4 * FIRST_PART>(s);
+        finish_sum<0>(t);
+        if (ENDS) finish_row(t.o, done);
         // Twice the same but for the rescaling: it fills slots that exponentials leave, as conversions and sums do, and would keep
         // them apart in a branch of its own.
         if (!ENDS && rescales) {
             keep_apart();
             rescale(t.o, t.factor);
-            t.softmax.weigh<FIRST_PART, 16>(t.s);
-            pack_weights(t.p, t.s);
+            t.softmax.weigh<FIRST_PART, 16>(s);
+            pack_weights(t.p, s);
             keep_apart();
         } else {
-            t.softmax.weigh<FIRST_PART, 16>(t.s);
-            pack_weights(t.p, t.s);
+            t.softmax.weigh<FIRST_PART, 16>(s);
+            pack_weights(t.p, s);
         }
+        if (ENDS) free_row();
     }
 
-    __device__ __forceinline__ void wait_k() {
-        mbarrier_wait(shared_address(&shared.k_full[k.stage()]), k.phase());
+    // Two tiles of the same row: the scores of the second run beside the weights of the first, so that tensor cores have as much to do as
+    // the exponentials of a head of 64 take.
+    __device__ __forceinline__ void step_two(Tiles& t, bool accumulate) {
+        wait_k();
+        bar_sync(TURN + warpgroup, 256);
+        scores(t.s[0]);
+        wait_v();
+        sum(t, accumulate);
+        wait_k(1);
+        scores(t.s[SCORES - 1], 1);
+        bar_arrive(TURN + (warpgroup ^ 1), 256);
+        wgmma_wait_group<2>();
+        weigh_one<1>(t, t.s[0]);
+        wait_v();
+        sum(t, true);
+        wgmma_wait_group<1>();
+        weigh_one<0>(t, t.s[SCORES - 1]);
+    }
+
+    // Scores become weights; the sum that all groups but PENDING have added to follows them, without a branch between wgmmas.
+    template <u32 PENDING>
+    __device__ __forceinline__ void weigh_one(Tiles& t, float (&s)[64]) {
+        finish_scores(s, MASKS);
+        t.softmax.follow(s, t.factor);
+        t.softmax.weigh<0, FIRST_PART>(s);
+        keep_behind<4 * FIRST_PART>(s);
+        finish_sum<PENDING>(t);
+        rescale(t.o, t.factor);
+        t.softmax.weigh<FIRST_PART, 16>(s);
+        pack_weights(t.p, s);
+    }
+
+    // Waits for the keys of the next tile, or of one `ahead` of it.
+    __device__ __forceinline__ void wait_k(u32 ahead = 0) {
+        Ring<STAGES> at{k.turns + ahead};
+        mbarrier_wait(shared_address(&shared.k_full[at.stage()]), at.phase());
     }
 
     __device__ __forceinline__ void wait_v() {
         mbarrier_wait(shared_address(&shared.v_full[v.stage()]), v.phase());
     }
 
-    __device__ __forceinline__ void scores(Tiles& t) {
-        u64 rows = descriptor(shared.q[q.stage()] + 64 * 128 * warpgroup, 16, 1024);
-        start_scores(t.s, rows, descriptor(shared.k[k.stage()], 16, 1024));
+    __device__ __forceinline__ void scores(float (&s)[64], u32 ahead = 0) {
+        u64 q = descriptor(shared.q[Ring<Q_STAGES>{rows}.stage()] + 64 * 128 * warpgroup, 16, 1024);
+        start_scores(s, q, descriptor(shared.k[Ring<STAGES>{k.turns + ahead}.stage()], 16, 1024));
     }
 
     __device__ __forceinline__ void sum(Tiles& t, bool accumulate) {
         start_sum(t.o, t.p, descriptor(shared.v[v.stage()], PANEL_BYTES, 1024), accumulate);
     }
 
-    __device__ __forceinline__ void finish_scores(Tiles& t, bool may_be_masked) {
-        keep_behind<64>(t.s);
-        if (may_be_masked) apply_note(t.s, shared.notes[k.stage()], params.symbols.tiles, row, lane % 4);
+    __device__ __forceinline__ void finish_scores(float (&s)[64], bool may_be_masked) {
+        keep_behind<64>(s);
+        if (may_be_masked) apply_note(s, shared.notes[k.stage()], params.symbols.tiles, row, lane % 4);
         __syncwarp(); // lane 0 speaks for all: the note may be overwritten from here on
         release(&shared.k_empty[k.stage()], lane);
         k.advance();
     }
 
+    template <u32 PENDING>
     __device__ __forceinline__ void finish_sum(Tiles& t) {
-        wgmma_wait_group<0>();
+        wgmma_wait_group<PENDING>();
         keep_behind<HEAD_DIM / 2>(t.o);
         release(&shared.v_empty[v.stage()], lane);
         v.advance();
@@ -344,23 +443,28 @@ struct Consumer {
         for (u32 i = 0; i < HEAD_DIM / 2; ++i) o[i] *= factor[i / 2 % 2];
     }
 
-    // The output of a row whose tiles are all done.
-    __device__ __forceinline__ void finish_row(u32 stage, float (&o)[HEAD_DIM / 2], const Softmax& softmax) {
-        const Slot& slot = shared.slots[stage];
+    // The output of the row before, whose tiles are all done.
+    __device__ __forceinline__ void finish_row(float (&o)[HEAD_DIM / 2], const Softmax& softmax) {
+        const Slot& slot = shared.slots[Ring<SLOTS>{rows - 1}.stage()];
         // What exponents are counted from, in powers of two.
         float reference[2] = {softmax.reference[0] * softmax.scale, softmax.reference[1] * softmax.scale};
         float sum[2] = {quad_sum(softmax.sum[0]), quad_sum(softmax.sum[1])};
         bool is_divided = slot.piece.slot != WHOLE, begins = slot.piece.begin == 0;
         if (is_divided && begins) gather(slot.piece, o, reference, sum);
         if (begins) {
-            store(stage, o, reference, sum);
+            store(slot, o, reference, sum);
         } else {
             leave(slot.piece, o, reference, sum);
         }
-        // What was staged in the rows of q must be out of the way of the next copy.
-        fence_proxy_async();
-        __syncwarp();
-        release(&shared.q_empty[stage], lane);
+    }
+
+    // Gives the stage of the row before to the next q, once its output has left it.
+    __device__ __forceinline__ void free_row() {
+        __syncwarp(); // lane 0 speaks for all, who have read the slot
+        if (lane == 0) {
+            cp_async_bulk_wait_group_read<0>();
+            mbarrier_arrive(shared_address(&shared.q_empty[Ring<Q_STAGES>{rows - 1}.stage()]));
+        }
     }
 
     // Places of this thread in the workspace, [slot][warpgroup][i / 4][thread][4] in the order of accumulators, and [slot][row].
@@ -426,40 +530,56 @@ struct Consumer {
         }
     }
 
-    // Normalises and writes the rows of this warpgroup, through its own rows of q so that threads write 16 bytes in a line.
+    // Normalises the rows of this warp and sends them off, through their place in q.
     __device__ __forceinline__ void store(
-        u32 stage, float (&o)[HEAD_DIM / 2], const float (&reference)[2], const float (&sum)[2]) {
-        const Slot& slot = shared.slots[stage];
+        const Slot& slot, float (&o)[HEAD_DIM / 2], const float (&reference)[2], const float (&sum)[2]) {
         float inverse[2];
-        u64 lse_row = (u64(slot.batch) * params.shape.heads + slot.head) * params.shape.q_tokens + slot.q_first;
 #pragma unroll
-        for (u32 r = 0; r < 2; ++r) {
-            inverse[r] = sum[r] == 0.0f ? 0.0f : 1.0f / sum[r];
-            if (params.lse != nullptr && lane % 4 == 0 && row + 8 * r < slot.q_rows) {
-                params.lse[lse_row + row + 8 * r] = sum[r] == 0.0f ? -INFINITE : (reference[r] + lg2_approx(sum[r])) * LN_2;
-            }
-        }
+        for (u32 r = 0; r < 2; ++r) inverse[r] = sum[r] == 0.0f ? 0.0f : 1.0f / sum[r];
         rescale(o, inverse);
+        bar_sync(WARPGROUP + warpgroup, 128); // a product of the warpgroup may read all of its rows, and all have waited for theirs
 
-        u8* rows = shared.q[stage] + 64 * 128 * warpgroup;
-        u32 own = 16 * (thread / 32) + lane % 16;
+        u32 first = 64 * warpgroup + 16 * (thread / 32); // row of this warp
+        u8* rows = shared.q[Ring<Q_STAGES>{this->rows - 1}.stage()] + 128 * first;
 #pragma unroll
         for (u32 i = 0; i < HEAD_DIM / 16; ++i) {
-            u32 chunk = 2 * i + lane / 16;
+            u32 own = lane % 16, chunk = 2 * i + lane / 16;
             u32 address = shared_address(rows) + chunk / 8 * PANEL_BYTES + own * 128 + ((chunk ^ own) % 8) * 16;
             const float* x = o + 8 * i;
             stmatrix_x4(address, pack(x[0], x[1]), pack(x[2], x[3]), pack(x[4], x[5]), pack(x[6], x[7]));
         }
-        bar_sync(WARPGROUP + warpgroup, 128);
+        fence_proxy_async();
+        __syncwarp();
+        if (MASKS && first + 16 > slot.q_rows) {
+            copy_rows(slot, first, rows);
+        } else if (lane == 0) {
+#pragma unroll
+            for (u32 panel = 0; panel < PANELS; ++panel) {
+                u32 from = shared_address(rows) + panel * PANEL_BYTES;
+                cp_async_bulk_tensor_store_4d(out_map, from, panel * 64, slot.q_first + first, slot.head, slot.batch);
+            }
+            cp_async_bulk_commit_group();
+        }
+        if (params.lse != nullptr && lane % 4 == 0) {
+            float* lse = params.lse + (u64(slot.batch) * params.shape.heads + slot.head) * params.shape.q_tokens + slot.q_first;
+#pragma unroll
+            for (u32 r = 0; r < 2; ++r) {
+                float value = sum[r] == 0.0f ? -INFINITE : (reference[r] + lg2_approx(sum[r])) * LN_2;
+                if (row + 8 * r < slot.q_rows) lse[row + 8 * r] = value;
+            }
+        }
+    }
 
+    // The rows of an irregular q-block that has fewer than those of this warp: a box would write beyond it.
+    __device__ __forceinline__ void copy_rows(const Slot& slot, u32 first, const u8* rows) {
         const Tensor4& out = params.out;
         u16* base = static_cast<u16*>(out.data) + slot.batch * out.batch_stride + slot.head * out.head_stride;
-#pragma unroll
-        for (u32 i = 0; i < 64 * CHUNKS / 128; ++i) {
-            u32 local = i * (128 / CHUNKS) + thread / CHUNKS, chunk = thread % CHUNKS;
-            if (64 * warpgroup + local >= slot.q_rows) break;
+#pragma unroll 1
+        for (u32 at = lane; at < 16 * CHUNKS; at += 32) {
+            u32 local = at / CHUNKS, chunk = at % CHUNKS;
+            if (first + local >= slot.q_rows) break;
             const u8* from = rows + chunk / 8 * PANEL_BYTES + local * 128 + ((chunk ^ local) % 8) * 16;
-            u16* to = base + (slot.q_first + 64 * warpgroup + local) * out.token_stride + chunk * 8;
+            u16* to = base + (slot.q_first + first + local) * out.token_stride + chunk * 8;
             *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
         }
     }
@@ -471,33 +591,36 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention(
     const __grid_constant__ AttentionParams params,
     const __grid_constant__ TensorMap q_map,
     const __grid_constant__ TensorMap k_map,
-    const __grid_constant__ TensorMap v_map) {
+    const __grid_constant__ TensorMap v_map,
+    const __grid_constant__ TensorMap out_map) {
     extern __shared__ __align__(1024) u8 memory[];
     SharedMemoryPlan& shared = *reinterpret_cast<SharedMemoryPlan*>(memory);
-    // The same for all threads of a warp, and known to be: descriptors and barriers can stay in uniform registers.
-    u32 warpgroup = __shfl_sync(0xFFFFFFFF, threadIdx.x / 128, 0);
+    u32 warpgroup = same_in_warp(threadIdx.x / 128);
     if (threadIdx.x == 0) {
         prefetch_tensormap(&q_map);
         prefetch_tensormap(&k_map);
         prefetch_tensormap(&v_map);
-        auto init = [](u64* full, u64* empty, u32 count) {
+        prefetch_tensormap(&out_map);
+        auto init = [](u64* full, u64* empty, u32 count, u32 readers) {
             for (u32 i = 0; i < count; ++i) {
                 mbarrier_init(shared_address(full + i), 1);
-                mbarrier_init(shared_address(empty + i), CONSUMER_WARPS);
+                mbarrier_init(shared_address(empty + i), readers);
             }
         };
-        init(shared.q_full, shared.q_empty, Q_STAGES);
-        init(shared.k_full, shared.k_empty, STAGES);
-        init(shared.v_full, shared.v_empty, STAGES);
+        init(shared.q_full, shared.q_empty, Q_STAGES, CONSUMER_WARPS);
+        init(shared.k_full, shared.k_empty, STAGES, CONSUMER_WARPS);
+        init(shared.v_full, shared.v_empty, STAGES, CONSUMER_WARPS);
+        init(shared.slot_full, shared.slot_empty, SLOTS, 1);
         fence_mbarrier_init();
     }
     __syncthreads();
     if (warpgroup == 0) {
         setmaxnreg_dec<PRODUCER_REGISTERS>();
-        if (threadIdx.x == 0) produce(shared, params, &q_map, &k_map, &v_map);
-        if (threadIdx.x >= 32) fill(params, threadIdx.x - 32, FILLERS);
+        if (threadIdx.x == 0) Producer{shared, params, &q_map, &k_map, &v_map}.run();
+        if (threadIdx.x == 32) schedule(shared, params);
+        if (threadIdx.x >= 64) fill(params, threadIdx.x - 64, FILLERS);
     } else {
         setmaxnreg_inc<CONSUMER_REGISTERS>();
-        Consumer(shared, params, warpgroup - 1).run();
+        Consumer(shared, params, &out_map, warpgroup - 1).run();
     }
 }

@@ -23,13 +23,14 @@ struct Tile {
 // Walks the tiles of a row of S_s. Where a pair is incomplete, it is the first, so that in regular blocks only the first tile of a row
 // has columns that do not count.
 struct TileWalk {
-    const AttentionParams& params;
     LiveBlocks blocks;
     u32 row;
     bool is_odd;
 
+    TileWalk() = default;
+
     __device__ __forceinline__ TileWalk(const AttentionParams& params, u32 row, u32 begin)
-        : params(params), blocks(params.symbols.skip + u64(row) * words(params), words(params)), row(row), is_odd(false) {
+        : blocks(params.symbols.skip + u64(row) * words(params), words(params)), row(row), is_odd(false) {
         if constexpr (KV_BLOCK == 64) {
             u32 live = 0;
 #pragma unroll 1
@@ -45,15 +46,15 @@ struct TileWalk {
         return (params.shape.kv_blocks + 63) / 64;
     }
 
-    __device__ __forceinline__ Tile next() {
+    __device__ __forceinline__ Tile next(const AttentionParams& params) {
         Tile tile;
         if constexpr (KV_BLOCK == 128) {
-            u32 length = locate(blocks.pop(), tile.token[0], tile.note.mask[0]);
+            u32 length = locate(params, blocks.pop(), tile.token[0], tile.note.mask[0]);
             tile.note.columns[0] = min(length, 64u);
             tile.note.columns[1] = length - tile.note.columns[0];
             tile.note.mask[1] = tile.note.mask[0] == NO_MASK ? NO_MASK : tile.note.mask[0] + 1;
         } else {
-            tile.note.columns[0] = locate(blocks.pop(), tile.token[0], tile.note.mask[0]);
+            tile.note.columns[0] = locate(params, blocks.pop(), tile.token[0], tile.note.mask[0]);
             if (is_odd) {
                 // The other half is loaded all the same: what no one wrote might be NaN, which no weight makes zero.
                 tile.token[1] = tile.token[0];
@@ -61,14 +62,14 @@ struct TileWalk {
                 tile.note.mask[1] = NO_MASK;
                 is_odd = false;
             } else {
-                tile.note.columns[1] = locate(blocks.pop(), tile.token[1], tile.note.mask[1]);
+                tile.note.columns[1] = locate(params, blocks.pop(), tile.token[1], tile.note.mask[1]);
             }
         }
         return tile;
     }
 
     // The first token of a block and its mask; returns its number of tokens.
-    __device__ __forceinline__ u32 locate(u32 block, u32& token, u32& mask) const {
+    __device__ __forceinline__ u32 locate(const AttentionParams& params, u32 block, u32& token, u32& mask) const {
         const Symbols& symbols = params.symbols;
         mask = NO_MASK;
         if constexpr (!MASKS) {

@@ -30,7 +30,26 @@ struct Softmax {
     // Takes the scores of a tile into account. True where what was accumulated so far must be multiplied by `factor`, the same for
     // all threads of a warp.
     __device__ __forceinline__ bool raise(const float (&s)[64], float (&factor)[2]) {
-        float largest[2] = {reference[0], reference[1]};
+        float largest[2];
+        find_largest(s, largest);
+        // Where a row has seen nothing yet both are minus infinity; their difference is NaN, which fmaxf passes over.
+        float rise = fmaxf(largest[0] - reference[0], largest[1] - reference[1]) * scale;
+        if (!__any_sync(0xFFFFFFFF, rise > LAZY)) return false;
+        move_to(largest, factor);
+        return true;
+    }
+
+    // The same, with the largest as reference whatever it is.
+    __device__ __forceinline__ void follow(const float (&s)[64], float (&factor)[2]) {
+        float largest[2];
+        find_largest(s, largest);
+        move_to(largest, factor);
+    }
+
+    // The largest of the reference and the scores.
+    __device__ __forceinline__ void find_largest(const float (&s)[64], float (&largest)[2]) const {
+        largest[0] = reference[0];
+        largest[1] = reference[1];
 #pragma unroll
         for (u32 j = 0; j < 16; ++j) {
 #pragma unroll
@@ -38,9 +57,9 @@ struct Softmax {
         }
         largest[0] = quad_max(largest[0]);
         largest[1] = quad_max(largest[1]);
-        // Where a row has seen nothing yet both are minus infinity; their difference is NaN, which fmaxf passes over.
-        float rise = fmaxf(largest[0] - reference[0], largest[1] - reference[1]) * scale;
-        if (!__any_sync(0xFFFFFFFF, rise > LAZY)) return false;
+    }
+
+    __device__ __forceinline__ void move_to(const float (&largest)[2], float (&factor)[2]) {
 #pragma unroll
         for (u32 r = 0; r < 2; ++r) {
             factor[r] = ex2_approx((reference[r] - largest[r]) * scale);
@@ -48,7 +67,6 @@ struct Softmax {
             reference[r] = largest[r];
             sum[r] *= factor[r];
         }
-        return true;
     }
 
     // Turns the scores of columns 8 * FROM .. 8 * TO into weights.

@@ -137,6 +137,24 @@ __device__ __forceinline__ void cp_async_bulk_tensor_4d(
         : "memory");
 }
 
+// Copies one box of shared memory to a four-dimensional tensor, but for what lies beyond its ends.
+__device__ __forceinline__ void cp_async_bulk_tensor_store_4d(const TensorMap* map, u32 source, u32 x0, u32 x1, u32 x2, u32 x3) {
+    asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(map), "r"(source), "r"(x0),
+                 "r"(x1), "r"(x2), "r"(x3)
+                 : "memory");
+}
+
+// Makes a group of this thread's stores since the last one.
+__device__ __forceinline__ void cp_async_bulk_commit_group() {
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+// Waits until at most PENDING groups of this thread's stores still read shared memory.
+template <u32 PENDING>
+__device__ __forceinline__ void cp_async_bulk_wait_group_read() {
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
+}
+
 // Four 8 x 8 matrices of 16-bit numbers; lane l gives the address of row l % 8 of matrix l / 8.
 __device__ __forceinline__ void stmatrix_x4(u32 address, u32 a, u32 b, u32 c, u32 d) {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b), "r"(c), "r"(d)

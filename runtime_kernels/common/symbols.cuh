@@ -10,6 +10,8 @@ struct LiveBlocks {
     u64 word;
     u64 ahead;
 
+    LiveBlocks() = default;
+
     __device__ __forceinline__ LiveBlocks(const u64* row, u32 count) : words(row), index(count - 1) {
         word = __ldg(row + index);
         ahead = index > 0 ? __ldg(row + index - 1) : 0;

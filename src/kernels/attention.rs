@@ -16,6 +16,9 @@ use crate::cuda::tensor_map::Layout;
 use crate::cuda::{Argument, Buffer, Function, Launch, Stream, TensorMap};
 use crate::error::{Error, Result};
 
+/// Rows of the output that one copy of attention_sm90.cu stores: those of a warp.
+const STORED_ROWS: u32 = 16;
+
 /// A tensor `[batch, heads, tokens, head_dim]` in the GPU's memory, its rows of `head_dim` in one piece.
 #[derive(Clone, Debug)]
 pub struct TensorView {
@@ -79,8 +82,8 @@ pub struct AttentionCall {
     planner: Arc<Function>,
     variant: Variant,
     params: params::AttentionParams,
-    /// Of q, k and v, where the kernel takes them.
-    maps: Option<[TensorMap; 3]>,
+    /// Of q, k, v and out, where the kernel takes them.
+    maps: Option<[TensorMap; 4]>,
     work: Arc<WorkPlan>,
     // Both keep memory that launches use.
     _operands: Operands,
@@ -269,9 +272,10 @@ impl Kernels {
         }
         let maps = match variant.kernel {
             Kernel::AttentionSm90 => {
-                let Operands { q, k, v, .. } = &operands;
+                let Operands { q, k, v, out, .. } = &operands;
                 let map = |view: &TensorView, rows| TensorMap::encode(self.device(), &view.layout(rows));
-                Some([map(q, BLOCK)?, map(k, variant.kv_block)?, map(v, variant.kv_block)?])
+                let [k, v] = [map(k, variant.kv_block)?, map(v, variant.kv_block)?];
+                Some([map(q, BLOCK)?, k, v, map(out, STORED_ROWS)?])
             }
             _ => None,
         };
@@ -386,9 +390,9 @@ impl AttentionCall {
         // SAFETY: as in `plan`; the kernel for which there are maps takes them, and all operands are held by `self` too.
         unsafe {
             match &self.maps {
-                Some([q, k, v]) => {
-                    let arguments = [params, Argument::of(q), Argument::of(k), Argument::of(v)];
-                    self.attention.launch(stream, launch, &arguments)
+                Some([q, k, v, out]) => {
+                    let [q, k, v, out] = [q, k, v, out].map(Argument::of);
+                    self.attention.launch(stream, launch, &[params, q, k, v, out])
                 }
                 None => self.attention.launch(stream, launch, &[params]),
             }

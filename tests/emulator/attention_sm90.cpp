@@ -14,7 +14,8 @@ static std::string name_of(u32 offset) {
         size_t first, bytes;
     };
 #define ARRAY(member) {#member, offsetof(SharedMemoryPlan, member), sizeof(SharedMemoryPlan::member)}
-    const Array arrays[] = {ARRAY(q_full), ARRAY(q_empty), ARRAY(k_full), ARRAY(k_empty), ARRAY(v_full), ARRAY(v_empty)};
+    const Array arrays[] = {ARRAY(q_full), ARRAY(q_empty), ARRAY(k_full), ARRAY(k_empty), ARRAY(v_full), ARRAY(v_empty),
+                            ARRAY(slot_full), ARRAY(slot_empty)};
 #undef ARRAY
     for (const Array& array : arrays) {
         if (offset < array.first || offset >= array.first + array.bytes) continue;
@@ -38,7 +39,8 @@ static void run(const AttentionParams& params) {
     TensorMap q = map_of(params.q, shape, shape.heads, shape.q_tokens, BLOCK_Q);
     TensorMap k = map_of(params.k, shape, shape.kv_heads, shape.kv_tokens, KV_BLOCK);
     TensorMap v = map_of(params.v, shape, shape.kv_heads, shape.kv_tokens, KV_BLOCK);
-    attention(params, q, k, v);
+    TensorMap out = map_of(params.out, shape, shape.heads, shape.q_tokens, 16);
+    attention(params, q, k, v, out);
 }
 
 const AttentionKernel ATTENTION = {THREADS, sizeof(SharedMemoryPlan), run, name_of};

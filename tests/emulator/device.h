@@ -67,6 +67,8 @@ struct Thread {
     // Copies that it has not waited for, and its number of groups that were committed.
     std::vector<AsyncCopy> copies;
     u32 groups = 0;
+    // Its number of groups of stores by TMA that were committed.
+    u32 store_groups = 0;
 
     u32 lane() const { return index % LANES; }
 };
@@ -175,7 +177,7 @@ void settle(Mbarrier& barrier);
 // TMA.
 bool has_copies();
 bool complete_a_copy();
-// Whether a copy under way goes to the bytes from `first` to `end`.
+// Whether a copy under way goes to or comes from the bytes from `first` to `end`.
 bool overlaps_copy(const Block& block, u32 first, u32 end);
 
 // Tensor cores. `overlaps_product` names what of a product under way lies in the bytes from `first` to `end`.

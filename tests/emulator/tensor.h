@@ -21,6 +21,11 @@ u32 shared_address(const void* pointer);
 // Copies a box to shared memory some time later, swizzled by 128 bytes, zeros where the tensor ends.
 void cp_async_bulk_tensor(u32 destination, const TensorBox& box, u32 barrier, std::array<u32, 4> corner);
 
+// The way back some time later, but for what lies beyond the tensor's ends; groups are those of the thread that issues it.
+void cp_async_bulk_tensor_store(const TensorBox& box, u32 source, std::array<u32, 4> corner);
+void cp_async_bulk_commit_group();
+void cp_async_bulk_wait_group_read(u32 pending);
+
 void stmatrix_x4(u32 address, u32 a, u32 b, u32 c, u32 d);
 
 // Four registers of the left operand; null where it is in shared memory.

@@ -45,6 +45,14 @@ inline void prefetch_tensormap(const TensorMap*) {}
 inline void cp_async_bulk_tensor_4d(u32 destination, const TensorMap* map, u32 barrier, u32 x0, u32 x1, u32 x2, u32 x3, u64) {
     emulator::cp_async_bulk_tensor(destination, map->box, barrier, {x0, x1, x2, x3});
 }
+inline void cp_async_bulk_tensor_store_4d(const TensorMap* map, u32 source, u32 x0, u32 x1, u32 x2, u32 x3) {
+    emulator::cp_async_bulk_tensor_store(map->box, source, {x0, x1, x2, x3});
+}
+inline void cp_async_bulk_commit_group() { emulator::cp_async_bulk_commit_group(); }
+template <u32 PENDING>
+void cp_async_bulk_wait_group_read() {
+    emulator::cp_async_bulk_wait_group_read(PENDING);
+}
 inline void stmatrix_x4(u32 address, u32 a, u32 b, u32 c, u32 d) { emulator::stmatrix_x4(address, a, b, c, d); }
 
 inline void wgmma_fence() { emulator::wgmma_fence(); }
