@@ -15,10 +15,10 @@
 //                         weighted sum of the last. Heads of 64 leave registers for scores of two tiles at a time
 //
 // Shared memory (bytes; HEAD_DIM 128 / 64):
-//   q   2 stages of [128][HEAD_DIM]    65,536 / 32,768   rows of a warpgroup also stage its output
+//   q   3 stages of [128][HEAD_DIM]    98,304 / 49,152   one of the next row, one in use, one whose output leaves from where q was
 //   k   STAGES of [128][HEAD_DIM]      65,536 / 65,536
 //   v   STAGES of [128][HEAD_DIM]      65,536 / 65,536
-//   barriers, work slots, tile notes      512 /    512
+//   barriers, rows, tile notes          1,024 /  1,024
 // Each array is in panels of 64 columns: [panel][128 rows][128 bytes], swizzled by 128 bytes as TMA and wgmma expect.
 //
 // Source: FlashAttention-3 (arXiv 2407.08608) for the division of work and the overlap; FlashOmni (arXiv 2509.25401) for the symbols.
@@ -39,7 +39,7 @@ constexpr u32 CONSUMERS = 2;
 constexpr u32 THREADS = 128 * (1 + CONSUMERS);
 constexpr u32 CONSUMER_WARPS = 4 * CONSUMERS;
 constexpr u32 FILLERS = 64;
-constexpr u32 Q_STAGES = 2;
+constexpr u32 Q_STAGES = 3;
 constexpr u32 SLOTS = 4; // rows between the scheduler and the end of consumers' work on them
 constexpr u32 STAGES = HEAD_DIM == 128 ? 2 : 4;
 constexpr u32 PANELS = HEAD_DIM / 64;
@@ -72,12 +72,12 @@ __device__ __forceinline__ u32 same_in_warp(u32 value) {
 }
 
 // A row on its way. No tiles: there is no more work.
-struct Slot {
+struct alignas(16) Slot {
     u32 batch;
     u32 head;
-    u32 kv_head;
     u32 q_first;
     u32 q_rows;
+    u32 kv_head;
     Piece piece;
     TileWalk tiles; // from the first on
 };
@@ -93,7 +93,6 @@ struct SharedMemoryPlan {
     Slot slots[SLOTS];
     TileNote notes[STAGES];
 };
-static_assert(Q_STAGES == 2, "a row and the one behind it");
 static_assert(SLOTS > Q_STAGES, "the scheduler is ahead of the producer");
 static_assert(sizeof(SharedMemoryPlan) <= 232448, "the shared memory of one thread block");
 #ifdef OMNI_SHARED_BYTES
@@ -133,7 +132,7 @@ __device__ __forceinline__ void schedule(SharedMemoryPlan& shared, const Attenti
         TileWalk tiles(params, shape.symbol_batches == 1 ? head * shape.q_blocks + q_block : piece.row, piece.begin);
         mbarrier_wait(shared_address(&shared.slot_empty[rows.stage()]), rows.phase() ^ 1);
         shared.slots[rows.stage()] =
-            Slot{batch, head, head / (shape.heads / shape.kv_heads), q_first, q_end - q_first, piece, tiles};
+            Slot{batch, head, q_first, q_end - q_first, head / (shape.heads / shape.kv_heads), piece, tiles};
         mbarrier_arrive(shared_address(&shared.slot_full[rows.stage()]));
     }
     mbarrier_wait(shared_address(&shared.slot_empty[rows.stage()]), rows.phase() ^ 1);
@@ -297,8 +296,9 @@ struct Consumer {
         if (tiles == 0) return;
         wait_k();
         scores(t.s[0]);
+        TileNote note = shared.notes[k.stage()];
         wgmma_wait_group<0>();
-        finish_scores(t.s[0], true);
+        finish_scores(t.s[0], true, note);
         t.softmax.raise(t.s[0], t.factor);
         t.softmax.weigh<0, 16>(t.s[0]);
         pack_weights(t.p, t.s[0]);
@@ -323,7 +323,8 @@ struct Consumer {
         sum(t, tile > 0);
         finish_sum<0>(t);
         finish_row(t.o, t.softmax);
-        free_row();
+        send_row();
+        cp_async_bulk_wait_group_read<0>();
     }
 
     // What a thread holds of a row: weights of one tile, whose sum is due, and scores of the next ones.
@@ -347,15 +348,22 @@ struct Consumer {
         wait_v();
         sum(t, accumulate);
         bar_arrive(TURN + (warpgroup ^ 1), 256);
+        TileNote note = shared.notes[k.stage()];
         wgmma_wait_group<1>();
-        finish_scores(s, MASKS || ENDS);
+        finish_scores(s, MASKS || ENDS, note);
         Softmax done = t.softmax;
         if (ENDS) t.softmax.reset();
         bool rescales = t.softmax.raise(s, t.factor);
         t.softmax.weigh<0, FIRST_PART>(s);
         keep_behind<4 * FIRST_PART>(s);
         finish_sum<0>(t);
-        if (ENDS) finish_row(t.o, done);
+        if (ENDS) {
+            finish_row(t.o, done);
+            t.softmax.weigh<FIRST_PART, 12>(s);
+            keep_behind<48>(s);
+            if (rows > 1) free_row();
+            send_row();
+        }
         // Twice the same but for the rescaling: it fills slots that exponentials leave, as conversions and sums do, and would keep
         // them apart in a branch of its own.
         if (!ENDS && rescales) {
@@ -365,10 +373,9 @@ struct Consumer {
             pack_weights(t.p, s);
             keep_apart();
         } else {
-            t.softmax.weigh<FIRST_PART, 16>(s);
+            t.softmax.weigh<ENDS ? 12 : FIRST_PART, 16>(s);
             pack_weights(t.p, s);
         }
-        if (ENDS) free_row();
     }
 
     // Two tiles of the same row: the scores of the second run beside the weights of the first, so that tensor cores have as much to do as
@@ -382,22 +389,23 @@ struct Consumer {
         wait_k(1);
         scores(t.s[SCORES - 1], 1);
         bar_arrive(TURN + (warpgroup ^ 1), 256);
-        wgmma_wait_group<2>();
-        weigh_one<1>(t, t.s[0]);
+        weigh_one<2, 1>(t, t.s[0]);
         wait_v();
         sum(t, true);
-        wgmma_wait_group<1>();
-        weigh_one<0>(t, t.s[SCORES - 1]);
+        weigh_one<1, 0>(t, t.s[SCORES - 1]);
     }
 
-    // Scores become weights; the sum that all groups but PENDING have added to follows them, without a branch between wgmmas.
-    template <u32 PENDING>
+    // Scores become weights, and the sum follows them without a branch between wgmmas. The scores are there when PENDING groups are under
+    // way, the sum when PENDING_SUM are.
+    template <u32 PENDING, u32 PENDING_SUM>
     __device__ __forceinline__ void weigh_one(Tiles& t, float (&s)[64]) {
-        finish_scores(s, MASKS);
+        TileNote note = shared.notes[k.stage()];
+        wgmma_wait_group<PENDING>();
+        finish_scores(s, MASKS, note);
         t.softmax.follow(s, t.factor);
         t.softmax.weigh<0, FIRST_PART>(s);
         keep_behind<4 * FIRST_PART>(s);
-        finish_sum<PENDING>(t);
+        finish_sum<PENDING_SUM>(t);
         rescale(t.o, t.factor);
         t.softmax.weigh<FIRST_PART, 16>(s);
         pack_weights(t.p, s);
@@ -422,9 +430,9 @@ struct Consumer {
         start_sum(t.o, t.p, descriptor(shared.v[v.stage()], PANEL_BYTES, 1024), accumulate);
     }
 
-    __device__ __forceinline__ void finish_scores(float (&s)[64], bool may_be_masked) {
+    __device__ __forceinline__ void finish_scores(float (&s)[64], bool may_be_masked, const TileNote& note) {
         keep_behind<64>(s);
-        if (may_be_masked) apply_note(s, shared.notes[k.stage()], params.symbols.tiles, row, lane % 4);
+        if (may_be_masked) apply_note(s, note, params.symbols.tiles, row, lane % 4);
         __syncwarp(); // lane 0 speaks for all: the note may be overwritten from here on
         release(&shared.k_empty[k.stage()], lane);
         k.advance();
@@ -443,7 +451,7 @@ struct Consumer {
         for (u32 i = 0; i < HEAD_DIM / 2; ++i) o[i] *= factor[i / 2 % 2];
     }
 
-    // The output of the row before, whose tiles are all done.
+    // The output of the row before, whose tiles are all done, to where it waits to be sent: its own q.
     __device__ __forceinline__ void finish_row(float (&o)[HEAD_DIM / 2], const Softmax& softmax) {
         const Slot& slot = shared.slots[Ring<SLOTS>{rows - 1}.stage()];
         // What exponents are counted from, in powers of two.
@@ -452,19 +460,42 @@ struct Consumer {
         bool is_divided = slot.piece.slot != WHOLE, begins = slot.piece.begin == 0;
         if (is_divided && begins) gather(slot.piece, o, reference, sum);
         if (begins) {
-            store(slot, o, reference, sum);
+            stage(slot, o, reference, sum);
         } else {
             leave(slot.piece, o, reference, sum);
         }
     }
 
-    // Gives the stage of the row before to the next q, once its output has left it.
-    __device__ __forceinline__ void free_row() {
-        __syncwarp(); // lane 0 speaks for all, who have read the slot
-        if (lane == 0) {
-            cp_async_bulk_wait_group_read<0>();
-            mbarrier_arrive(shared_address(&shared.q_empty[Ring<Q_STAGES>{rows - 1}.stage()]));
+    // Sends off what finish_row has staged; to order it before what the copy engine reads takes time, which exponentials fill.
+    __device__ __forceinline__ void send_row() {
+        const Slot& slot = shared.slots[Ring<SLOTS>{rows - 1}.stage()];
+        u32 batch = same_in_warp(slot.batch), head = same_in_warp(slot.head), q_first = same_in_warp(slot.q_first);
+        u32 first = first_row_of_warp();
+        u8* from = shared.q[Ring<Q_STAGES>{rows - 1}.stage()] + 128 * first;
+        fence_proxy_async();
+        __syncwarp();
+        if (MASKS && first + 16 > slot.q_rows) {
+            copy_rows(slot, first, from);
+        } else if (slot.piece.begin == 0 && lane == 0) {
+#pragma unroll
+            for (u32 panel = 0; panel < PANELS; ++panel) {
+                u32 address = shared_address(from) + panel * PANEL_BYTES;
+                cp_async_bulk_tensor_store_4d(out_map, address, panel * 64, q_first + first, head, batch);
+            }
+            cp_async_bulk_commit_group();
         }
+    }
+
+    // Gives the stage of the last row that was sent to another q.
+    __device__ __forceinline__ void free_row() {
+        cp_async_bulk_wait_group_read<0>();
+        __syncwarp(); // lane 0 speaks for all, who have read the slot
+        release(&shared.q_empty[Ring<Q_STAGES>{rows - 2}.stage()], lane);
+    }
+
+    // The 16 rows of a q-block that a warp has in its accumulators.
+    __device__ __forceinline__ u32 first_row_of_warp() const {
+        return same_in_warp(64 * warpgroup + 16 * (thread / 32));
     }
 
     // Places of this thread in the workspace, [slot][warpgroup][i / 4][thread][4] in the order of accumulators, and [slot][row].
@@ -530,35 +561,21 @@ struct Consumer {
         }
     }
 
-    // Normalises the rows of this warp and sends them off, through their place in q.
-    __device__ __forceinline__ void store(
+    // Normalises the rows of this warp and leaves them in its place in q.
+    __device__ __forceinline__ void stage(
         const Slot& slot, float (&o)[HEAD_DIM / 2], const float (&reference)[2], const float (&sum)[2]) {
         float inverse[2];
 #pragma unroll
-        for (u32 r = 0; r < 2; ++r) inverse[r] = sum[r] == 0.0f ? 0.0f : 1.0f / sum[r];
+        for (u32 r = 0; r < 2; ++r) inverse[r] = sum[r] == 0.0f ? 0.0f : rcp_approx(sum[r]);
         rescale(o, inverse);
         bar_sync(WARPGROUP + warpgroup, 128); // a product of the warpgroup may read all of its rows, and all have waited for theirs
-
-        u32 first = 64 * warpgroup + 16 * (thread / 32); // row of this warp
-        u8* rows = shared.q[Ring<Q_STAGES>{this->rows - 1}.stage()] + 128 * first;
+        u32 to = shared_address(shared.q[Ring<Q_STAGES>{rows - 1}.stage()]) + 128 * first_row_of_warp();
 #pragma unroll
         for (u32 i = 0; i < HEAD_DIM / 16; ++i) {
             u32 own = lane % 16, chunk = 2 * i + lane / 16;
-            u32 address = shared_address(rows) + chunk / 8 * PANEL_BYTES + own * 128 + ((chunk ^ own) % 8) * 16;
+            u32 address = to + chunk / 8 * PANEL_BYTES + own * 128 + ((chunk ^ own) % 8) * 16;
             const float* x = o + 8 * i;
             stmatrix_x4(address, pack(x[0], x[1]), pack(x[2], x[3]), pack(x[4], x[5]), pack(x[6], x[7]));
-        }
-        fence_proxy_async();
-        __syncwarp();
-        if (MASKS && first + 16 > slot.q_rows) {
-            copy_rows(slot, first, rows);
-        } else if (lane == 0) {
-#pragma unroll
-            for (u32 panel = 0; panel < PANELS; ++panel) {
-                u32 from = shared_address(rows) + panel * PANEL_BYTES;
-                cp_async_bulk_tensor_store_4d(out_map, from, panel * 64, slot.q_first + first, slot.head, slot.batch);
-            }
-            cp_async_bulk_commit_group();
         }
         if (params.lse != nullptr && lane % 4 == 0) {
             float* lse = params.lse + (u64(slot.batch) * params.shape.heads + slot.head) * params.shape.q_tokens + slot.q_first;
@@ -571,14 +588,14 @@ struct Consumer {
     }
 
     // The rows of an irregular q-block that has fewer than those of this warp: a box would write beyond it.
-    __device__ __forceinline__ void copy_rows(const Slot& slot, u32 first, const u8* rows) {
+    __device__ __forceinline__ void copy_rows(const Slot& slot, u32 first, const u8* staged) {
         const Tensor4& out = params.out;
         u16* base = static_cast<u16*>(out.data) + slot.batch * out.batch_stride + slot.head * out.head_stride;
 #pragma unroll 1
         for (u32 at = lane; at < 16 * CHUNKS; at += 32) {
             u32 local = at / CHUNKS, chunk = at % CHUNKS;
             if (first + local >= slot.q_rows) break;
-            const u8* from = rows + chunk / 8 * PANEL_BYTES + local * 128 + ((chunk ^ local) % 8) * 16;
+            const u8* from = staged + chunk / 8 * PANEL_BYTES + local * 128 + ((chunk ^ local) % 8) * 16;
             u16* to = base + (slot.q_first + first + local) * out.token_stride + chunk * 8;
             *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
         }

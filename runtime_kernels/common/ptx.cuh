@@ -31,6 +31,12 @@ __device__ __forceinline__ float lg2_approx(float x) {
     return y;
 }
 
+__device__ __forceinline__ float rcp_approx(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // Two numbers rounded to 16 bits; `low` comes first in memory.
 __device__ __forceinline__ u32 cvt_rn_bf16x2(float low, float high) {
     u32 pair;

@@ -191,8 +191,8 @@ impl Variant {
         let is_small = self.has_little_shared_memory();
         match (self.kernel, self.head_dim) {
             // Stages of queries, and of keys and values.
-            (Kernel::AttentionSm90, 128) => geometry(384, 1, (2 + 4) * 32_768 + SMALL),
-            (Kernel::AttentionSm90, _) => geometry(384, 1, (2 + 8) * 16_384 + SMALL),
+            (Kernel::AttentionSm90, 128) => geometry(384, 1, (3 + 4) * 32_768 + SMALL),
+            (Kernel::AttentionSm90, _) => geometry(384, 1, (3 + 8) * 16_384 + SMALL),
             (Kernel::AttentionSm80, 128) if is_small => geometry(256, 1, 98_816),
             (Kernel::AttentionSm80, 128) if self.has_ampere_memory() => geometry(128, 2, 82_432),
             (Kernel::AttentionSm80, 128) => geometry(128, 2, 98_816),

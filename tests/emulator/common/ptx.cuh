@@ -19,6 +19,7 @@ inline u32 shared_address(const void* pointer) { return emulator::shared_address
 
 inline float ex2_approx(float x) { return std::exp2(x); }
 inline float lg2_approx(float x) { return std::log2(x); }
+inline float rcp_approx(float x) { return 1 / x; }
 inline u32 cvt_rn_bf16x2(float low, float high) { return emulator::to_bf16(low) | u32(emulator::to_bf16(high)) << 16; }
 inline u32 cvt_rn_f16x2(float low, float high) { return emulator::to_f16(low) | u32(emulator::to_f16(high)) << 16; }
 
