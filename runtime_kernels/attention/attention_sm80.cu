@@ -110,7 +110,6 @@ struct Control {
     u64 walk[5]; // where thread 0 is in the row's tiles, a TileWalk
     u32 current;
     u32 is_last; // this thread block was the last to finish a divided row
-    u32 filled;  // pieces of rows that are not computed, of those that a warp has begun
 };
 static_assert(sizeof(Control) <= 512, "the memory plan above");
 static_assert(sizeof(Work) <= sizeof(Control::work), "room for the position in the work");
@@ -516,9 +515,6 @@ __device__ __forceinline__ void finish_piece(
     if (control.is_last) merge_pieces(params, job);
 }
 
-// Apart from the rest, which needs all registers.
-__device__ __noinline__ void fill_rows(const AttentionParams& params, Control& control) { fill<4>(params, &control.filled); }
-
 // Grid: plan.ctas thread blocks of THREADS threads, dynamic shared memory as in the table above.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) attention(const __grid_constant__ AttentionParams params) {
     extern __shared__ __align__(1024) u8 shared[];
@@ -536,7 +532,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) attention(c
         const Work work(params.plan, blockIdx.x);
         memcpy(control.work, &work, sizeof(work));
         control.current = 0;
-        control.filled = 0;
     }
     start();
     while (control.jobs[control.current].steps > 0) {
@@ -555,5 +550,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) attention(c
             finish_piece(params, control, job, sums);
         }
     }
-    fill_rows(params, control);
+    fill(params, threadIdx.x, THREADS);
 }

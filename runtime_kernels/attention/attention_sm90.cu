@@ -9,7 +9,7 @@
 // Who does what, in one thread block of 384 threads per multiprocessor that stays for all of its work:
 //   warpgroup 0, warp 0   producer: walks the bitmap of a row, loads q, k and v by TMA
 //                warp 1   scheduler: finds out rows ahead where they lie and where their bitmaps begin, which takes longer than a tile
-//                others   fill the rows that are not computed: zeros or the forecast. All others join them when they are done
+//                others   fill the rows that are not computed: zeros or the forecast
 //   warpgroup 1 and 2     consumers: 64 rows each. While one computes weights, the other has the tensor cores (named
 //                         barriers give turns), and within a warpgroup the scores of the next tile run beside the
 //                         weighted sum of the last. Heads of 64 leave registers for scores of two tiles at a time
@@ -38,6 +38,7 @@
 constexpr u32 CONSUMERS = 2;
 constexpr u32 THREADS = 128 * (1 + CONSUMERS);
 constexpr u32 CONSUMER_WARPS = 4 * CONSUMERS;
+constexpr u32 FILLERS = 64;
 constexpr u32 Q_STAGES = 3;
 constexpr u32 SLOTS = 4; // rows between the scheduler and the end of consumers' work on them
 constexpr u32 STAGES = HEAD_DIM == 128 ? 2 : 4;
@@ -91,7 +92,6 @@ struct SharedMemoryPlan {
     u64 slot_full[SLOTS], slot_empty[SLOTS];
     Slot slots[SLOTS];
     TileNote notes[STAGES];
-    u32 filled; // pieces of rows that are not computed, of those that a warp has begun
 };
 static_assert(SLOTS > Q_STAGES, "the scheduler is ahead of the producer");
 static_assert(sizeof(SharedMemoryPlan) <= 232448, "the shared memory of one thread block");
@@ -629,7 +629,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention(
         init(shared.k_full, shared.k_empty, STAGES, CONSUMER_WARPS);
         init(shared.v_full, shared.v_empty, STAGES, CONSUMER_WARPS);
         init(shared.slot_full, shared.slot_empty, SLOTS, 1);
-        shared.filled = 0;
         fence_mbarrier_init();
     }
     __syncthreads();
@@ -637,11 +636,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention(
         setmaxnreg_dec<PRODUCER_REGISTERS>();
         if (threadIdx.x == 0) Producer{shared, params, &q_map, &k_map, &v_map}.run();
         if (threadIdx.x == 32) schedule(shared, params);
-        __syncwarp();
-        fill<2>(params, &shared.filled);
+        if (threadIdx.x >= 64) fill(params, threadIdx.x - 64, FILLERS);
     } else {
         setmaxnreg_inc<CONSUMER_REGISTERS>();
         Consumer(shared, params, &out_map, warpgroup - 1).run();
-        fill<8>(params, &shared.filled);
     }
 }

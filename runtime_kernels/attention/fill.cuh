@@ -5,59 +5,47 @@
 #include "common/math.cuh"
 #include "params.cuh"
 
-constexpr u32 FILL_COLUMNS = 4; // of a token that a thread writes
-constexpr u32 FILL_PIECES = 4; // of a row, each by one warp
+// Numbers that a thread writes at a time: few enough for the registers that Hopper's producer leaves.
+constexpr u32 FILL_WIDTH = 4;
 
-// The rows of this thread block, a piece at a time by whichever warp has nothing else to do; `next` counts pieces in shared memory, from
-// zero. Called by whole warps. A thread loads TOKENS tokens of a term together: memory is far away, and registers are what there is of them.
-template <u32 TOKENS>
-__device__ __forceinline__ void fill(const AttentionParams& params, u32* next) {
-    constexpr u32 LANES_PER_TOKEN = HEAD_DIM / FILL_COLUMNS, STEP = 32 / LANES_PER_TOKEN;
+// Four columns of the forecast of a cached token; `index` is theirs in each term.
+__device__ __forceinline__ float4 forecast_of(const Forecast& forecast, u64 index) {
+    float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll 1
+    for (u32 i = 0; i < forecast.count; ++i) {
+        float4 term = __ldg(reinterpret_cast<const float4*>(forecast.terms[i] + index));
+        float weight = forecast.weights[i];
+        sum.x = fmaf(term.x, weight, sum.x);
+        sum.y = fmaf(term.y, weight, sum.y);
+        sum.z = fmaf(term.z, weight, sum.z);
+        sum.w = fmaf(term.w, weight, sum.w);
+    }
+    return sum;
+}
+
+// The rows of this thread block, by `threads` of its threads, of which this is number `thread`.
+__device__ __forceinline__ void fill(const AttentionParams& params, u32 thread, u32 threads) {
     const Shape& shape = params.shape;
-    const Forecast& forecast = params.forecast;
     const Tensor4& out = params.out;
-    u32 lane = threadIdx.x % 32, column = lane % LANES_PER_TOKEN * FILL_COLUMNS, rows = __ldg(&params.plan.head->fill);
-    for (;;) {
-        u32 piece = 0;
-        if (lane == 0) piece = atomicAdd(next, 1);
-        piece = __shfl_sync(0xFFFFFFFF, piece, 0);
-        u32 i = blockIdx.x + piece / FILL_PIECES * gridDim.x;
-        if (i >= rows) return;
+    for (u32 i = blockIdx.x; i < __ldg(&params.plan.head->fill); i += gridDim.x) {
         u32 row = __ldg(params.plan.order + (shape.batch * shape.heads * shape.q_blocks - 1 - i));
         u32 q_block = row % shape.q_blocks, line = row / shape.q_blocks;
         u32 head = line % shape.heads, batch = line / shape.heads;
         u32 symbol_head = shape.symbol_batches == 1 ? head : line;
         const u64* cache = params.symbols.cache + u64(symbol_head) * ((shape.q_blocks + 63) / 64);
         bool is_cached = (__ldg(cache + q_block / 64) >> q_block % 64 & 1) == 0;
-        if (is_cached && forecast.count == 0) continue;
+        if (is_cached && params.forecast.count == 0) continue;
         u32 first = __ldg(params.symbols.q_start + q_block);
-        u32 end = min((piece % FILL_PIECES + 1) * (BLOCK_Q / FILL_PIECES), __ldg(params.symbols.q_start + q_block + 1) - first);
+        u32 chunks = (__ldg(params.symbols.q_start + q_block + 1) - first) * (HEAD_DIM / FILL_WIDTH);
         u64 place = u64(line) * shape.q_tokens + first;
-        u16* to = static_cast<u16*>(out.data) + batch * out.batch_stride + head * out.head_stride + first * out.token_stride + column;
+        u16* to = static_cast<u16*>(out.data) + batch * out.batch_stride + head * out.head_stride + first * out.token_stride;
 #pragma unroll 1
-        for (u32 token = piece % FILL_PIECES * (BLOCK_Q / FILL_PIECES) + lane / LANES_PER_TOKEN; token < end; token += STEP * TOKENS) {
-            float4 x[TOKENS] = {};
-#pragma unroll 1
-            for (u32 term = 0; is_cached && term < forecast.count; ++term) {
-                const float* from = forecast.terms[term] + place * HEAD_DIM + column;
-                float weight = forecast.weights[term];
-#pragma unroll
-                for (u32 t = 0; t < TOKENS; ++t) {
-                    u32 here = min(token + t * STEP, end - 1);
-                    float4 part = __ldg(reinterpret_cast<const float4*>(from + here * HEAD_DIM));
-                    x[t].x = fmaf(part.x, weight, x[t].x);
-                    x[t].y = fmaf(part.y, weight, x[t].y);
-                    x[t].z = fmaf(part.z, weight, x[t].z);
-                    x[t].w = fmaf(part.w, weight, x[t].w);
-                }
-            }
-#pragma unroll
-            for (u32 t = 0; t < TOKENS; ++t) {
-                u32 here = token + t * STEP;
-                if (here >= end) break;
-                *reinterpret_cast<uint2*>(to + here * out.token_stride) = make_uint2(pack(x[t].x, x[t].y), pack(x[t].z, x[t].w));
-                if (!is_cached && params.lse != nullptr && column == 0) params.lse[place + here] = -INFINITE;
-            }
+        for (u32 at = thread; at < chunks; at += threads) {
+            u32 token = at / (HEAD_DIM / FILL_WIDTH), column = at % (HEAD_DIM / FILL_WIDTH) * FILL_WIDTH;
+            float4 x = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            if (is_cached) x = forecast_of(params.forecast, (place + token) * HEAD_DIM + column);
+            *reinterpret_cast<uint2*>(to + token * out.token_stride + column) = make_uint2(pack(x.x, x.y), pack(x.z, x.w));
+            if (!is_cached && params.lse != nullptr && column == 0) params.lse[place + token] = -INFINITE;
         }
     }
 }

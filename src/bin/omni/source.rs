@@ -7,6 +7,7 @@ use flashomni::ir::Model;
 use flashomni::plan::{Plan, Program};
 use flashomni::tensor::{Dtype, Tensor};
 use flashomni::tensor_file::TensorFile;
+use rayon::prelude::*;
 
 use crate::args::{Choice, Part, Source};
 use crate::console::Console;
@@ -120,16 +121,15 @@ impl Series {
 
     /// q, k and v of a layer at a step: `[heads, tokens, head_dim]`, finite.
     pub fn qkv(&self, step: u32, layer: u32) -> Result<[Tensor; 3], Failure> {
-        let tensors = match &self.origin {
-            Origin::Recording { file, names } => {
-                let name = |tensor: &str| names.of(tensor, step, layer);
-                [file.get(&name("q"))?, file.get(&name("k"))?, file.get(&name("v"))?]
-            }
+        let (file, names) = match &self.origin {
+            Origin::Recording { file, names } => (file, names),
             Origin::Synthetic { model, seed } => {
-                let made = made_up(model, *seed, step, layer)?;
-                made.map(|tensor| if self.dtype.is_none() { tensor.cast(model.dtype) } else { tensor })
+                let dtype = self.dtype.unwrap_or(model.dtype);
+                return Ok(made_up(model, *seed, step, layer)?.map(|tensor| tensor.cast(dtype)));
             }
         };
+        let name = |tensor: &str| names.of(tensor, step, layer);
+        let tensors = [file.get(&name("q"))?, file.get(&name("k"))?, file.get(&name("v"))?];
         let tensors = match self.dtype {
             Some(dtype) => tensors.map(|tensor| tensor.cast(dtype)),
             None => tensors,
@@ -294,10 +294,13 @@ fn scaled(model: &Model, scale: f64) -> Vec<(String, u32)> {
 fn made_up(model: &Model, seed: u64, step: u32, layer: u32) -> Result<[Tensor; 3], Failure> {
     const WAVES: f32 = 9.0;
     let (heads, tokens, dim) = (model.heads as usize, model.tokens() as usize, model.head_dim as usize);
-    let mut noise = Noise::new(seed ^ (u64::from(layer) << 32));
-    let mut tensors = [(); 3].map(|()| Vec::with_capacity(heads * tokens * dim));
     let most_axes = model.segments.iter().map(|segment| segment.axes.len()).max().unwrap_or(0);
-    for _ in 0..heads {
+    let draws = dim * (most_axes + 1) + dim + 3 * tokens * dim; // of a head
+    let mut tensors = [(); 3].map(|()| vec![0.0; heads * tokens * dim]);
+    let [q, k, v] = tensors.each_mut().map(|numbers| numbers.par_chunks_mut(tokens * dim));
+    q.zip(k).zip(v).enumerate().for_each(|(head, ((q, k), v))| {
+        let mut noise = Noise::after(seed ^ (u64::from(layer) << 32), head * draws);
+        let mut at = 0;
         let waves: Vec<Vec<f32>> = (0..dim).map(|_| (0..=most_axes).map(|_| WAVES * noise.next()).collect()).collect();
         let drift: Vec<f32> = (0..dim).map(|_| 0.05 * noise.next()).collect();
         for segment in &model.segments {
@@ -321,13 +324,14 @@ fn made_up(model: &Model, seed: u64, step: u32, layer: u32) -> Result<[Tensor; 3
                         a * (sum + phase).sin() + b
                     };
                     let sharpness = if segment.axes.is_empty() { 0.0 } else { 1.5 };
-                    tensors[0].push(wave([sharpness, 0.3 * noise.next()]));
-                    tensors[1].push(wave([sharpness, 0.3 * noise.next()]));
-                    tensors[2].push(noise.next());
+                    q[at] = wave([sharpness, 0.3 * noise.next()]);
+                    k[at] = wave([sharpness, 0.3 * noise.next()]);
+                    v[at] = noise.next();
+                    at += 1;
                 }
             }
         }
-    }
+    });
     let [q, k, v] = tensors;
     let shape = [heads, tokens, dim];
     Ok([Tensor::from_f32(&shape, q)?, Tensor::from_f32(&shape, k)?, Tensor::from_f32(&shape, v)?])
@@ -337,12 +341,19 @@ fn made_up(model: &Model, seed: u64, step: u32, layer: u32) -> Result<[Tensor; 3
 struct Noise(u64);
 
 impl Noise {
+    const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
     fn new(seed: u64) -> Self {
-        Noise(seed)
+        Self::after(seed, 0)
+    }
+
+    /// The series after so many numbers.
+    fn after(seed: u64, count: usize) -> Self {
+        Noise(seed.wrapping_add((count as u64).wrapping_mul(Self::STEP)))
     }
 
     fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.0 = self.0.wrapping_add(Self::STEP);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
