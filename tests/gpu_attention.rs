@@ -192,6 +192,17 @@ fn long_sequences() {
     });
 }
 
+/// Keys and values of one head are more than the cache holds: thread blocks take their pieces in another order.
+#[test]
+fn rows_of_many_tiles() {
+    on_gpu(|gpu, random| {
+        for (mask, head_dim) in [(Mask::Full, 128), (Mask::Random(0.97), 64)] {
+            let case = Case { mask, head_dim, heads: 1, kv_heads: 1, lse: true, ..Case::default() };
+            Case { q_tokens: 19_300, kv_tokens: 70_001, live_rows: 0.95, ..case }.check(gpu, random);
+        }
+    });
+}
+
 #[test]
 fn a_graph_repeats_a_launch() {
     on_gpu(|gpu, random| {

@@ -27,6 +27,8 @@ struct Variant {
     is_bf16: bool,
     kv_block: u32,
     has_masks: bool,
+    /// Tiles of a row that is long, see work.cuh.
+    long: u32,
 }
 
 impl Variant {
@@ -36,11 +38,12 @@ impl Variant {
             format!("-DOMNI_BF16={}", u32::from(self.is_bf16)),
             format!("-DOMNI_KV_BLOCK={}", self.kv_block),
             format!("-DOMNI_MASKS={}", u32::from(self.has_masks)),
+            format!("-DOMNI_LONG={}", self.long),
         ]
     }
 
     fn folder(&self) -> PathBuf {
-        let Variant { head_dim, is_bf16, kv_block, has_masks } = self;
+        let Variant { head_dim, is_bf16, kv_block, has_masks, long: _ } = self;
         let folder = folder().join(format!("{head_dim}_{}_{kv_block}_{}", u32::from(*is_bf16), u32::from(*has_masks)));
         std::fs::create_dir_all(&folder).expect("the folder of temporary files can be written");
         folder
@@ -142,18 +145,18 @@ fn check(variant: &Variant, kernels: &[(&str, u32)]) {
 
 #[test]
 fn regular_blocks_of_128_keys_in_bf16() {
-    let variant = Variant { head_dim: 128, is_bf16: true, kv_block: 128, has_masks: false };
+    let variant = Variant { head_dim: 128, is_bf16: true, kv_block: 128, has_masks: false, long: 512 };
     check(&variant, &[(HOPPER, 24), (AMPERE, 5)]);
 }
 
 #[test]
 fn any_blocks_of_64_keys_in_fp16() {
-    let variant = Variant { head_dim: 64, is_bf16: false, kv_block: 64, has_masks: true };
+    let variant = Variant { head_dim: 64, is_bf16: false, kv_block: 64, has_masks: true, long: 1 };
     check(&variant, &[(HOPPER, 14), (AMPERE, 3)]);
 }
 
 #[test]
 fn any_blocks_of_64_keys_in_bf16() {
-    let variant = Variant { head_dim: 128, is_bf16: true, kv_block: 64, has_masks: true };
+    let variant = Variant { head_dim: 128, is_bf16: true, kv_block: 64, has_masks: true, long: 3 };
     check(&variant, &[(HOPPER, 12)]);
 }

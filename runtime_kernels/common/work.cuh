@@ -31,8 +31,15 @@ __device__ __forceinline__ u32 slot_of(u32 block, u32 first) {
     return block == first ? 2 * block + 1 : 2 * block;
 }
 
+// Tiles of rows whose keys and values may be more than the second-level cache holds: from 32 MiB on with a head_dim of 128.
+#ifndef OMNI_LONG
+#define OMNI_LONG 512 // but for tests
+#endif
+constexpr u32 LONG = OMNI_LONG;
+
 // The pieces of a thread block. If its share of the rest begins inside a row, that piece comes before everything else: who began the row
-// does it last and finds the others done.
+// does it last and finds the others done. But where rows are LONG it comes after the whole ones, so that all thread blocks begin those
+// at one time and read the same keys while they are in the cache.
 struct Work {
     const Plan& plan;
     u32 block;
@@ -41,7 +48,7 @@ struct Work {
     u32 wave;
     Cut at;
     Cut end;
-    bool begins_inside; // the first piece is one of a row that another thread block begins
+    bool begins_inside; // the first piece is one of a row that another thread block begins, and comes before the waves
     // What lies at the next item, loaded ahead: its first use is an item later.
     u32 row;
     u32 length;
@@ -50,7 +57,7 @@ struct Work {
         waves = __ldg(&plan.head->waves);
         at = load_cut(plan.cuts, block);
         end = load_cut(plan.cuts, block + 1);
-        begins_inside = at.tile > 0 && is_before(at, end);
+        begins_inside = at.tile > 0 && is_before(at, end) && __ldg(plan.lengths + at.item) <= LONG;
         load();
     }
 
