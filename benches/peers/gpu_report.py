@@ -259,10 +259,12 @@ def plot(cells, path):
         draw_ratios(axes[1][column], cells, shape)
         axes[0][column].set_title(f"{tokens:,} tokens", fontsize=10)
         axes[1][column].set_xlabel("sparsity")
+    axes[0][0].set_ylim(bottom=0)  # of the whole row, once all is drawn
     axes[0][0].set_ylabel("TFLOP/s on live blocks")
     axes[1][0].set_ylabel("time of FA4 / ours")
-    for row in axes:  # beside the last column, where no line runs through them
-        row[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    for row in axes:  # beside the last column, where no line runs through them; a label once, from whatever column has it
+        lines = {label: line for axis in row for line, label in zip(*axis.get_legend_handles_labels())}
+        row[-1].legend(lines.values(), lines, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.suptitle(f"{heads} heads, head_dim {head_dim}, {cells.dense(shapes[0])['machine']['gpu']}", fontsize=10)
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
@@ -285,7 +287,6 @@ def draw_rates(axis, row):
             axis.axhline(points[0][1], color=COLOURS[name], linewidth=0.8, linestyle="--", label=label)
         elif points:
             axis.plot(*zip(*points), color=COLOURS[name], marker="o", markersize=3, label=NAMES[name])
-    axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
 
 

@@ -18,8 +18,15 @@
 //   q   3 stages of [128][HEAD_DIM]    98,304 / 49,152   one of the next row, one in use, one whose output leaves from where q was
 //   k   STAGES of [128][HEAD_DIM]      65,536 / 65,536
 //   v   STAGES of [128][HEAD_DIM]      65,536 / 65,536
-//   barriers, rows, tile notes          1,024 /  1,024
+//   barriers, rows, tile notes            < 1,024
 // Each array is in panels of 64 columns: [panel][128 rows][128 bytes], swizzled by 128 bytes as TMA and wgmma expect.
+//
+// Measured on an H200 at its power limit, bf16, 24 heads, TFLOP/s on live blocks (docs/performance.md):
+//                      4,608 tokens   16,896   33,024   118,800      of FlashAttention-4 in the same run
+//   128   dense            700          712      743       656       1.09   1.00   1.04   1.00
+//         s = 0.75         621          687      680       619       1.22   1.10   1.03   1.07
+//   64    dense            489          508      505       497       1.02   0.89   0.89   0.91
+//         s = 0.75         444          494      502       521       1.27   1.14   1.11   1.16
 //
 // Source: FlashAttention-3 (arXiv 2407.08608) for the division of work and the overlap; FlashOmni (arXiv 2509.25401) for the symbols.
 #include "attention/config.cuh"
@@ -56,6 +63,8 @@ constexpr u32 SCORES = HEAD_DIM == 128 ? 1 : 2;
 
 // Of the 16 groups of 8 columns of a tile, those whose exponentials are due before the last sum must be done.
 constexpr u32 FIRST_PART = SCORES == 1 ? 4 : 8;
+// And those before the output of an ended row is sent: they give its staging time to be seen.
+constexpr u32 SENDING_PART = 12;
 
 // Tiles of a row after which the producer loads the next q: the last had to wait for consumers to go on from the row before, so that
 // its stage is free.
@@ -359,8 +368,8 @@ struct Consumer {
         finish_sum<0>(t);
         if (ENDS) {
             finish_row(t.o, done);
-            t.softmax.weigh<FIRST_PART, 12>(s);
-            keep_behind<48>(s);
+            t.softmax.weigh<FIRST_PART, SENDING_PART>(s);
+            keep_behind<4 * SENDING_PART>(s);
             if (rows > 1) free_row();
             send_row();
         }
@@ -373,7 +382,7 @@ struct Consumer {
             pack_weights(t.p, s);
             keep_apart();
         } else {
-            t.softmax.weigh<ENDS ? 12 : FIRST_PART, 16>(s);
+            t.softmax.weigh<ENDS ? SENDING_PART : FIRST_PART, 16>(s);
             pack_weights(t.p, s);
         }
     }

@@ -99,10 +99,11 @@ fn text(report: &Report) -> String {
         out += &format!("  {name:<12}{value}\n");
     }
     out += &format!("\n{BOLD}environment variables{BOLD:#}\n\n");
+    let width = report.environment.iter().map(|variable| variable.name.len()).max().unwrap_or(0) + 2;
     for variable in &report.environment {
         let value = variable.value.as_ref().map_or_else(|| "not set".to_owned(), |value| format!("= {value}"));
-        out += &format!("  {:<20}{value}\n", variable.name);
-        out += &format!("  {:<20}{DIM}{}: {}{DIM:#}\n", "", variable.values, variable.effect);
+        out += &format!("  {:<width$}{value}\n", variable.name);
+        out += &format!("  {:<width$}{DIM}{}: {}{DIM:#}\n", "", variable.values, variable.effect);
     }
     out
 }
