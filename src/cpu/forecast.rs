@@ -41,7 +41,9 @@ impl Taylor {
             format!("a forecast of order {order} was asked for, wanted 0 to {MAX_ORDER}")
         })?;
         let len = shape.iter().product();
-        Ok(Taylor { shape: shape.to_vec(), differences: vec![vec![0.0; len]; order + 1], known: 0, step: 0 })
+        // Each made anew: a copy of zeros takes memory before it is used, and a session has one of these for every layer.
+        let differences = (0..=order).map(|_| vec![0.0; len]).collect();
+        Ok(Taylor { shape: shape.to_vec(), differences, known: 0, step: 0 })
     }
 
     /// Makes room for forecasts of at least `order`. What is known stays; orders that there was no room for are known from the
