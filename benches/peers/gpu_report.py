@@ -87,10 +87,16 @@ def of_dense(cells, cell):
 # Tables.
 
 
+TITLE = """# Attention on a GPU, all tables
+
+Made by `benches/peers/gpu_report.py`; how it was measured stands in [performance](performance.md) and in
+`benches/peers/README.md`."""
+
+
 def report(cells, full):
     tables = [machines, dense_table, sparse_table, cached_table, ratio_table, cold_table]
     parts = [make(cells) for make in (*tables, full_table)[: None if full else len(tables)]]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join([TITLE, *(part for part in parts if part)]) + "\n"
 
 
 def table(title, head, rows):
