@@ -345,9 +345,17 @@ def load(path):
 
 
 def save(path, results):
+    """A line for each cell, with as many digits as say something."""
+    lines = (f"{json.dumps(key)}: {json.dumps(rounded(cell), separators=(',', ':'))}" for key, cell in results.items())
     with open(f"{path}.tmp", "w") as file:
-        json.dump({"cells": results}, file, indent=1)
+        file.write('{"cells": {\n' + ",\n".join(lines) + "\n}}\n")
     os.replace(f"{path}.tmp", path)
+
+
+def rounded(value):
+    if isinstance(value, dict):
+        return {key: rounded(part) for key, part in value.items()}
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def line(cell, measured):
