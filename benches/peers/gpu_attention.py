@@ -40,7 +40,7 @@ SAMPLED_ROWS = 64
 def main():
     args = arguments()
     torch.manual_seed(0)
-    contestants = Contestants(args.peers, args.library)
+    contestants = Contestants(args.peers, args.library, args.kernels)
     for name, why in contestants.missing.items():
         print(f"without {name}: {why}", flush=True)
     results = load(args.output)
@@ -70,6 +70,11 @@ def numbers(kind):
     return lambda text: tuple(kind(part) for part in text.split(","))
 
 
+def folders(text):
+    """Reads a list of NAME=FOLDER with commas between."""
+    return dict(part.split("=", 1) for part in text.split(","))
+
+
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--library", default="target/release/examples/libattention_capi.so")
@@ -87,6 +92,8 @@ def arguments():
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--work", type=float, default=10.0, help="ms of one measurement")
+    parser.add_argument("--kernels", type=folders, default={}, help="NAME=FOLDER,...: ours with the kernels of a folder")
+    parser.add_argument("--pause", type=float, default=0.0, help="ms before each measurement, for a clock that stays up")
     parser.add_argument("--minutes", type=float, help="begin no cell after so many minutes")
     args = parser.parse_args()
     quick = args.quick
@@ -142,7 +149,7 @@ def measure(cell, tensors, contestants, sensor, args):
     for name, contestant in list(made.items()):
         try:
             contestant.plan()
-            timings[name] = Timing(contestant.run, args.work)
+            timings[name] = Timing(contestant.run, args.work, args.pause)
             errors[name] = error_of(timings[name].fresh_output(), inputs)
         except Exception as error:  # a peer without this shape; ours has every one
             if name == "ours":
@@ -164,7 +171,7 @@ def measure(cell, tensors, contestants, sensor, args):
         for name, contestant in made.items():
             result["contestants"][name]["cold_ms"] = cold_ms(contestant.run)
     if "ours" in made:
-        plan = Timing(made["ours"].plan, 1.0)
+        plan = Timing(made["ours"].plan, 1.0, 0.0)
         take_turns({"plan": plan}, args.rounds, None)
         result["contestants"]["ours"]["plan_ms"] = plan.median
     return result
@@ -176,7 +183,8 @@ def measure(cell, tensors, contestants, sensor, args):
 class Timing:
     """Measurements of one function. Its launches are captured in a graph, so that the host's time does not count."""
 
-    def __init__(self, function, work_ms):
+    def __init__(self, function, work_ms, pause_ms):
+        self.pause = pause_ms / 1e3
         self.times, self.clocks, self.watts = [], [], []
         for _ in range(2):  # compiles, allocates
             function()
@@ -207,6 +215,8 @@ class Timing:
             self.clocks.append(clock)
             self.watts.append(watts)
 
+        if self.pause:
+            time.sleep(self.pause)
         self.times.append(elapsed_ms(self.go, probe if sensor else None) / self.launches)
 
     @property
@@ -267,7 +277,7 @@ def elapsed_ms(function, probe=None):
 def cold_ms(function, times=9):
     """Median of single launches with other data in the caches."""
     flush = torch.empty(512 << 20, dtype=torch.uint8, device="cuda")
-    timing = Timing(function, 0.0)
+    timing = Timing(function, 0.0, 0.0)
 
     def cold():
         flush.zero_()

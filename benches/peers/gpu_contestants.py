@@ -3,7 +3,7 @@ outside of what is timed, and then is one function to call.
 
 | name | what | skipped blocks | cached q-blocks |
 |---|---|---|---|
-| ours | the library, through examples/attention_capi.rs | S_s | S_c: not touched |
+| ours | the library, through examples/attention_capi.rs; others by `--kernels` with kernels of a folder | S_s | S_c: not touched |
 | fa4 | FlashAttention-4 (CuTe DSL), [batch, tokens, heads, head_dim] | lists of full blocks | empty lists: zeros |
 | flex | FlexAttention by torch.compile | `BlockMask` of full blocks | empty lists: zeros |
 | cudnn, fa2 | scaled_dot_product_attention, that backend alone | none: timed where nothing is skipped | none |
@@ -50,9 +50,10 @@ class Contestant:
 class Contestants:
     """Makes contestants; keeps what is compiled once for all cells."""
 
-    def __init__(self, names, library_path):
+    def __init__(self, names, library_path, kernels):
         self.names = [name for name in ALL if name in names]
-        self.library = Library(library_path) if "ours" in self.names else None
+        self.libraries = {"ours": Library(library_path)} if "ours" in self.names else {}
+        self.libraries |= {name: Library(library_path, folder) for name, folder in kernels.items()}
         self.versions = {}
         self.missing = {}
         self.flash4 = self._try("fa4", self._import_flash4)
@@ -89,10 +90,11 @@ class Contestants:
         """Name -> contestant. `dense`: nothing is skipped, so all take part, and FA4 and Flex get no lists."""
         names = [name for name in self.names if dense or name in SPARSE]
         lists = None if dense else block_lists(inputs.live)
-        return {name: getattr(self, f"_{name}")(inputs, lists) for name in names}
+        made = {name: getattr(self, f"_{name}")(inputs, lists) for name in names if name not in self.libraries}
+        return {name: self._own(library, inputs) for name, library in self.libraries.items()} | made
 
-    def _ours(self, inputs, _lists):
-        attention = self.library.attention(inputs.q, inputs.k, inputs.v, inputs.keep, inputs.computed)
+    def _own(self, library, inputs):
+        attention = library.attention(inputs.q, inputs.k, inputs.v, inputs.keep, inputs.computed)
         return Contestant(attention.run, attention.plan)
 
     def _fa4(self, inputs, lists):

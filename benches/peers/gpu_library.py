@@ -6,6 +6,7 @@ attention.plan()                                         # and again whenever `a
 out = attention.run()                                    # both launch on PyTorch's current stream
 """
 
+import contextlib
 import ctypes
 import os
 
@@ -42,7 +43,10 @@ class Problem(ctypes.Structure):
 
 
 class Library:
-    def __init__(self, path):
+    """`kernels` names a folder whose kernels run in place of the library's own, as OMNI_KERNEL_DIR does."""
+
+    def __init__(self, path, kernels=None):
+        self.sources = kernels
         torch.zeros(1, device="cuda")  # the library opens the GPU of the current context, which this makes
         self.c = ctypes.CDLL(os.path.abspath(path))
         pointer = ctypes.c_void_p
@@ -60,7 +64,21 @@ class Library:
         self.kernels = self.made(self.c.omni_open())
 
     def attention(self, q, k, v, keep, computed, path="best"):
-        return Attention(self, q, k, v, keep, computed, path)
+        with self.own_sources():  # compiles what is missing
+            return Attention(self, q, k, v, keep, computed, path)
+
+    @contextlib.contextmanager
+    def own_sources(self):
+        before = os.environ.get("OMNI_KERNEL_DIR")
+        if self.sources:
+            os.environ["OMNI_KERNEL_DIR"] = os.path.abspath(self.sources)
+        try:
+            yield
+        finally:
+            if before is None:
+                os.environ.pop("OMNI_KERNEL_DIR", None)
+            else:
+                os.environ["OMNI_KERNEL_DIR"] = before
 
     def made(self, pointer):
         """The pointer, if there is one."""
