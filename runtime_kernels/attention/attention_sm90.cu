@@ -33,7 +33,7 @@
 #include "attention/fill.cuh"
 #include "attention/masks.cuh"
 #include "attention/softmax.cuh"
-#include "common/ptx.cuh"
+#include "common/hopper.cuh"
 #include "common/symbols.cuh"
 #include "common/work.cuh"
 #include "params.cuh"
@@ -74,12 +74,6 @@ constexpr u32 Q_AHEAD = STAGES + 1;
 constexpr u32 TURN = 1;      // and 2: the turn of each consumer warpgroup
 constexpr u32 WARPGROUP = 3; // and 4: the threads of one consumer warpgroup
 
-// What all threads of a warp have, as the compiler can see: what depends on it may stay in uniform registers, from where wgmma takes
-// descriptors. From others they are moved between every two of them.
-__device__ __forceinline__ u32 same_in_warp(u32 value) {
-    return __shfl_sync(0xFFFFFFFF, value, 0);
-}
-
 // A row on its way. No tiles: there is no more work.
 struct alignas(16) Slot {
     u32 batch;
@@ -107,24 +101,6 @@ static_assert(sizeof(SharedMemoryPlan) <= 232448, "the shared memory of one thre
 #ifdef OMNI_SHARED_BYTES
 static_assert(sizeof(SharedMemoryPlan) <= OMNI_SHARED_BYTES, "the shared memory that the host launches with");
 #endif
-
-// A place in a ring of stages, and the parity of its barriers' current phase.
-template <u32 COUNT>
-struct Ring {
-    u32 turns = 0;
-
-    __device__ __forceinline__ u32 stage() const {
-        return turns % COUNT;
-    }
-
-    __device__ __forceinline__ u32 phase() const {
-        return turns / COUNT % 2;
-    }
-
-    __device__ __forceinline__ void advance() {
-        ++turns;
-    }
-};
 
 // ----------------------------------------------------------------------------------------------------------------- scheduler
 
@@ -230,13 +206,6 @@ struct Producer {
 
 // ------------------------------------------------------------------------------------------------------------------ consumers
 
-// The matrix descriptor of a swizzled array in shared memory (PTX, "matrix descriptor"): `stride` bytes lie between groups of eight
-// rows, `leading` between panels where the rows run along k.
-__device__ __forceinline__ u64 descriptor(const void* pointer, u32 leading, u32 stride) {
-    constexpr u64 SWIZZLE_128 = 1ull << 62;
-    return SWIZZLE_128 | u64(stride >> 4) << 32 | u64(leading >> 4) << 16 | (shared_address(pointer) >> 4 & 0x3FFF);
-}
-
 // s = q k^T of one tile.
 __device__ __forceinline__ void start_scores(float (&s)[64], u64 q, u64 k) {
     wgmma_fence();
@@ -265,11 +234,6 @@ __device__ __forceinline__ void start_sum(float (&o)[HEAD_DIM / 2], const u32 (&
 __device__ __forceinline__ void pack_weights(u32 (&p)[32], const float (&s)[64]) {
 #pragma unroll
     for (u32 i = 0; i < 32; ++i) p[i] = pack(s[2 * i], s[2 * i + 1]);
-}
-
-// Says that this warp has read a stage.
-__device__ __forceinline__ void release(u64* barrier, u32 lane) {
-    if (lane == 0) mbarrier_arrive(shared_address(barrier));
 }
 
 struct Consumer {

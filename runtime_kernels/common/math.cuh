@@ -14,6 +14,15 @@ __device__ __forceinline__ u32 pack(float low, float high) {
 #endif
 }
 
+// The reverse.
+__device__ __forceinline__ float2 unpack(u32 pair) {
+#if OMNI_BF16
+    return make_float2(__builtin_bit_cast(float, pair << 16), __builtin_bit_cast(float, pair & 0xFFFF0000));
+#else
+    return make_float2(cvt_f32_f16(pair & 0xFFFF), cvt_f32_f16(pair >> 16));
+#endif
+}
+
 // The largest of the four threads that hold a row of an accumulator between them.
 __device__ __forceinline__ float quad_max(float x) {
     x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFF, x, 1));

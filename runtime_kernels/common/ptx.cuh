@@ -10,6 +10,7 @@ struct alignas(64) TensorMap {
 };
 
 // L2 eviction policies in the encoding of createpolicy: which lines the cache should keep.
+constexpr u64 EVICT_NORMAL = 0x1000000000000000;
 constexpr u64 EVICT_FIRST = 0x12F0000000000000;
 constexpr u64 EVICT_LAST = 0x14F0000000000000;
 
@@ -48,6 +49,19 @@ __device__ __forceinline__ u32 cvt_rn_f16x2(float low, float high) {
     u32 pair;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
     return pair;
+}
+
+// A 16-bit number in the low half of `bits`.
+__device__ __forceinline__ float cvt_f32_f16(u32 bits) {
+    float x;
+    asm("{\n.reg .b16 h, unused;\nmov.b32 {h, unused}, %1;\ncvt.f32.f16 %0, h;\n}\n" : "=f"(x) : "r"(bits));
+    return x;
+}
+
+__device__ __forceinline__ float rsqrt_approx(float x) {
+    float y;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 
 // ------------------------------------------------------------------------------------------------------------------ barriers

@@ -1,7 +1,16 @@
-// The work of one thread block, as plan.cu has divided it (see Plan in params.cuh): whole rows, then a share of the rest, whose
+// The work of one thread block, as common/plan.cuh has divided it (see Plan in params.cuh): whole rows, then a share of the rest, whose
 // first and last row may be divided between neighbouring thread blocks.
 #pragma once
 #include "params.cuh"
+
+// The length of a row as plan.lengths has it: its tiles, and above them what one of them costs less than that of a full row. The highest bit
+// marks a row that is not computed and whose output is written all the same.
+constexpr u32 FILL = 1u << 31;
+constexpr u32 DISCOUNT = 24; // lowest bit of what a tile costs less
+
+__device__ __forceinline__ u32 tiles_of(u32 length) {
+    return length & ((1u << DISCOUNT) - 1);
+}
 
 // Tiles begin .. begin + count of a row. A piece of a divided row leaves its partial result in `slot` of the workspace; the
 // thread blocks first ..= last share the row, in `pieces` pieces.
@@ -57,7 +66,7 @@ struct Work {
         waves = __ldg(&plan.head->waves);
         at = load_cut(plan.cuts, block);
         end = load_cut(plan.cuts, block + 1);
-        begins_inside = at.tile > 0 && is_before(at, end) && __ldg(plan.lengths + at.item) <= LONG;
+        begins_inside = at.tile > 0 && is_before(at, end) && tiles_of(__ldg(plan.lengths + at.item)) <= LONG;
         load();
     }
 
@@ -74,7 +83,7 @@ struct Work {
         if (is_done()) return;
         u32 item = in_waves() ? block + wave * ctas : at.item;
         row = __ldg(plan.order + item);
-        length = __ldg(plan.lengths + item);
+        length = tiles_of(__ldg(plan.lengths + item));
     }
 
     // The next piece; false when there is none.

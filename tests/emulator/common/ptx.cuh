@@ -12,6 +12,7 @@ struct alignas(64) TensorMap {
 };
 static_assert(sizeof(TensorMap) == 128, "as large as a CUtensorMap");
 
+constexpr u64 EVICT_NORMAL = 0;
 constexpr u64 EVICT_FIRST = 1;
 constexpr u64 EVICT_LAST = 2;
 
@@ -20,6 +21,8 @@ inline u32 shared_address(const void* pointer) { return emulator::shared_address
 inline float ex2_approx(float x) { return std::exp2(x); }
 inline float lg2_approx(float x) { return std::log2(x); }
 inline float rcp_approx(float x) { return 1 / x; }
+inline float rsqrt_approx(float x) { return 1 / std::sqrt(x); }
+inline float cvt_f32_f16(u32 bits) { return emulator::from_f16(u16(bits)); }
 inline u32 cvt_rn_bf16x2(float low, float high) { return emulator::to_bf16(low) | u32(emulator::to_bf16(high)) << 16; }
 inline u32 cvt_rn_f16x2(float low, float high) { return emulator::to_f16(low) | u32(emulator::to_f16(high)) << 16; }
 

@@ -1,0 +1,118 @@
+// GEMM-Q for Hopper (sm_90a): the projection of queries, keys or values by heads, for the (q-block, head) tiles of a set only.
+//
+//     out[b, h, t, :] = rotary(norm(x[b, t, :] w[h, :, :]^T + bias[h, :]))          for the tiles (block of t, h) of the set
+//
+// x: [batch, tokens, in], w: [heads, head_dim, in], out: [batch, heads, tokens, HEAD_DIM], bf16 or fp16, any strides; bias, RMSNorm over the
+// channels of a head and rotary embedding are optional and in single precision, as sums are. Rows of other tiles stay untouched.
+//
+// What is skipped: a tile of output, 128 x 256, holds a q-block and the next two or four of its heads in the set, which need not be
+// neighbours: the rows of w of each are loaded by a box of their own. So tiles are full but for the last of a q-block, which is narrower.
+// pipeline_sm90.cuh has who does what and the memory plan; what is computed and by whom stands in the plan (gemm/plan.cu).
+//
+// Source: FlashOmni (arXiv 2509.25401), section 3.4 (GEMM-Q); the pairing of heads is ours.
+#include "gemm/epilogue.cuh"
+#include "gemm/pipeline_sm90.cuh"
+
+struct GemmQ {
+    // The heads of a tile.
+    struct Detail {
+        u32 count;
+        u64 heads; // 16 bits each
+
+        __device__ __forceinline__ u32 head(u32 i) const {
+            return u32(heads >> 16 * i) & 0xFFFF;
+        }
+    };
+    using OwnTile = Tile<Detail>;
+
+    const GemmParams& params;
+    const GemmQParams& own;
+    const TensorMap *x_map, *w_map, *out_map;
+
+    // The heads number TILE_HEADS * slot and on of those of a q-block in the set.
+    __device__ __forceinline__ Detail detail(u32 batch, u32 q_block, u32 slot) const {
+        const GemmShape& shape = params.shape;
+        u32 words = (shape.heads + 63) / 64;
+        const u64* bits = params.heads + (u64(shape.symbol_batches == 1 ? 0 : batch) * shape.q_blocks + q_block) * words;
+        Detail detail{};
+        u32 before = TILE_HEADS * slot;
+#pragma unroll 1
+        for (u32 word = 0; word < words && detail.count < TILE_HEADS; ++word) {
+            u64 here = __ldg(bits + word);
+            for (; here != 0 && before > 0; --before) here &= here - 1;
+            for (; here != 0 && detail.count < TILE_HEADS; here &= here - 1) {
+                detail.heads |= u64(64 * word + __ffsll(here) - 1) << 16 * detail.count++;
+            }
+        }
+        return detail;
+    }
+
+    __device__ __forceinline__ u32 columns(const OwnTile& tile) const {
+        return tile.detail.count * HEAD_DIM;
+    }
+
+    struct Loader {
+        const GemmQ& kernel;
+        u32 batch;
+        u32 row; // from the first token of the projection on; before it, if the q-block begins there
+        Detail detail;
+        u32 step;
+
+        __device__ __forceinline__ Loader(const GemmQ& kernel, const OwnTile& tile, u32 step)
+            : kernel(kernel), batch(tile.batch), row(tile.q_first - kernel.params.shape.first_token), detail(tile.detail), step(step) {}
+
+        __device__ __forceinline__ void load(u8* a, u8* b, u64* barrier) {
+            u32 full = shared_address(barrier), column = STEP * step++;
+            mbarrier_arrive_expect_tx(full, A_BYTES + detail.count * HEAD_DIM * 128);
+            cp_async_bulk_tensor_4d(shared_address(a), kernel.x_map, full, column, row, 0, batch, EVICT_NORMAL);
+#pragma unroll
+            for (u32 i = 0; i < TILE_HEADS; ++i) {
+                if (i < detail.count) {
+                    u32 to = shared_address(b) + i * HEAD_DIM * 128;
+                    cp_async_bulk_tensor_4d(to, kernel.w_map, full, column, detail.head(i) * HEAD_DIM, 0, 0, EVICT_LAST);
+                }
+            }
+        }
+    };
+
+    __device__ __forceinline__ u32 additions() const {
+        return 0;
+    }
+
+    __device__ __forceinline__ void load_addition(const OwnTile&, u32, u8*, u64*) const {}
+
+    template <class C>
+    __device__ __forceinline__ void finish(C& consumer, const OwnTile& tile, float (&d)[128]) const {
+        u32 token[2];
+#pragma unroll
+        for (u32 r = 0; r < 2; ++r) token[r] = min(tile.q_first + consumer.row + 8 * r, params.shape.q_tokens - 1);
+        u32 count = same_in_warp(tile.detail.count);
+#pragma unroll
+        for (u32 i = 0; i < TILE_HEADS; ++i) {
+            if (i >= count) break;
+            float* x = d + i * (HEAD_DIM / 2);
+            u32 head = same_in_warp(tile.detail.head(i));
+            finish_head(x, own, head, token, consumer.lane % 4);
+#pragma unroll
+            for (u32 panel = 0; panel < HEAD_STEPS; ++panel) {
+                consumer.send(tile, x + 32 * panel, out_map, own.out, 64 * panel, HEAD_DIM, head);
+            }
+        }
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) gemm_q(
+    const __grid_constant__ GemmQParams params,
+    const __grid_constant__ TensorMap x_map,
+    const __grid_constant__ TensorMap w_map,
+    const __grid_constant__ TensorMap out_map) {
+    extern __shared__ __align__(1024) u8 memory[];
+    using Shared = SharedMemory<GemmQ::Detail>;
+    static_assert(sizeof(Shared) <= OMNI_SHARED_BYTES, "the shared memory that the host launches with");
+    if (threadIdx.x == 0) {
+        prefetch_tensormap(&x_map);
+        prefetch_tensormap(&w_map);
+        prefetch_tensormap(&out_map);
+    }
+    run(GemmQ{params.gemm, params, &x_map, &w_map, &out_map}, *reinterpret_cast<Shared*>(memory));
+}

@@ -1,0 +1,346 @@
+// The pipeline of the projections on Hopper (sm_90a): TMA, wgmma, specialised warps, and pieces of tiles that are joined.
+//
+// A tile of output is 128 rows, those of one q-block, by up to 256 columns; its reduction goes in k-steps of 64. Who does what, in one
+// thread block of 384 threads per multiprocessor that stays for all of its work:
+//   warpgroup 0, warp 0   producer: loads both operands of each k-step by TMA, then what the epilogue adds
+//                warp 1   scheduler: finds out tiles ahead where they lie
+//   warpgroup 1 and 2     consumers: 64 rows each, 64 x 256 accumulators. Nothing ties them to each other but the ring: while one is at the
+//                         end of its tile, the other has the tensor cores for itself, for as many k-steps as there are stages
+//
+// Shared memory (bytes):
+//   a       4 stages of [128][64]                  65,536   rows of a q-block; or 64 columns of what the epilogue adds
+//   b       4 stages of [256][64]                 131,072   rows of the weight, which are columns of the output
+//   staged  8 warps, 2 of [16][64]                 32,768   output on its way: a warp sends 64 columns at a time by TMA
+//   barriers, tiles                               < 1,024
+// Rows are 128 bytes, swizzled by 128 bytes as TMA and wgmma expect.
+//
+// `Kernel` says what is multiplied and what happens to it:
+//   params                                          GemmParams
+//   Detail, detail(batch, q_block, slot)            what a tile has beside its rows
+//   Loader(kernel, tile, step).load(a, b, barrier)  the k-steps of a tile one after another
+//   additions(), load_addition(tile, n, a, barrier) what the epilogue adds, in stages of the ring
+//   columns(tile)                                   64, 128, 192 or 256
+//   finish(consumer, tile, d)                       the epilogue
+#pragma once
+#include "common/hopper.cuh"
+#include "common/math.cuh"
+#include "common/ptx_wgmma.cuh"
+#include "common/work.cuh"
+#include "gemm/config.cuh"
+#include "gemm/gemm_params.cuh"
+
+#if __CUDA_ARCH__ != 900 || !defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#error "this file is for sm_90a"
+#endif
+
+constexpr u32 CONSUMERS = 2;
+constexpr u32 THREADS = 128 * (1 + CONSUMERS);
+constexpr u32 CONSUMER_WARPS = 4 * CONSUMERS;
+constexpr u32 STAGES = 4;
+constexpr u32 SLOTS = 4; // tiles between the scheduler and the end of consumers' work on them
+constexpr u32 A_BYTES = BLOCK_Q * 128;
+constexpr u32 B_BYTES = TILE_COLUMNS * 128;
+constexpr u32 BOX_BYTES = 16 * 128; // what a warp sends at a time
+
+// Registers of a thread. All together they fit what the launch allocates, 384 * 168.
+constexpr u32 PRODUCER_REGISTERS = 40;
+constexpr u32 CONSUMER_REGISTERS = 232;
+static_assert(128 * PRODUCER_REGISTERS + 256 * CONSUMER_REGISTERS <= 384 * 168, "the registers of one thread block");
+
+constexpr u32 WARPGROUP = 1; // and 2: named barriers of the threads of one consumer warpgroup; 0 is __syncthreads
+
+// A piece of a tile on its way. No tiles of its row: there is no more work.
+template <class Detail>
+struct alignas(16) Tile {
+    Piece piece;
+    u32 batch;
+    u32 q_first;    // the first token of the q-block
+    u32 first, end; // those of its tokens that the projection is about
+    Detail detail;
+};
+
+template <class Detail>
+struct SharedMemory {
+    u8 a[STAGES][A_BYTES];
+    u8 b[STAGES][B_BYTES];
+    u8 staged[CONSUMER_WARPS][2][BOX_BYTES];
+    u64 full[STAGES], empty[STAGES];
+    u64 tile_full[SLOTS], tile_empty[SLOTS];
+    Tile<Detail> tiles[SLOTS];
+};
+
+// The k-steps of a piece: tile 0 of a row is its end.
+__device__ __forceinline__ u32 first_step(const Piece& piece) {
+    return max(piece.begin, 1u) - 1;
+}
+__device__ __forceinline__ u32 count_steps(const Piece& piece) {
+    return piece.begin + piece.count - 1 - first_step(piece);
+}
+
+// ----------------------------------------------------------------------------------------------------- scheduler and producer
+
+template <class Kernel, class Shared>
+__device__ __forceinline__ void schedule(const Kernel& kernel, Shared& shared) {
+    const GemmShape& shape = kernel.params.shape;
+    const u32* start = kernel.params.symbols.q_start;
+    Work work(kernel.params.plan, blockIdx.x);
+    Ring<SLOTS> slot;
+    for (bool is_more = true; is_more; slot.advance()) {
+        Piece piece;
+        is_more = work.next(piece);
+        mbarrier_wait(shared_address(&shared.tile_empty[slot.stage()]), slot.phase() ^ 1);
+        auto& tile = shared.tiles[slot.stage()];
+        if (is_more) {
+            u32 row = piece.row / shape.slots, q_block = row % shape.q_blocks, batch = row / shape.q_blocks;
+            u32 q_first = start ? __ldg(start + q_block) : q_block * BLOCK_Q;
+            u32 q_end = start ? __ldg(start + q_block + 1) : q_first + BLOCK_Q;
+            tile.batch = batch;
+            tile.q_first = q_first;
+            tile.first = max(q_first, shape.first_token);
+            tile.end = min(q_end, shape.first_token + shape.tokens);
+            tile.detail = kernel.detail(batch, q_block, piece.row % shape.slots);
+        } else {
+            piece.count = 0;
+        }
+        tile.piece = piece;
+        mbarrier_arrive(shared_address(&shared.tile_full[slot.stage()]));
+    }
+}
+
+template <class Kernel, class Shared>
+__device__ __forceinline__ void produce(const Kernel& kernel, Shared& shared) {
+    Ring<SLOTS> slot;
+    Ring<STAGES> ring;
+    auto next_stage = [&]() {
+        mbarrier_wait(shared_address(&shared.empty[ring.stage()]), ring.phase() ^ 1);
+        u32 stage = ring.stage();
+        ring.advance();
+        return stage;
+    };
+    for (;; slot.advance()) {
+        mbarrier_wait(shared_address(&shared.tile_full[slot.stage()]), slot.phase());
+        const auto& tile = shared.tiles[slot.stage()];
+        if (tile.piece.count == 0) break;
+        u32 steps = count_steps(tile.piece);
+        bool ends = tile.piece.begin == 0;
+        typename Kernel::Loader loader(kernel, tile, first_step(tile.piece));
+#pragma unroll 1
+        for (u32 step = 0; step < steps; ++step) {
+            u32 stage = next_stage();
+            loader.load(shared.a[stage], shared.b[stage], &shared.full[stage]);
+        }
+#pragma unroll 1
+        for (u32 n = 0; ends && n < kernel.additions(); ++n) {
+            u32 stage = next_stage();
+            kernel.load_addition(tile, n, shared.a[stage], &shared.full[stage]);
+        }
+        mbarrier_arrive(shared_address(&shared.tile_empty[slot.stage()]));
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------------ consumers
+
+template <u32 COLUMNS>
+__device__ __forceinline__ void wgmma(float (&d)[128], u64 a, u64 b, bool accumulate) {
+    if constexpr (COLUMNS == 64) wgmma_m64n64k16_ss(d, a, b, accumulate);
+    if constexpr (COLUMNS == 128) wgmma_m64n128k16_ss(d, a, b, accumulate);
+    if constexpr (COLUMNS == 192) wgmma_m64n192k16_ss(d, a, b, accumulate);
+    if constexpr (COLUMNS == 256) wgmma_m64n256k16_ss(d, a, b, accumulate);
+}
+
+template <class Kernel, class Shared>
+struct Consumer {
+    const Kernel& kernel;
+    Shared& shared;
+    u32 warpgroup; // 0 or 1
+    u32 thread;    // within the warpgroup
+    u32 lane;
+    u32 row; // first of this thread's two rows of the q-block; the other is 8 below
+    u32 sent = 0; // boxes
+    Ring<STAGES> ring;
+
+    __device__ __forceinline__ Consumer(const Kernel& kernel, Shared& shared, u32 warpgroup)
+        : kernel(kernel), shared(shared), warpgroup(warpgroup), thread(threadIdx.x % 128), lane(threadIdx.x % 32) {
+        row = 64 * warpgroup + 16 * (thread / 32) + lane / 4;
+    }
+
+    __device__ __forceinline__ void run() {
+        float d[128];
+        for (Ring<SLOTS> slot;; slot.advance()) {
+            mbarrier_wait(shared_address(&shared.tile_full[slot.stage()]), slot.phase());
+            const auto& tile = shared.tiles[slot.stage()];
+            u32 count = same_in_warp(tile.piece.count);
+            if (count == 0) break;
+            u32 steps = same_in_warp(count_steps(tile.piece));
+            switch (same_in_warp(kernel.columns(tile))) {
+            case 64: multiply<64>(d, steps); break;
+            case 128: multiply<128>(d, steps); break;
+            case 192: multiply<192>(d, steps); break;
+            default: multiply<256>(d, steps);
+            }
+            bool ends = same_in_warp(tile.piece.begin) == 0;
+            if (ends && same_in_warp(tile.piece.slot) != WHOLE) gather(tile.piece, d);
+            if (ends) {
+                kernel.finish(*this, tile, d);
+            } else {
+                leave(tile.piece, d);
+            }
+            __syncwarp(); // lane 0 speaks for all
+            release(&shared.tile_empty[slot.stage()], lane);
+        }
+        cp_async_bulk_wait_group_read<0>();
+    }
+
+    // d = a b^T over the k-steps of a piece. The products of one step run while those of the next are issued.
+    template <u32 COLUMNS>
+    __device__ __forceinline__ void multiply(float (&d)[128], u32 steps) {
+#pragma unroll
+        for (u32 i = 0; i < 128; ++i) d[i] = 0.0f;
+        if (steps == 0) return;
+#pragma unroll 1
+        for (u32 step = 0; step < steps; ++step) {
+            mbarrier_wait(shared_address(&shared.full[ring.stage()]), ring.phase());
+            u64 a = descriptor(shared.a[ring.stage()] + 64 * 128 * warpgroup, 16, 1024);
+            u64 b = descriptor(shared.b[ring.stage()], 16, 1024);
+            wgmma_fence();
+#pragma unroll
+            for (u32 part = 0; part < STEP / 16; ++part) wgmma<COLUMNS>(d, a + 2 * part, b + 2 * part, true);
+            wgmma_commit_group();
+            wgmma_wait_group<1>();
+            if (step > 0) release(&shared.empty[Ring<STAGES>{ring.turns - 1}.stage()], lane);
+            ring.advance();
+        }
+        wgmma_wait_group<0>();
+        keep_behind<COLUMNS / 2>(d);
+        release(&shared.empty[Ring<STAGES>{ring.turns - 1}.stage()], lane);
+    }
+
+    // Adds `weight` times what a stage of the ring holds to 64 columns of the accumulators.
+    __device__ __forceinline__ void add_stage(float* x, float weight) {
+        mbarrier_wait(shared_address(&shared.full[ring.stage()]), ring.phase());
+        const u8* from = shared.a[ring.stage()] + row * 128 + lane % 4 * 4;
+#pragma unroll
+        for (u32 chunk = 0; chunk < 8; ++chunk) {
+            // Rows 8 below have the same swizzle.
+            u32 offset = (chunk ^ row % 8) * 16;
+#pragma unroll
+            for (u32 r = 0; r < 2; ++r) {
+                float2 pair = unpack(*reinterpret_cast<const u32*>(from + 8 * 128 * r + offset));
+                x[4 * chunk + 2 * r] = fmaf(weight, pair.x, x[4 * chunk + 2 * r]);
+                x[4 * chunk + 2 * r + 1] = fmaf(weight, pair.y, x[4 * chunk + 2 * r + 1]);
+            }
+        }
+        __syncwarp(); // lane 0 speaks for all
+        release(&shared.empty[ring.stage()], lane);
+        ring.advance();
+    }
+
+    // Sends 64 columns of this warp's 16 rows, from column `column` of the tensor `out` on.
+    template <class T>
+    __device__ __forceinline__ void send(const T& tile, const float* x, const TensorMap* map, const Tensor4& out, u32 column, u32 columns, u32 head) {
+        u32 first = same_in_warp(tile.q_first + 64 * warpgroup + 16 * (thread / 32)), end = same_in_warp(tile.end);
+        u32 begin = kernel.params.shape.first_token;
+        if (first >= end || first + 16 <= begin) return;
+        u8* box = shared.staged[4 * warpgroup + thread / 32][sent % 2];
+        ++sent;
+        if (lane == 0) cp_async_bulk_wait_group_read<1>();
+        __syncwarp(); // what was in the box has left
+        u32 own = lane % 16;
+#pragma unroll
+        for (u32 i = 0; i < 4; ++i) {
+            u32 address = shared_address(box) + own * 128 + ((2 * i + lane / 16 ^ own) % 8) * 16;
+            const float* y = x + 8 * i;
+            stmatrix_x4(address, pack(y[0], y[1]), pack(y[2], y[3]), pack(y[4], y[5]), pack(y[6], y[7]));
+        }
+        fence_proxy_async();
+        __syncwarp();
+        // A box ends with the tensor, but not with an irregular q-block.
+        if (first + 16 > end && end < begin + kernel.params.shape.tokens) {
+            copy_rows(box, tile, first, out, column, columns, head);
+        } else if (lane == 0) {
+            cp_async_bulk_tensor_store_4d(map, shared_address(box), column, first - begin, head, tile.batch);
+            cp_async_bulk_commit_group();
+        }
+    }
+
+    // The rows of a box that belong to the q-block.
+    template <class T>
+    __device__ __forceinline__ void copy_rows(const u8* box, const T& tile, u32 first, const Tensor4& out, u32 column, u32 columns, u32 head) {
+        u32 begin = kernel.params.shape.first_token;
+        u16* base = static_cast<u16*>(out.data) + tile.batch * out.batch_stride + head * out.head_stride;
+#pragma unroll 1
+        for (u32 at = lane; at < 16 * 8; at += 32) {
+            u32 local = at / 8, chunk = at % 8, token = first + local;
+            if (token < tile.first || token >= tile.end || column + 8 * chunk >= columns) continue;
+            const u8* from = box + local * 128 + ((chunk ^ local) % 8) * 16;
+            *reinterpret_cast<uint4*>(base + (token - begin) * out.token_stride + column + 8 * chunk) = *reinterpret_cast<const uint4*>(from);
+        }
+    }
+
+    // Place of this thread in the workspace, [slot][warpgroup][i / 4][thread][4] in the order of accumulators.
+    __device__ __forceinline__ float4* partial_out(u32 slot) const {
+        return reinterpret_cast<float4*>(kernel.params.plan.partial_out) + (slot * CONSUMERS + warpgroup) * 32 * 128 + thread;
+    }
+
+    // Leaves a piece of a divided tile to the thread block that has its end, and does not wait for it.
+    __device__ __forceinline__ void leave(const Piece& piece, const float (&d)[128]) {
+        float4* to = partial_out(piece.slot);
+#pragma unroll
+        for (u32 i = 0; i < 32; ++i) __stcg(to + i * 128, make_float4(d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]));
+        bar_sync(WARPGROUP + warpgroup, 128);
+        if (thread == 0) red_release_gpu_add(kernel.params.plan.arrived + 2 * piece.first + warpgroup, 1);
+    }
+
+    // Adds the pieces of the others to that of the thread block that began the tile, in order: the result does not depend on who came when.
+    // They do theirs before anything else and wait for no one before that, so this waits in rare cases only, and never for ever.
+    __device__ __forceinline__ void gather(const Piece& piece, float (&d)[128]) {
+        const Plan& plan = kernel.params.plan;
+        u32* arrived = plan.arrived + 2 * piece.first + warpgroup;
+        if (thread == 0) {
+            while (ld_acquire_gpu(arrived) + 1 < piece.pieces) {
+            }
+            *arrived = 0;
+        }
+        bar_sync(WARPGROUP + warpgroup, 128);
+#pragma unroll 1
+        for (u32 block = piece.first + 1; block <= piece.last; ++block) {
+            if (!is_before(load_cut(plan.cuts, block), load_cut(plan.cuts, block + 1))) continue;
+            const float4* from = partial_out(slot_of(block, piece.first));
+#pragma unroll
+            for (u32 i = 0; i < 32; ++i) {
+                float4 part = __ldcg(from + i * 128);
+                d[4 * i] += part.x;
+                d[4 * i + 1] += part.y;
+                d[4 * i + 2] += part.z;
+                d[4 * i + 3] += part.w;
+            }
+        }
+    }
+};
+
+// -------------------------------------------------------------------------------------------------------------------- kernel
+
+template <class Kernel, class Shared>
+__device__ __forceinline__ void run(const Kernel& kernel, Shared& shared) {
+    u32 warpgroup = same_in_warp(threadIdx.x / 128);
+    if (threadIdx.x == 0) {
+        auto init = [](u64* full, u64* empty, u32 count, u32 readers) {
+            for (u32 i = 0; i < count; ++i) {
+                mbarrier_init(shared_address(full + i), 1);
+                mbarrier_init(shared_address(empty + i), readers);
+            }
+        };
+        init(shared.full, shared.empty, STAGES, CONSUMER_WARPS);
+        init(shared.tile_full, shared.tile_empty, SLOTS, CONSUMER_WARPS + 1);
+        fence_mbarrier_init();
+    }
+    __syncthreads();
+    if (warpgroup == 0) {
+        setmaxnreg_dec<PRODUCER_REGISTERS>();
+        if (threadIdx.x == 0) produce(kernel, shared);
+        if (threadIdx.x == 32) schedule(kernel, shared);
+    } else {
+        setmaxnreg_inc<CONSUMER_REGISTERS>();
+        Consumer<Kernel, Shared>(kernel, shared, warpgroup - 1).run();
+    }
+}
