@@ -49,7 +49,7 @@ struct GemmO {
     // Walks the heads of the set from the first to the last, then the further inputs.
     struct Loader {
         const GemmO& kernel;
-        u32 batch, q_first, row, column;
+        u32 batch, first, row, column; // first of all tokens, row of those of the projection
         u32 left;         // k-steps of heads to come
         const u64* words; // the next
         u64 word;
@@ -57,11 +57,11 @@ struct GemmO {
         u32 panel; // of the head
         u32 step;  // of the further inputs
 
-        __device__ __forceinline__ Loader(const GemmO& kernel, const OwnTile& tile, u32 first)
-            : kernel(kernel), batch(tile.batch), q_first(tile.q_first), row(tile.q_first - kernel.params.shape.first_token),
+        __device__ __forceinline__ Loader(const GemmO& kernel, const OwnTile& tile, u32 begin)
+            : kernel(kernel), batch(tile.batch), first(tile.first), row(tile.first - kernel.params.shape.first_token),
               column(tile.detail.column), left(tile.detail.head_steps), words(tile.detail.heads), word(0), base(0u - 64) {
-            u32 of_heads = min(first, left);
-            step = first - of_heads;
+            u32 of_heads = min(begin, left);
+            step = begin - of_heads;
             left -= of_heads;
             if (left == 0) return;
             panel = of_heads % HEAD_STEPS;
@@ -89,7 +89,7 @@ struct GemmO {
             if (left > 0) {
                 u32 head = peek();
                 from = head * HEAD_DIM + panel * STEP;
-                cp_async_bulk_tensor_4d(to, kernel.o_map, full, panel * STEP, q_first, head, batch, EVICT_NORMAL);
+                cp_async_bulk_tensor_4d(to, kernel.o_map, full, panel * STEP, first, head, batch, EVICT_NORMAL);
                 --left;
                 if (++panel == HEAD_STEPS) {
                     drop(head);
@@ -112,7 +112,7 @@ struct GemmO {
     __device__ __forceinline__ void load_addition(const OwnTile& tile, u32 n, u8* a, u64* barrier) const {
         u32 full = shared_address(barrier), panel = n / own.count, term = n % own.count;
         mbarrier_arrive_expect_tx(full, A_BYTES);
-        u32 row = tile.q_first - params.shape.first_token;
+        u32 row = tile.first - params.shape.first_token;
         cp_async_bulk_tensor_4d(shared_address(a), &terms->of[term], full, tile.detail.column + 64 * panel, row, 0, tile.batch, EVICT_FIRST);
     }
 

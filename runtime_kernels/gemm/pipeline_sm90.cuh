@@ -54,8 +54,7 @@ template <class Detail>
 struct alignas(16) Tile {
     Piece piece;
     u32 batch;
-    u32 q_first;    // the first token of the q-block
-    u32 first, end; // those of its tokens that the projection is about
+    u32 first, end; // the tokens of the q-block that the projection is about: its rows, from 0 on
     Detail detail;
 };
 
@@ -92,12 +91,11 @@ __device__ __forceinline__ void schedule(const Kernel& kernel, Shared& shared) {
         auto& tile = shared.tiles[slot.stage()];
         if (is_more) {
             u32 row = piece.row / shape.slots, q_block = row % shape.q_blocks, batch = row / shape.q_blocks;
-            u32 q_first = start ? __ldg(start + q_block) : q_block * BLOCK_Q;
-            u32 q_end = start ? __ldg(start + q_block + 1) : q_first + BLOCK_Q;
+            u32 first = start ? __ldg(start + q_block) : q_block * BLOCK_Q;
+            u32 end = start ? __ldg(start + q_block + 1) : first + BLOCK_Q;
             tile.batch = batch;
-            tile.q_first = q_first;
-            tile.first = max(q_first, shape.first_token);
-            tile.end = min(q_end, shape.first_token + shape.tokens);
+            tile.first = max(first, shape.first_token);
+            tile.end = min(end, shape.first_token + shape.tokens);
             tile.detail = kernel.detail(batch, q_block, piece.row % shape.slots);
         } else {
             piece.count = 0;
@@ -238,9 +236,9 @@ struct Consumer {
     // Sends 64 columns of this warp's 16 rows, from column `column` of the tensor `out` on.
     template <class T>
     __device__ __forceinline__ void send(const T& tile, const float* x, const TensorMap* map, const Tensor4& out, u32 column, u32 columns, u32 head) {
-        u32 first = same_in_warp(tile.q_first + 64 * warpgroup + 16 * (thread / 32)), end = same_in_warp(tile.end);
+        u32 first = same_in_warp(tile.first + 64 * warpgroup + 16 * (thread / 32)), end = same_in_warp(tile.end);
         u32 begin = kernel.params.shape.first_token;
-        if (first >= end || first + 16 <= begin) return;
+        if (first >= end) return;
         u8* box = shared.staged[4 * warpgroup + thread / 32][sent % 2];
         ++sent;
         if (lane == 0) cp_async_bulk_wait_group_read<1>();
@@ -272,7 +270,7 @@ struct Consumer {
 #pragma unroll 1
         for (u32 at = lane; at < 16 * 8; at += 32) {
             u32 local = at / 8, chunk = at % 8, token = first + local;
-            if (token < tile.first || token >= tile.end || column + 8 * chunk >= columns) continue;
+            if (token >= tile.end || column + 8 * chunk >= columns) continue;
             const u8* from = box + local * 128 + ((chunk ^ local) % 8) * 16;
             *reinterpret_cast<uint4*>(base + (token - begin) * out.token_stride + column + 8 * chunk) = *reinterpret_cast<const uint4*>(from);
         }
