@@ -259,8 +259,9 @@ struct Consumer {
             copy_rows(box, tile, first, out, column, columns, head);
         } else if (lane == 0) {
             cp_async_bulk_tensor_store_4d(map, shared_address(box), column, first - begin, head, tile.batch);
-            cp_async_bulk_commit_group();
         }
+        // A group for every box, even for none: waiting counts groups.
+        if (lane == 0) cp_async_bulk_commit_group();
     }
 
     // The rows of a box that belong to the q-block.
