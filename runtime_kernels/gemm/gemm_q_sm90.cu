@@ -14,37 +14,15 @@
 #include "gemm/pipeline_sm90.cuh"
 
 struct GemmQ {
-    // The heads of a tile.
-    struct Detail {
-        u32 count;
-        u64 heads; // 16 bits each
-
-        __device__ __forceinline__ u32 head(u32 i) const {
-            return u32(heads >> 16 * i) & 0xFFFF;
-        }
-    };
+    using Detail = TileHeads;
     using OwnTile = Tile<Detail>;
 
     const GemmParams& params;
     const GemmQParams& own;
     const TensorMap *x_map, *w_map, *out_map;
 
-    // The heads number TILE_HEADS * slot and on of those of a q-block in the set.
     __device__ __forceinline__ Detail detail(u32 batch, u32 q_block, u32 slot) const {
-        const GemmShape& shape = params.shape;
-        u32 words = (shape.heads + 63) / 64;
-        const u64* bits = params.heads + (u64(shape.symbol_batches == 1 ? 0 : batch) * shape.q_blocks + q_block) * words;
-        Detail detail{};
-        u32 before = TILE_HEADS * slot;
-#pragma unroll 1
-        for (u32 word = 0; word < words && detail.count < TILE_HEADS; ++word) {
-            u64 here = __ldg(bits + word);
-            for (; here != 0 && before > 0; --before) here &= here - 1;
-            for (; here != 0 && detail.count < TILE_HEADS; here &= here - 1) {
-                detail.heads |= u64(64 * word + __ffsll(here) - 1) << 16 * detail.count++;
-            }
-        }
-        return detail;
+        return find_heads(params, batch, q_block, slot);
     }
 
     __device__ __forceinline__ u32 columns(const OwnTile& tile) const {

@@ -25,13 +25,13 @@
 #include "common/hopper.cuh"
 #include "common/math.cuh"
 #include "common/ptx_wgmma.cuh"
-#include "common/work.cuh"
-#include "gemm/config.cuh"
-#include "gemm/gemm_params.cuh"
+#include "gemm/tile.cuh"
 
 #if __CUDA_ARCH__ != 900 || !defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #error "this file is for sm_90a"
 #endif
+
+static_assert(TILE_COLUMNS == 256, "what a stage of the ring has room for");
 
 constexpr u32 CONSUMERS = 2;
 constexpr u32 THREADS = 128 * (1 + CONSUMERS);
@@ -49,16 +49,6 @@ static_assert(128 * PRODUCER_REGISTERS + 256 * CONSUMER_REGISTERS <= 384 * 168, 
 
 constexpr u32 WARPGROUP = 1; // and 2: named barriers of the threads of one consumer warpgroup; 0 is __syncthreads
 
-// A piece of a tile on its way. No tiles of its row: there is no more work.
-template <class Detail>
-struct alignas(16) Tile {
-    Piece piece;
-    u32 batch;
-    u32 q_first;    // the first token of the q-block
-    u32 first, end; // those of its tokens that the projection is about
-    Detail detail;
-};
-
 template <class Detail>
 struct SharedMemory {
     u8 a[STAGES][A_BYTES];
@@ -69,20 +59,10 @@ struct SharedMemory {
     Tile<Detail> tiles[SLOTS];
 };
 
-// The k-steps of a piece: tile 0 of a row is its end.
-__device__ __forceinline__ u32 first_step(const Piece& piece) {
-    return max(piece.begin, 1u) - 1;
-}
-__device__ __forceinline__ u32 count_steps(const Piece& piece) {
-    return piece.begin + piece.count - 1 - first_step(piece);
-}
-
 // ----------------------------------------------------------------------------------------------------- scheduler and producer
 
 template <class Kernel, class Shared>
 __device__ __forceinline__ void schedule(const Kernel& kernel, Shared& shared) {
-    const GemmShape& shape = kernel.params.shape;
-    const u32* start = kernel.params.symbols.q_start;
     Work work(kernel.params.plan, blockIdx.x);
     Ring<SLOTS> slot;
     for (bool is_more = true; is_more; slot.advance()) {
@@ -91,18 +71,10 @@ __device__ __forceinline__ void schedule(const Kernel& kernel, Shared& shared) {
         mbarrier_wait(shared_address(&shared.tile_empty[slot.stage()]), slot.phase() ^ 1);
         auto& tile = shared.tiles[slot.stage()];
         if (is_more) {
-            u32 row = piece.row / shape.slots, q_block = row % shape.q_blocks, batch = row / shape.q_blocks;
-            u32 q_first = start ? __ldg(start + q_block) : q_block * BLOCK_Q;
-            u32 q_end = start ? __ldg(start + q_block + 1) : q_first + BLOCK_Q;
-            tile.batch = batch;
-            tile.q_first = q_first;
-            tile.first = max(q_first, shape.first_token);
-            tile.end = min(q_end, shape.first_token + shape.tokens);
-            tile.detail = kernel.detail(batch, q_block, piece.row % shape.slots);
+            place_piece(kernel, piece, tile);
         } else {
-            piece.count = 0;
+            tile.piece.count = 0;
         }
-        tile.piece = piece;
         mbarrier_arrive(shared_address(&shared.tile_full[slot.stage()]));
     }
 }
