@@ -20,26 +20,16 @@ struct TermMaps {
 };
 
 struct GemmO {
-    struct Detail {
-        u32 column;        // first of the tile
-        const u64* heads;  // bits of those in the set
-        u32 head_steps;    // of those
-    };
+    using Detail = TileColumns;
     using OwnTile = Tile<Detail>;
 
     const GemmParams& params;
     const GemmOParams& own;
-    const TensorMap *o_map, *further_map, *w_map, *out_map;
+    const TensorMap *o_map, *further_map, *w_map;
     const TermMaps* terms;
 
     __device__ __forceinline__ Detail detail(u32 batch, u32 q_block, u32 slot) const {
-        const GemmShape& shape = params.shape;
-        u32 words = (shape.heads + 63) / 64;
-        const u64* bits = params.heads + (u64(shape.symbol_batches == 1 ? 0 : batch) * shape.q_blocks + q_block) * words;
-        u32 count = 0;
-#pragma unroll 1
-        for (u32 word = 0; word < words; ++word) count += __popcll(__ldg(bits + word));
-        return Detail{slot * TILE_COLUMNS, bits, count * HEAD_STEPS};
+        return find_columns(params, batch, q_block, slot);
     }
 
     __device__ __forceinline__ u32 columns(const OwnTile&) const {
@@ -50,51 +40,23 @@ struct GemmO {
     struct Loader {
         const GemmO& kernel;
         u32 batch, first, row, column; // first of all tokens, row of those of the projection
-        u32 left;         // k-steps of heads to come
-        const u64* words; // the next
-        u64 word;
-        u32 base;  // the head of its first bit
-        u32 panel; // of the head
-        u32 step;  // of the further inputs
+        HeadWalk<STEP> heads;
+        u32 step; // of the further inputs
 
         __device__ __forceinline__ Loader(const GemmO& kernel, const OwnTile& tile, u32 begin)
             : kernel(kernel), batch(tile.batch), first(tile.first), row(tile.first - kernel.params.shape.first_token),
-              column(tile.detail.column), left(tile.detail.head_steps), words(tile.detail.heads), word(0), base(0u - 64) {
-            u32 of_heads = min(begin, left);
-            step = begin - of_heads;
-            left -= of_heads;
-            if (left == 0) return;
-            panel = of_heads % HEAD_STEPS;
-            for (u32 heads = of_heads / HEAD_STEPS; heads > 0; --heads) drop(peek());
-            peek();
-        }
-
-        // The next head.
-        __device__ __forceinline__ u32 peek() {
-            while (word == 0) {
-                word = __ldg(words++);
-                base += 64;
-            }
-            return base + __ffsll(word) - 1;
-        }
-
-        __device__ __forceinline__ void drop(u32) {
-            word &= word - 1;
-        }
+              column(tile.detail.column), heads(tile.detail.heads, tile.detail.head_steps, min(begin, tile.detail.head_steps)),
+              step(begin - min(begin, tile.detail.head_steps)) {}
 
         __device__ __forceinline__ void load(u8* a, u8* b, u64* barrier) {
             u32 full = shared_address(barrier), to = shared_address(a);
             mbarrier_arrive_expect_tx(full, A_BYTES + B_BYTES);
             u32 from;
-            if (left > 0) {
-                u32 head = peek();
-                from = head * HEAD_DIM + panel * STEP;
-                cp_async_bulk_tensor_4d(to, kernel.o_map, full, panel * STEP, first, head, batch, EVICT_NORMAL);
-                --left;
-                if (++panel == HEAD_STEPS) {
-                    drop(head);
-                    panel = 0;
-                }
+            if (heads.left > 0) {
+                u32 head = heads.peek();
+                from = head * HEAD_DIM + heads.part * STEP;
+                cp_async_bulk_tensor_4d(to, kernel.o_map, full, heads.part * STEP, first, head, batch, EVICT_NORMAL);
+                heads.advance();
             } else {
                 from = kernel.params.shape.heads * HEAD_DIM + step * STEP;
                 cp_async_bulk_tensor_4d(to, kernel.further_map, full, step * STEP, row, 0, batch, EVICT_NORMAL);
@@ -136,7 +98,7 @@ struct GemmO {
                     for (u32 r = 0; r < 2; ++r) x[4 * chunk + 2 * r] += pair.x, x[4 * chunk + 2 * r + 1] += pair.y;
                 }
             }
-            consumer.send(tile, x, out_map, own.out, column, params.shape.columns, 0);
+            consumer.send(tile, x, own.out, 0, column, params.shape.columns);
         }
     }
 };
@@ -146,7 +108,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) gemm_o(
     const __grid_constant__ TensorMap o_map,
     const __grid_constant__ TensorMap further_map,
     const __grid_constant__ TensorMap w_map,
-    const __grid_constant__ TensorMap out_map,
     const __grid_constant__ TermMaps terms) {
     extern __shared__ __align__(1024) u8 memory[];
     using Shared = SharedMemory<GemmO::Detail>;
@@ -154,7 +115,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) gemm_o(
     if (threadIdx.x == 0) {
         prefetch_tensormap(&o_map);
         prefetch_tensormap(&w_map);
-        prefetch_tensormap(&out_map);
     }
-    run(GemmO{params.gemm, params, &o_map, &further_map, &w_map, &out_map, &terms}, *reinterpret_cast<Shared*>(memory));
+    run(GemmO{params.gemm, params, &o_map, &further_map, &w_map, &terms}, *reinterpret_cast<Shared*>(memory));
 }

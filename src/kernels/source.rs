@@ -44,6 +44,7 @@ const FILES: &[File] = &files![
     "gemm/gemm_q_sm90.cu",
     "gemm/pipeline_sm90.cuh",
     "gemm/plan.cu",
+    "gemm/tile.cuh",
     "params.cuh",
     "reference/naive.cu",
 ];
