@@ -4,55 +4,17 @@
 //! what was not written shows. Skipped, and saying so, where there is no GPU; `OMNI_REQUIRE_GPU=1` makes that a failure. The soak
 //! with thousands of shapes: `cargo test --release --test gpu_attention -- --ignored`.
 
-#[path = "gpu/case.rs"]
-mod case;
-#[path = "gpu/random.rs"]
-mod random;
+mod gpu;
 
-use std::io::Write;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 
-use case::{Case, Layout, Mask};
-use flashomni::cuda::{Device, Graph, Stream};
-use flashomni::env;
-use flashomni::kernels::{Element, Kernels, Path};
+use flashomni::cuda::Graph;
+use flashomni::kernels::{Element, Path};
 use flashomni::runtime::{Backend, Session};
 use flashomni::tensor::{Dtype, Tensor};
-use random::Random;
-
-/// The kernels of the first GPU.
-pub struct Gpu {
-    pub kernels: Arc<Kernels>,
-    pub stream: Stream,
-}
-
-/// Tests that had no GPU.
-static SKIPPED: AtomicUsize = AtomicUsize::new(0);
-
-/// Runs a test on the GPU, one at a time; says so where it cannot.
-fn on_gpu(test: impl FnOnce(&Gpu, &mut Random)) {
-    static GPU: OnceLock<Result<Mutex<Gpu>, String>> = OnceLock::new();
-    let open = || -> flashomni::Result<Gpu> {
-        let device = Device::open(0)?;
-        Ok(Gpu { kernels: Arc::new(Kernels::new(&device)?), stream: Stream::new(&device)? })
-    };
-    match GPU.get_or_init(|| open().map(Mutex::new).map_err(|error| error.to_string())) {
-        Ok(gpu) => {
-            let gpu = gpu.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut random = Random::fresh();
-            println!("{} from {}={}", gpu.kernels.device(), env::SEED.name, random.seed());
-            test(&gpu, &mut random);
-        }
-        Err(error) => {
-            let is_required = std::env::var_os(env::REQUIRE_GPU.name).is_some_and(|value| value == "1");
-            assert!(!is_required, "{error}");
-            let count = SKIPPED.fetch_add(1, Ordering::Relaxed) + 1;
-            // Past the capture of passing tests.
-            let _ = writeln!(std::io::stderr(), "SKIPPED: test {count} of a GPU did not run: {error}");
-        }
-    }
-}
+use gpu::attention::{Case, Layout, Mask};
+use gpu::numbers::relative;
+use gpu::on_gpu;
 
 const PATHS: [Path; 3] = [Path::Naive, Path::Best, Path::Portable];
 const ELEMENTS: [Element; 2] = [Element::Bf16, Element::F16];
@@ -273,7 +235,7 @@ fn sessions_agree_with_the_cpu() {
                     Dtype::F16 => 1e-3,
                     Dtype::F32 => 2e-3,
                 };
-                let error = case::relative(&found, &wanted);
+                let error = relative(&found, &wanted);
                 assert!(error < limit, "step {step}, {dtype:?}: {error:.2e}\n{text}");
             }
         }

@@ -1,6 +1,6 @@
 """Times the attention of the library on a GPU beside cuDNN, FlashAttention-4, FlashAttention-2 and FlexAttention.
 
-    cargo build --release --no-default-features --example attention_capi
+    cargo build --release --no-default-features --example capi
     python benches/peers/gpu_attention.py --quick
     python benches/peers/gpu_attention.py --tokens 4608,16896 --output gpu.json     # goes on where it stopped
     python benches/peers/gpu_report.py gpu.json --table table.md --plot plot.svg
@@ -17,15 +17,13 @@ written. Each output is compared with float64 on sampled rows: a contestant that
 
 import argparse
 import itertools
-import json
-import os
-import statistics
 import time
 
 import torch
 
 import gpu_masks
 from gpu_contestants import ALL, Contestants, Inputs
+from gpu_timing import Sensor, Timing, cold_ms, load, save, take_turns
 
 TOKENS = (4608, 16896, 33024, 118800)
 HEADS = (24, 40)
@@ -77,7 +75,7 @@ def folders(text):
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--library", default="target/release/examples/libattention_capi.so")
+    parser.add_argument("--library", default="target/release/examples/libcapi.so")
     parser.add_argument("--output", default="gpu_attention.json", help="results; their cells are not measured again")
     parser.add_argument("--again", action="store_true", help="measure them again")
     parser.add_argument("--quick", action="store_true", help="two lengths, 24 heads, head_dim 128, three sparsities")
@@ -177,115 +175,6 @@ def measure(cell, tensors, contestants, sensor, args):
     return result
 
 
-# Measuring.
-
-
-class Timing:
-    """Measurements of one function. Its launches are captured in a graph, so that the host's time does not count."""
-
-    def __init__(self, function, work_ms, pause_ms):
-        self.pause = pause_ms / 1e3
-        self.times, self.clocks, self.watts = [], [], []
-        for _ in range(2):  # compiles, allocates
-            function()
-        estimate = elapsed_ms(function)
-        self.launches = max(1, min(50, round(work_ms / max(estimate, 1e-3))))
-        self.captured = True
-        try:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self.output = repeat(function, self.launches)
-            self.go = graph.replay
-        except Exception:  # not every peer can be captured; the table says which was not
-            torch.cuda.synchronize()
-            self.captured = False
-            self.go = lambda: repeat(function, self.launches)
-
-    def fresh_output(self):
-        """What is timed, computed into memory that held no numbers."""
-        if not self.captured:
-            return self.go()
-        self.output.fill_(float("nan"))
-        self.go()
-        return self.output
-
-    def measure(self, sensor):
-        def probe():
-            clock, watts = sensor.read()
-            self.clocks.append(clock)
-            self.watts.append(watts)
-
-        if self.pause:
-            time.sleep(self.pause)
-        self.times.append(elapsed_ms(self.go, probe if sensor else None) / self.launches)
-
-    @property
-    def median(self):
-        return statistics.median(self.times)
-
-    def summary(self, flops):
-        ordered = sorted(self.times)
-        tenth = len(ordered) // 10
-        return {
-            "ms": self.median,
-            "p10_ms": ordered[tenth],
-            "p90_ms": ordered[-1 - tenth],
-            "tflops": flops / self.median * 1e-9,
-            "sm_mhz": median_or_none(self.clocks),
-            "watts": median_or_none(self.watts),
-            "launches": self.launches,
-            "captured": self.captured,
-        }
-
-
-def repeat(function, times):
-    """What the last call returns."""
-    for _ in range(times):
-        output = function()
-    return output
-
-
-def take_turns(timings, rounds, sensor):
-    """Warms up for 0.3 s or 25 rounds, at least one, and then measures; long cells get fewer rounds, at least 5."""
-    names = list(timings)
-    started = time.perf_counter()
-    warm_rounds = 0
-    while warm_rounds < 1 or (time.perf_counter() - started < 0.3 and warm_rounds < 25):
-        for timing in timings.values():
-            timing.measure(None)
-        warm_rounds += 1
-    seconds = sum(timing.times[-1] * timing.launches for timing in timings.values()) / 1e3
-    for timing in timings.values():
-        timing.times.clear()
-    for index in range(max(5, min(rounds, round(6 / seconds)))):
-        first = index % len(names)
-        for name in names[first:] + names[:first]:
-            timings[name].measure(sensor)
-
-
-def elapsed_ms(function, probe=None):
-    start, end = torch.cuda.Event(True), torch.cuda.Event(True)
-    start.record()
-    function()
-    end.record()
-    if probe:  # while the GPU works
-        probe()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end)
-
-
-def cold_ms(function, times=9):
-    """Median of single launches with other data in the caches."""
-    flush = torch.empty(512 << 20, dtype=torch.uint8, device="cuda")
-    timing = Timing(function, 0.0, 0.0)
-
-    def cold():
-        flush.zero_()
-        return elapsed_ms(timing.go)
-
-    return statistics.median(cold() for _ in range(times))
-
-
 def error_of(output, inputs):
     """Frobenius norm of the difference from float64 over that of the result, on sampled rows of two heads."""
     heads, tokens, head_dim = inputs.q.shape[1:]
@@ -303,37 +192,6 @@ def error_of(output, inputs):
     return (difference / total) ** 0.5 if total else 0.0
 
 
-class Sensor:
-    """Clock of the multiprocessors and power, by NVML; None where the package nvidia-ml-py is not there."""
-
-    POWER_INSTANT = 186  # NVML_FI_DEV_POWER_INSTANT; nvmlDeviceGetPowerUsage averages over a second
-
-    def __init__(self):
-        try:
-            import pynvml
-
-            pynvml.nvmlInit()
-            self.nvml = pynvml
-            self.device = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
-            self.read()
-        except Exception as error:
-            print(f"without clock and power: {error}")
-            self.nvml = None
-
-    def read(self):
-        if self.nvml is None:
-            return None, None
-        clock = self.nvml.nvmlDeviceGetClockInfo(self.device, self.nvml.NVML_CLOCK_SM)
-        field = self.nvml.nvmlDeviceGetFieldValues(self.device, [self.POWER_INSTANT])[0]
-        milliwatts = field.value.uiVal if field.nvmlReturn == 0 else self.nvml.nvmlDeviceGetPowerUsage(self.device)
-        return clock, milliwatts / 1e3
-
-
-def median_or_none(values):
-    present = [value for value in values if value is not None]
-    return statistics.median(present) if present else None
-
-
 # Results.
 
 
@@ -345,27 +203,6 @@ def machine(contestants):
         "cuda": torch.version.cuda,
         "cudnn": f"{cudnn // 10000}.{cudnn // 100 % 100}.{cudnn % 100}",
     } | contestants.versions
-
-
-def load(path):
-    if not os.path.exists(path):
-        return {}
-    with open(path) as file:
-        return json.load(file)["cells"]
-
-
-def save(path, results):
-    """A line for each cell, with as many digits as say something."""
-    lines = (f"{json.dumps(key)}: {json.dumps(rounded(cell), separators=(',', ':'))}" for key, cell in results.items())
-    with open(f"{path}.tmp", "w") as file:
-        file.write('{"cells": {\n' + ",\n".join(lines) + "\n}}\n")
-    os.replace(f"{path}.tmp", path)
-
-
-def rounded(value):
-    if isinstance(value, dict):
-        return {key: rounded(part) for key, part in value.items()}
-    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def line(cell, measured):

@@ -3,7 +3,7 @@ outside of what is timed, and then is one function to call.
 
 | name | what | skipped blocks | cached q-blocks |
 |---|---|---|---|
-| ours | the library, through examples/attention_capi.rs; others by `--kernels` with kernels of a folder | S_s | S_c: not touched |
+| ours | the library, through examples/capi; others by `--kernels` with kernels of a folder | S_s | S_c: not touched |
 | fa4 | FlashAttention-4 (CuTe DSL), [batch, tokens, heads, head_dim] | lists of full blocks | empty lists: zeros |
 | flex | FlexAttention by torch.compile | `BlockMask` of full blocks | empty lists: zeros |
 | cudnn, fa2 | scaled_dot_product_attention, that backend alone | none: timed where nothing is skipped | none |

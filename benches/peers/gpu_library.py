@@ -1,7 +1,8 @@
-"""The library from Python: ctypes over the C interface of examples/attention_capi.rs, on tensors of PyTorch.
+"""The library from Python: ctypes over the C interface of examples/capi, on tensors of PyTorch.
 
-library = Library("target/release/examples/libattention_capi.so")
+library = Library("target/release/examples/libcapi.so")
 attention = library.attention(q, k, v, keep, computed)   # keep: S_s, computed: S_c, as bool tensors
+projection = library.projection(...)                     # see Projection
 attention.plan()                                         # and again whenever `attention.skip` or `.cache` are written
 out = attention.run()                                    # both launch on PyTorch's current stream
 """
@@ -42,6 +43,18 @@ class Problem(ctypes.Structure):
     ]
 
 
+class GemmProblem(ctypes.Structure):
+    _fields_ = (
+        [(name, ctypes.c_uint64) for name in ("batch", "heads", "head_dim", "all_tokens", "first_token", "tokens")]
+        + [(name, ctypes.c_uint64) for name in ("inputs", "outputs", "x", "further", "weight", "out", "bias")]
+        + [(name, ctypes.c_uint64) for name in ("norm", "rotary")]
+        + [("terms", ctypes.c_uint64 * 5)]
+        + [(name, ctypes.c_uint64) for name in ("cache", "skip", "kv_tokens", "kv_block")]
+        + [("symbol_batches", ctypes.c_uint32), ("set", ctypes.c_uint32), ("weights", ctypes.c_float * 5)]
+        + [("epsilon", ctypes.c_float), ("halves", ctypes.c_uint32), ("is_bf16", ctypes.c_uint32)]
+    )
+
+
 class Library:
     """`kernels` names a folder whose kernels run in place of the library's own, as OMNI_KERNEL_DIR does."""
 
@@ -54,6 +67,7 @@ class Library:
             ("omni_open", pointer, []),
             ("omni_close", None, [pointer]),
             ("omni_attention", pointer, [pointer, ctypes.POINTER(Problem)]),
+            ("omni_projection", pointer, [pointer, ctypes.POINTER(GemmProblem)]),
             ("omni_free", None, [pointer]),
             ("omni_plan", ctypes.c_int, [pointer, pointer]),
             ("omni_run", ctypes.c_int, [pointer, pointer]),
@@ -66,6 +80,10 @@ class Library:
     def attention(self, q, k, v, keep, computed, path="best"):
         with self.own_sources():  # compiles what is missing
             return Attention(self, q, k, v, keep, computed, path)
+
+    def projection(self, *args, **options):
+        with self.own_sources():
+            return Projection(self, *args, **options)
 
     @contextlib.contextmanager
     def own_sources(self):
@@ -91,7 +109,23 @@ class Library:
             raise RuntimeError(self.c.omni_error().decode())
 
 
-class Attention:
+class Call:
+    """Something that the library has prepared."""
+
+    def plan(self):
+        self.library.done(self.library.c.omni_plan(self.pointer, stream()))
+
+    def run(self):
+        self.library.done(self.library.c.omni_run(self.pointer, stream()))
+        return self.out
+
+    def __del__(self):
+        if getattr(self, "pointer", None):
+            torch.cuda.synchronize()  # launches may still use what is freed
+            self.library.c.omni_free(self.pointer)
+
+
+class Attention(Call):
     """Attention of q on k and v [batch, heads, tokens, head_dim] with the same symbols for all of the batch.
 
     keep: bool [heads, q_blocks, kv_blocks] in blocks of 128 x 128; computed: bool [heads, q_blocks]. A kv-block that is
@@ -117,17 +151,38 @@ class Attention:
         self.pointer = library.made(library.c.omni_attention(library.kernels, ctypes.byref(problem)))
         torch.cuda.synchronize()
 
-    def plan(self):
-        self.library.done(self.library.c.omni_plan(self.pointer, stream()))
 
-    def run(self):
-        self.library.done(self.library.c.omni_run(self.pointer, stream()))
-        return self.out
+class Projection(Call):
+    """GEMM-Q or GEMM-O with `computed`, bool [heads, q_blocks] in blocks of 128 tokens, or of all tiles.
 
-    def __del__(self):
-        if getattr(self, "pointer", None):
-            torch.cuda.synchronize()  # launches may still use what is freed
-            self.library.c.omni_free(self.pointer)
+    GEMM-Q: x [tokens, inputs], weight [heads * head_dim, inputs], to [heads, tokens, head_dim]; norm [head_dim] and
+    rotary [tokens, head_dim / 2, 2] in f32. GEMM-O, where `outputs` is said: x [heads, tokens, head_dim], weight
+    [outputs, heads * head_dim], terms [tokens, outputs] with their weights, to [tokens, outputs].
+    """
+
+    def __init__(self, library, x, weight, heads, head_dim, computed=None, outputs=0, terms=(), norm=None, rotary=None):
+        self.library = library
+        tokens = x.shape[1] if outputs else x.shape[0]
+        shape = (tokens, outputs) if outputs else (heads, tokens, head_dim)
+        self.out = torch.empty(shape, dtype=x.dtype, device="cuda")
+        self.operands = (x, weight, terms, norm, rotary)  # the library keeps their addresses only
+        problem = GemmProblem(
+            batch=1, heads=heads, head_dim=head_dim, all_tokens=tokens, first_token=0, tokens=tokens,
+            inputs=0 if outputs else x.shape[1], outputs=outputs, x=x.data_ptr(), weight=weight.data_ptr(),
+            out=self.out.data_ptr(), norm=norm.data_ptr() if norm is not None else 0, epsilon=1e-6,
+            rotary=rotary.data_ptr() if rotary is not None else 0, is_bf16=int(x.dtype == torch.bfloat16),
+            kv_tokens=BLOCK, kv_block=BLOCK, symbol_batches=1,
+        )  # fmt: skip
+        for index, (term, factor) in enumerate(terms):
+            problem.terms[index], problem.weights[index] = term.data_ptr(), factor
+        if computed is not None:
+            # One kv-block that is live everywhere: what is cached decides alone.
+            self.cache = packed(computed)
+            self.skip = torch.ones(*computed.shape, 1, dtype=torch.int64, device="cuda")
+            problem.cache, problem.skip, problem.set = self.cache.data_ptr(), self.skip.data_ptr(), 1
+        torch.cuda.synchronize()  # the library uploads on a stream of its own
+        self.pointer = library.made(library.c.omni_projection(library.kernels, ctypes.byref(problem)))
+        torch.cuda.synchronize()
 
 
 def stream():

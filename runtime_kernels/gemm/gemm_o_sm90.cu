@@ -39,14 +39,14 @@ struct GemmO {
     // Walks the heads of the set from the first to the last, then the further inputs.
     struct Loader {
         const GemmO& kernel;
-        u32 batch, q_first, row, column;
+        u32 batch, first, row, column; // first of all tokens, row of those of the projection
         HeadWalk<STEP> heads;
         u32 step; // of the further inputs
 
-        __device__ __forceinline__ Loader(const GemmO& kernel, const OwnTile& tile, u32 first)
-            : kernel(kernel), batch(tile.batch), q_first(tile.q_first), row(tile.q_first - kernel.params.shape.first_token),
-              column(tile.detail.column), heads(tile.detail.heads, tile.detail.head_steps, min(first, tile.detail.head_steps)),
-              step(first - min(first, tile.detail.head_steps)) {}
+        __device__ __forceinline__ Loader(const GemmO& kernel, const OwnTile& tile, u32 begin)
+            : kernel(kernel), batch(tile.batch), first(tile.first), row(tile.first - kernel.params.shape.first_token),
+              column(tile.detail.column), heads(tile.detail.heads, tile.detail.head_steps, min(begin, tile.detail.head_steps)),
+              step(begin - min(begin, tile.detail.head_steps)) {}
 
         __device__ __forceinline__ void load(u8* a, u8* b, u64* barrier) {
             u32 full = shared_address(barrier), to = shared_address(a);
@@ -55,7 +55,7 @@ struct GemmO {
             if (heads.left > 0) {
                 u32 head = heads.peek();
                 from = head * HEAD_DIM + heads.part * STEP;
-                cp_async_bulk_tensor_4d(to, kernel.o_map, full, heads.part * STEP, q_first, head, batch, EVICT_NORMAL);
+                cp_async_bulk_tensor_4d(to, kernel.o_map, full, heads.part * STEP, first, head, batch, EVICT_NORMAL);
                 heads.advance();
             } else {
                 from = kernel.params.shape.heads * HEAD_DIM + step * STEP;
@@ -74,7 +74,7 @@ struct GemmO {
     __device__ __forceinline__ void load_addition(const OwnTile& tile, u32 n, u8* a, u64* barrier) const {
         u32 full = shared_address(barrier), panel = n / own.count, term = n % own.count;
         mbarrier_arrive_expect_tx(full, A_BYTES);
-        u32 row = tile.q_first - params.shape.first_token;
+        u32 row = tile.first - params.shape.first_token;
         cp_async_bulk_tensor_4d(shared_address(a), &terms->of[term], full, tile.detail.column + 64 * panel, row, 0, tile.batch, EVICT_FIRST);
     }
 

@@ -32,12 +32,12 @@ struct GemmQ {
     struct Loader {
         const GemmQ& kernel;
         u32 batch;
-        u32 row; // from the first token of the projection on; before it, if the q-block begins there
+        u32 row; // from the first token of the projection on
         Detail detail;
         u32 step;
 
         __device__ __forceinline__ Loader(const GemmQ& kernel, const OwnTile& tile, u32 step)
-            : kernel(kernel), batch(tile.batch), row(tile.q_first - kernel.params.shape.first_token), detail(tile.detail), step(step) {}
+            : kernel(kernel), batch(tile.batch), row(tile.first - kernel.params.shape.first_token), detail(tile.detail), step(step) {}
 
         __device__ __forceinline__ void load(u8* a, u8* b, u64* barrier) {
             u32 full = shared_address(barrier), column = STEP * step++;
@@ -63,7 +63,7 @@ struct GemmQ {
     __device__ __forceinline__ void finish(C& consumer, const OwnTile& tile, float (&d)[128]) const {
         u32 token[2];
 #pragma unroll
-        for (u32 r = 0; r < 2; ++r) token[r] = min(tile.q_first + consumer.row + 8 * r, params.shape.q_tokens - 1);
+        for (u32 r = 0; r < 2; ++r) token[r] = min(tile.first + consumer.row + 8 * r, params.shape.q_tokens - 1);
         u32 count = same_in_warp(tile.detail.count);
 #pragma unroll
         for (u32 i = 0; i < TILE_HEADS; ++i) {

@@ -210,9 +210,9 @@ struct Consumer {
     // Sends 64 columns of this warp's 16 rows, from column `column` of the tensor `out` on.
     template <class T>
     __device__ __forceinline__ void send(const T& tile, const float* x, const TensorMap* map, const Tensor4& out, u32 column, u32 columns, u32 head) {
-        u32 first = same_in_warp(tile.q_first + 64 * warpgroup + 16 * (thread / 32)), end = same_in_warp(tile.end);
+        u32 first = same_in_warp(tile.first + 64 * warpgroup + 16 * (thread / 32)), end = same_in_warp(tile.end);
         u32 begin = kernel.params.shape.first_token;
-        if (first >= end || first + 16 <= begin) return;
+        if (first >= end) return;
         u8* box = shared.staged[4 * warpgroup + thread / 32][sent % 2];
         ++sent;
         if (lane == 0) cp_async_bulk_wait_group_read<1>();
@@ -244,7 +244,7 @@ struct Consumer {
 #pragma unroll 1
         for (u32 at = lane; at < 16 * 8; at += 32) {
             u32 local = at / 8, chunk = at % 8, token = first + local;
-            if (token < tile.first || token >= tile.end || column + 8 * chunk >= columns) continue;
+            if (token >= tile.end || column + 8 * chunk >= columns) continue;
             const u8* from = box + local * 128 + ((chunk ^ local) % 8) * 16;
             *reinterpret_cast<uint4*>(base + (token - begin) * out.token_stride + column + 8 * chunk) = *reinterpret_cast<const uint4*>(from);
         }

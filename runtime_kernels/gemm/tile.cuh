@@ -9,8 +9,7 @@ template <class Detail>
 struct alignas(16) Tile {
     Piece piece;
     u32 batch;
-    u32 q_first;    // the first token of the q-block
-    u32 first, end; // those of its tokens that the projection is about
+    u32 first, end; // the tokens of the q-block that the projection is about: its rows, from 0 on
     Detail detail;
 };
 
@@ -20,13 +19,12 @@ __device__ __forceinline__ void place_piece(const Kernel& kernel, const Piece& p
     const GemmShape& shape = kernel.params.shape;
     const u32* start = kernel.params.symbols.q_start;
     u32 row = piece.row / shape.slots, q_block = row % shape.q_blocks, batch = row / shape.q_blocks;
-    u32 q_first = start ? __ldg(start + q_block) : q_block * BLOCK_Q;
-    u32 q_end = start ? __ldg(start + q_block + 1) : q_first + BLOCK_Q;
+    u32 first = start ? __ldg(start + q_block) : q_block * BLOCK_Q;
+    u32 end = start ? __ldg(start + q_block + 1) : first + BLOCK_Q;
     tile.piece = piece;
     tile.batch = batch;
-    tile.q_first = q_first;
-    tile.first = max(q_first, shape.first_token);
-    tile.end = min(q_end, shape.first_token + shape.tokens);
+    tile.first = max(first, shape.first_token);
+    tile.end = min(end, shape.first_token + shape.tokens);
     tile.detail = kernel.detail(batch, q_block, piece.row % shape.slots);
 }
 

@@ -10,34 +10,14 @@ use std::sync::Arc;
 use super::choose::{self, BLOCK, Geometry, Kernel, Path, Variant, check_head_dim};
 use super::params::{self, MAX_ORDER};
 use super::symbols::{DeviceSymbols, Sizes};
+use super::view::{FloatView, TensorView};
 use super::work::{WorkPlan, Workspace};
 use super::{Element, Kernels};
-use crate::cuda::tensor_map::Layout;
-use crate::cuda::{Argument, Buffer, Function, Launch, Stream, TensorMap};
+use crate::cuda::{Argument, Function, Launch, Stream, TensorMap};
 use crate::error::{Error, Result};
 
 /// Rows of the output that one copy of attention_sm90.cu stores: those of a warp.
 const STORED_ROWS: u32 = 16;
-
-/// A tensor `[batch, heads, tokens, head_dim]` in the GPU's memory, its rows of `head_dim` in one piece.
-#[derive(Clone, Debug)]
-pub struct TensorView {
-    address: u64,
-    shape: [usize; 4],
-    /// From one batch entry, head and token to the next, in elements.
-    strides: [usize; 3],
-    element: Element,
-    /// Keeps the memory, where it is ours.
-    _memory: Option<Arc<Buffer>>,
-}
-
-/// Single-precision numbers in the GPU's memory.
-#[derive(Clone, Debug)]
-pub struct FloatView {
-    address: u64,
-    len: usize,
-    _memory: Option<Arc<Buffer>>,
-}
 
 /// What attention reads and writes.
 #[derive(Clone, Debug)]
@@ -90,114 +70,6 @@ pub struct AttentionCall {
     _cached: CachedRows,
 }
 
-impl TensorView {
-    /// A tensor in row-major order at the beginning of a buffer.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] when the buffer is smaller.
-    pub fn of(memory: &Arc<Buffer>, shape: [usize; 4], element: Element) -> Result<Self> {
-        let [_, heads, tokens, dim] = shape;
-        let head = tokens.saturating_mul(dim);
-        Self::strided(memory, shape, [heads.saturating_mul(head), head, dim], element)
-    }
-
-    /// As [`TensorView::of`], with other strides: from one batch entry, head and token to the next, in elements.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] when the buffer is smaller.
-    pub fn strided(memory: &Arc<Buffer>, shape: [usize; 4], strides: [usize; 3], element: Element) -> Result<Self> {
-        let view = TensorView { address: memory.address(), shape, strides, element, _memory: Some(Arc::clone(memory)) };
-        if view.bytes().is_some_and(|bytes| bytes <= memory.bytes()) {
-            return Ok(view);
-        }
-        Err(Error::Shape(format!("a tensor {shape:?} does not fit a buffer of {} bytes", memory.bytes())))
-    }
-
-    /// A tensor in someone else's memory. Strides count elements: from one batch entry, head and token to the next.
-    ///
-    /// # Safety
-    /// The memory is the device's and holds all that shape and strides reach, and outlives what is made of it.
-    #[must_use]
-    pub unsafe fn from_raw(address: u64, shape: [usize; 4], strides: [usize; 3], element: Element) -> Self {
-        TensorView { address, shape, strides, element, _memory: None }
-    }
-
-    /// Bytes from the first to behind the last number.
-    fn bytes(&self) -> Option<usize> {
-        let [batch, heads, tokens, dim] = self.shape;
-        let mut last = dim;
-        for (size, stride) in [batch, heads, tokens].into_iter().zip(self.strides) {
-            last = last.checked_add(size.checked_sub(1)?.checked_mul(stride)?)?;
-        }
-        last.checked_mul(2)
-    }
-
-    fn check(&self, name: &str, element: Element) -> Result<()> {
-        let TensorView { address, shape, strides, .. } = self;
-        let wrong = |what: String| Err(Error::Shape(format!("`{name}` {what}")));
-        if self.element != element {
-            return wrong(format!("holds {:?}, but `q` holds {element:?}", self.element));
-        }
-        if shape.contains(&0) || shape.iter().any(|&size| u32::try_from(size).is_err()) {
-            return wrong(format!("has the shape {shape:?}: sizes are 1 to 4,294,967,295"));
-        }
-        if !address.is_multiple_of(16) || strides.iter().any(|stride| !stride.is_multiple_of(8)) {
-            return wrong(format!("lies at {address:#x} with the strides {strides:?}: wanted multiples of 16 bytes"));
-        }
-        if self.bytes().is_none() {
-            return wrong(format!("has the shape {shape:?} and the strides {strides:?}, which no memory holds"));
-        }
-        Ok(())
-    }
-
-    fn params(&self) -> params::Tensor4 {
-        let [batch_stride, head_stride, token_stride] = self.strides.map(|stride| stride as u64);
-        params::Tensor4 { data: self.address, batch_stride, head_stride, token_stride }
-    }
-
-    /// The layout whose boxes are one panel of 64 columns and `rows` tokens.
-    fn layout(&self, rows: u32) -> Layout {
-        let [batch, heads, tokens, dim] = self.shape.map(|size| size as u64);
-        let [batch_stride, head_stride, token_stride] = self.strides.map(|stride| 2 * stride as u64);
-        // Of an axis with one index any stride will do, but zero.
-        let stride = |size: u64, stride: u64| if size == 1 { 2 * dim } else { stride };
-        Layout {
-            element: self.element,
-            address: self.address,
-            sizes: [dim, tokens, heads, batch],
-            strides: [stride(tokens, token_stride), stride(heads, head_stride), stride(batch, batch_stride)],
-            copied: [64, rows, 1, 1],
-        }
-    }
-}
-
-impl FloatView {
-    /// All numbers of a buffer.
-    #[must_use]
-    pub fn of(memory: &Arc<Buffer>) -> Self {
-        FloatView { address: memory.address(), len: memory.bytes() / 4, _memory: Some(Arc::clone(memory)) }
-    }
-
-    /// Numbers in someone else's memory.
-    ///
-    /// # Safety
-    /// The memory is the device's, holds `len` numbers, and outlives what is made of it.
-    #[must_use]
-    pub unsafe fn from_raw(address: u64, len: usize) -> Self {
-        FloatView { address, len, _memory: None }
-    }
-
-    fn check(&self, name: &str, len: usize) -> Result<()> {
-        if self.len >= len && self.address.is_multiple_of(16) {
-            return Ok(());
-        }
-        let (found, address) = (self.len, self.address);
-        Err(Error::Shape(format!(
-            "`{name}` has {found} numbers at {address:#x}, wanted {len} at a multiple of 16 bytes"
-        )))
-    }
-}
-
 impl CachedRows {
     fn params(&self, len: usize) -> Result<params::Forecast> {
         let mut forecast = params::Forecast::default();
@@ -216,10 +88,10 @@ impl CachedRows {
 
 impl Kernels {
     /// Room for the work list of launches under some symbols, on tensors with `batch` entries and this head_dim. With a
-    /// workspace, that of another work list of the same head_dim and path, both share it: their launches must not overlap.
+    /// workspace, that of another work list, both share it: their launches must not overlap.
     ///
     /// # Errors
-    /// [`Error::Shape`] when they do not fit; [`Error::State`] when the workspace is for launches of another size;
+    /// [`Error::Shape`] when they do not fit; [`Error::State`] when the workspace is for smaller launches;
     /// [`Error::Cuda`] when there is not enough memory.
     pub fn work(
         &self,
@@ -233,16 +105,12 @@ impl Kernels {
         let fills = matches!(options.cached, CachedRows::Forecast(_));
         let variant = self.variant(symbols, check_head_dim(head_dim)?, Element::Bf16, options.path)?;
         let (ctas, head_dim) = (self.ctas(variant), variant.head_dim);
-        let workspace = match workspace {
-            Some(known) if known.fits(ctas, head_dim) => Arc::clone(known),
-            Some(_) => return Err(Error::State("the workspace is for launches of another size".to_owned())),
-            None => Arc::new(Workspace::new(stream, ctas, head_dim)?),
-        };
-        WorkPlan::new(stream, symbols, batch, &workspace, fills).map(Arc::new)
+        let workspace = Workspace::or_new(workspace, stream, ctas, head_dim)?;
+        WorkPlan::new(stream, symbols, [batch, head_dim, ctas], &workspace, fills).map(Arc::new)
     }
 
     /// Thread blocks of a persistent launch.
-    fn ctas(&self, variant: Variant) -> u32 {
+    pub(super) fn ctas(&self, variant: Variant) -> u32 {
         self.device().properties().multiprocessors * variant.geometry().per_multiprocessor
     }
 
@@ -264,7 +132,9 @@ impl Kernels {
         let [batch, heads, q_tokens, head_dim] = operands.q.shape;
         let Options { scale, cached, path } = options;
         let variant = self.variant(&work.symbols, work.head_dim, operands.q.element, path)?;
-        if matches!(cached, CachedRows::Forecast(_)) != work.fills_cached() || self.ctas(variant) != work.params.ctas {
+        if matches!(cached, CachedRows::Forecast(_)) != work.fills_cached()
+            || self.ctas(variant) != work.list.params.ctas
+        {
             return Err(Error::State("the work list was made for launches with other options".to_owned()));
         }
         if let Some(lse) = &operands.lse {
@@ -296,7 +166,7 @@ impl Kernels {
             reserved: 0,
             shape,
             symbols: work.symbols.addresses,
-            plan: work.params,
+            plan: work.list.params,
             forecast: cached.params(batch * heads * q_tokens * head_dim)?,
         };
         let (attention, planner) = (self.function(variant)?, self.function(variant.plan())?);
@@ -414,6 +284,6 @@ impl AttentionCall {
 
     fn grid(&self) -> u32 {
         let params::Shape { batch, heads, q_blocks, .. } = self.params.shape;
-        if self.variant.kernel == Kernel::Naive { batch * heads * q_blocks } else { self.work.params.ctas }
+        if self.variant.kernel == Kernel::Naive { batch * heads * q_blocks } else { self.work.list.params.ctas }
     }
 }

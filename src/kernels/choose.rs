@@ -23,6 +23,21 @@ pub enum Kernel {
     Plan,
     /// Attention as one would write it down, for tests.
     Naive,
+    /// GEMM-Q by TMA and wgmma.
+    GemmQSm90,
+    /// GEMM-O by TMA and wgmma.
+    GemmOSm90,
+    /// The work list of both.
+    GemmPlan,
+}
+
+/// The kernels of GEMM-Q and GEMM-O for a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gemms {
+    /// GEMM-Q.
+    pub q: Kernel,
+    /// GEMM-O.
+    pub o: Kernel,
 }
 
 /// Which attention is asked for.
@@ -65,7 +80,7 @@ pub struct Geometry {
     pub shared_bytes: u32,
 }
 
-/// Barriers, work slots and notes of attention_sm90.cu.
+/// Barriers, work slots and notes of the kernels for Hopper.
 const SMALL: u32 = 3072;
 
 /// An architecture, and the attention that runs on it.
@@ -99,6 +114,9 @@ impl Kernel {
             Kernel::AttentionSm80 => "attention/attention_sm80.cu",
             Kernel::Plan => "attention/plan.cu",
             Kernel::Naive => "reference/naive.cu",
+            Kernel::GemmQSm90 => "gemm/gemm_q_sm90.cu",
+            Kernel::GemmOSm90 => "gemm/gemm_o_sm90.cu",
+            Kernel::GemmPlan => "gemm/plan.cu",
         }
     }
 
@@ -109,6 +127,9 @@ impl Kernel {
             Kernel::AttentionSm90 | Kernel::AttentionSm80 => "attention",
             Kernel::Plan => "attention_plan",
             Kernel::Naive => "attention_naive",
+            Kernel::GemmQSm90 => "gemm_q",
+            Kernel::GemmOSm90 => "gemm_o",
+            Kernel::GemmPlan => "gemm_plan",
         }
     }
 }
@@ -129,6 +150,20 @@ pub fn attention_of(properties: &Properties, path: Path) -> Result<(Kernel, &'st
         Path::Portable => (Kernel::AttentionSm80, "it was asked for"),
         Path::Naive => (Kernel::Naive, "it was asked for"),
     })
+}
+
+/// The projections for a device.
+///
+/// # Errors
+/// [`Error::Unavailable`] where there are none.
+pub fn gemms_of(properties: &Properties) -> Result<Gemms> {
+    let Properties { name, compute, .. } = properties;
+    if *compute == version(9, 0) {
+        return Ok(Gemms { q: Kernel::GemmQSm90, o: Kernel::GemmOSm90 });
+    }
+    Err(Error::Unavailable(format!(
+        "{name} has compute capability {compute}; projections need 9.0 (Hopper): make them on the CPU"
+    )))
 }
 
 /// A head must have a size that kernels are written for.
@@ -159,7 +194,17 @@ impl Variant {
     #[must_use]
     pub fn plan(self) -> Variant {
         // It does not look at tensors: one serves all with the same tiles.
-        Variant { kernel: Kernel::Plan, head_dim: BLOCK, element: Element::Bf16, masks: false, ..self }
+        match self.kernel {
+            Kernel::GemmQSm90 | Kernel::GemmOSm90 | Kernel::GemmPlan => {
+                Variant { kernel: Kernel::GemmPlan, element: Element::Bf16, ..self }
+            }
+            _ => Variant { kernel: Kernel::Plan, head_dim: BLOCK, element: Element::Bf16, masks: false, ..self },
+        }
+    }
+
+    /// Whether blocks of keys are those of a kernel that does not look at them.
+    fn has_default_keys(&self) -> bool {
+        self.kv_block == BLOCK && !self.masks
     }
 
     /// The architecture it is compiled for, as in `sm_90a`.
@@ -198,7 +243,9 @@ impl Variant {
             (Kernel::AttentionSm80, 128) => geometry(128, 2, 98_816),
             (Kernel::AttentionSm80, _) if is_small || self.compute.major >= 10 => geometry(128, 2, 49_664),
             (Kernel::AttentionSm80, _) => geometry(128, 3, 49_664),
-            (Kernel::Plan, _) => geometry(1024, 1, 0),
+            // Stages of both operands, and output on its way.
+            (Kernel::GemmQSm90 | Kernel::GemmOSm90, _) => geometry(384, 1, 4 * 49_152 + 32_768 + SMALL),
+            (Kernel::Plan | Kernel::GemmPlan, _) => geometry(1024, 1, 0),
             (Kernel::Naive, _) => geometry(128, 1, 0),
         }
     }
@@ -237,8 +284,13 @@ pub fn variants(kernel: Kernel, compute: Version) -> impl Iterator<Item = Varian
             })
         })
     });
-    // The plan has fewer, each of which is its own plan.
-    all.filter(move |variant| kernel != Kernel::Plan || *variant == variant.plan())
+    all.filter(move |variant| match kernel {
+        // Plans have fewer, each of which is its own plan, and projections do not look at keys.
+        Kernel::Plan => *variant == variant.plan(),
+        Kernel::GemmPlan => *variant == variant.plan() && variant.has_default_keys(),
+        Kernel::GemmQSm90 | Kernel::GemmOSm90 => variant.has_default_keys(),
+        _ => true,
+    })
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What runs on a GPU: attention under sparse symbols, by the kernels of `runtime_kernels/`.
+//! What runs on a GPU: attention under sparse symbols and the projections around it, by the kernels of `runtime_kernels/`.
 //!
 //! | module | what it has |
 //! |---|---|
@@ -6,17 +6,21 @@
 //! | [`params`] | their parameters, as in `params.cuh` |
 //! | [`choose`] | which kernel runs on which GPU, and its constants |
 //! | [`symbols`] | sparse symbols in the GPU's memory |
+//! | [`view`] | tensors in the GPU's memory |
 //! | [`work`] | the work list of a launch |
-//! | [`attention`] | a prepared launch |
+//! | [`attention`] | a prepared launch of attention |
+//! | [`gemm`] | one of GEMM-Q or GEMM-O |
 //!
 //! A [`Kernels`] compiles for one device what is asked for and keeps it, in memory and on the disk. Preparing allocates and may
 //! compile; launching does neither, nor does it wait, so that it can be recorded in a graph.
 
 pub mod attention;
 pub mod choose;
+pub mod gemm;
 pub mod params;
 pub mod source;
 pub mod symbols;
+pub mod view;
 pub mod work;
 
 use std::collections::HashMap;
@@ -29,9 +33,11 @@ use crate::cuda::{Device, Function, Module};
 use crate::error::{Error, Result};
 
 pub use crate::cuda::tensor_map::Element;
-pub use attention::{AttentionCall, CachedRows, Operands, Options, TensorView};
+pub use attention::{AttentionCall, CachedRows, Operands, Options};
 pub use choose::{Kernel, Path, Variant};
+pub use gemm::{GemmCall, GemmSizes, GemmWork, HeadsOperands, OutOperands, Projection, RotaryPairs, TileSet};
 pub use symbols::DeviceSymbols;
+pub use view::{FloatView, MatrixView, TensorView};
 pub use work::{WorkPlan, Workspace};
 
 /// The kernels of one device.

@@ -1,4 +1,4 @@
-//! The parameters of the kernels: `runtime_kernels/params.cuh`, field by field.
+//! The parameters of the kernels: `runtime_kernels/params.cuh` and `gemm/gemm_params.cuh`, field by field.
 //!
 //! Addresses are numbers here, and 0 is null. What each of them points to is said there; a test compares names, order and sizes.
 
@@ -135,7 +135,78 @@ mirrored! {
         /// What cached rows get.
         forecast: Forecast,
     }
+    /// The sizes of a projection.
+    GemmShape, 48 {
+        /// Batch entries.
+        batch: u32,
+        /// Heads.
+        heads: u32,
+        /// All tokens.
+        q_tokens: u32,
+        /// Blocks of all tokens.
+        q_blocks: u32,
+        /// Blocks of keys.
+        kv_blocks: u32,
+        /// 1, or `batch`.
+        symbol_batches: u32,
+        /// First token of the projection.
+        first_token: u32,
+        /// Its tokens.
+        tokens: u32,
+        /// k-steps: GEMM-Q all, GEMM-O those behind the heads.
+        steps: u32,
+        /// GEMM-O: features of the output; GEMM-Q: 0.
+        columns: u32,
+        /// Tiles of a q-block, at most.
+        slots: u32,
+        /// Which tiles: one of `ALL_TILES` and so on.
+        set: u32,
+    }
+    /// What both projections share.
+    GemmParams, 184 {
+        /// Sizes.
+        shape: GemmShape,
+        /// What is computed.
+        symbols: Symbols,
+        /// Who computes it.
+        plan: Plan,
+        /// The heads of each q-block.
+        heads: u64,
+    }
+    /// GEMM-Q.
+    GemmQParams, 248 {
+        /// What both share.
+        gemm: GemmParams,
+        /// Output.
+        out: Tensor4,
+        /// Bias, nullable.
+        bias: u64,
+        /// Weights of RMSNorm, nullable.
+        norm: u64,
+        /// Cosines and sines, nullable.
+        rotary: u64,
+        /// Of RMSNorm.
+        epsilon: f32,
+        /// Which channels turn together.
+        halves: u32,
+    }
+    /// GEMM-O.
+    GemmOParams, 248 {
+        /// What both share.
+        gemm: GemmParams,
+        /// Output.
+        out: Tensor4,
+        /// Bias, nullable.
+        bias: u64,
+        /// Weights of the terms.
+        weights: [f32; MAX_ORDER + 1],
+        /// Terms.
+        count: u32,
+    }
 }
+
+/// `ALL_TILES`, `LIVE_TILES` and `CACHED_TILES` of gemm_params.cuh.
+pub const TILE_SETS: [u32; 3] = [0, 1, 2];
 
 /// Bytes of `Head` in params.cuh, which only kernels read.
 pub const HEAD_BYTES: usize = 16;
@@ -147,9 +218,14 @@ mod tests {
     use super::*;
     use crate::kernels::source;
 
-    /// The bodies of the structures of the header.
+    /// Both headers.
+    fn header() -> String {
+        source::bundle("gemm/gemm_params.cuh").unwrap()
+    }
+
+    /// The bodies of the structures of the headers.
     fn structures() -> Vec<(String, Vec<String>)> {
-        let text = source::params_header();
+        let text = header();
         let mut found = Vec::new();
         for part in text.split("\nstruct ").skip(1) {
             let (name, rest) = part.split_once(" {").unwrap();
@@ -173,11 +249,14 @@ mod tests {
             let offsets: Vec<usize> = fields.iter().map(|(_, offset)| *offset).collect();
             assert!(offsets.is_sorted() && offsets.iter().all(|offset| offset < size), "{name}: {offsets:?}");
             let assertion = format!("static_assert(sizeof({name}) == {size}, ");
-            assert!(source::params_header().contains(&assertion), "{assertion}");
+            assert!(header().contains(&assertion), "{assertion}");
         }
         let fields = |name: &str| structures.iter().find(|(known, _)| known == name).unwrap().1.clone();
         assert_eq!(fields("Head"), ["live", "waves", "fill", "done"].map(str::to_owned), "{HEAD_BYTES} bytes");
         assert_eq!(fields("Cut"), ["item", "tile"].map(str::to_owned), "{CUT_BYTES} bytes");
-        assert!(source::params_header().contains(&format!("constexpr u32 MAX_ORDER = {MAX_ORDER};")));
+        assert!(header().contains(&format!("constexpr u32 MAX_ORDER = {MAX_ORDER};")));
+        for (name, value) in ["ALL_TILES", "LIVE_TILES", "CACHED_TILES"].iter().zip(TILE_SETS) {
+            assert!(header().contains(&format!("constexpr u32 {name} = {value};")), "{name}");
+        }
     }
 }

@@ -60,12 +60,6 @@ pub fn bundle(path: &str) -> Result<String> {
     Ok(text)
 }
 
-/// The parameters' header.
-#[must_use]
-pub fn params_header() -> &'static str {
-    embedded("params.cuh").unwrap_or("")
-}
-
 fn embedded(path: &str) -> Option<&'static str> {
     FILES.iter().find(|(known, _)| *known == path).map(|(_, text)| *text)
 }

@@ -41,6 +41,8 @@ pub struct Sizes {
     pub kv_block: u32,
     /// Whether every block is whole and begins at a multiple of its size.
     pub is_regular: bool,
+    /// Whether that holds for the blocks of queries.
+    pub is_regular_q: bool,
 }
 
 impl DeviceSymbols {
@@ -69,11 +71,16 @@ impl DeviceSymbols {
     /// # Safety
     /// The addresses are those of arrays as `params.cuh` describes them, of these sizes, and outlive what is made of it.
     pub unsafe fn from_raw(addresses: params::Symbols, sizes: Sizes) -> Result<Arc<Self>> {
-        let Sizes { batches, heads, q_blocks, kv_blocks, q_tokens, kv_tokens, kv_block, is_regular } = sizes;
+        let Sizes { batches, heads, q_blocks, kv_blocks, q_tokens, kv_tokens, kv_block, is_regular, is_regular_q } =
+            sizes;
         let counts = [batches, heads, q_blocks, kv_blocks, q_tokens, kv_tokens];
         let is_cut = q_tokens <= q_blocks.saturating_mul(BLOCK) && kv_tokens <= kv_blocks.saturating_mul(kv_block);
         let has_masks = addresses.partial != 0;
-        if counts.contains(&0) || ![64, BLOCK].contains(&kv_block) || !is_cut || (is_regular && has_masks) {
+        if counts.contains(&0)
+            || ![64, BLOCK].contains(&kv_block)
+            || !is_cut
+            || (is_regular && (has_masks || !is_regular_q))
+        {
             return Err(Error::Shape(format!("symbols on a GPU cannot have the sizes {sizes:?}")));
         }
         Ok(Arc::new(DeviceSymbols { sizes, addresses, _memory: None }))
@@ -110,8 +117,8 @@ impl Packed {
         check::symbols(symbols, blocks, heads)?;
         let (symbols, blocks) = cut(symbols, blocks, BLOCK);
         let kv_block = if is_larger(&blocks.kv, 64) { BLOCK } else { 64 };
-        let is_regular =
-            symbols.partial.is_none() && has_regular(&blocks.q, BLOCK) && has_regular(&blocks.kv, kv_block);
+        let is_regular_q = has_regular(&blocks.q, BLOCK);
+        let is_regular = symbols.partial.is_none() && is_regular_q && has_regular(&blocks.kv, kv_block);
         let sizes = Sizes {
             batches: batches as u32,
             heads: (heads / batches) as u32,
@@ -121,6 +128,7 @@ impl Packed {
             kv_tokens: ends[1],
             kv_block,
             is_regular,
+            is_regular_q,
         };
         let mut bytes = Vec::new();
         let mut add = |array: &[u8]| {

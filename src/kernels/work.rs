@@ -10,70 +10,68 @@ use crate::error::{Error, Result};
 
 /// Room for the pieces of divided rows, tens of megabytes.
 ///
-/// It is one launch's at a time: work lists share it where their launches never run at once.
+/// It is one launch's at a time: work lists share it where their launches never run at once, such as those of one stream.
 #[derive(Debug)]
 pub struct Workspace {
     arrived: Buffer,
     partial_out: Buffer,
     partial_stats: Buffer,
     ctas: u32,
-    head_dim: u32,
+    /// Of the output of a row.
+    columns: u32,
 }
 
-/// Room for the work list of some symbols.
+/// Room for the work list of a launch.
 #[derive(Debug)]
-pub struct WorkPlan {
+pub(super) struct WorkList {
     pub(super) params: params::Plan,
-    pub(super) batch: u32,
-    pub(super) head_dim: u32,
-    pub(super) symbols: Arc<DeviceSymbols>,
     workspace: Arc<Workspace>,
     _memory: [Buffer; 4],
 }
 
+/// Room for the work list of attention under some symbols.
+#[derive(Debug)]
+pub struct WorkPlan {
+    pub(super) list: WorkList,
+    pub(super) batch: u32,
+    pub(super) head_dim: u32,
+    pub(super) symbols: Arc<DeviceSymbols>,
+}
+
 impl Workspace {
-    /// Room for launches of `ctas` thread blocks in all.
-    pub(super) fn new(stream: &Stream, ctas: u32, head_dim: u32) -> Result<Self> {
+    /// Room for launches of `ctas` thread blocks in all, whose rows have so many columns of output.
+    pub(super) fn new(stream: &Stream, ctas: u32, columns: u32) -> Result<Self> {
         let (device, pieces) = (stream.device(), 2 * ctas as usize);
         Ok(Workspace {
             // Kernels leave zeros behind where they need them.
             arrived: Buffer::filled(stream, pieces * 4, 0)?,
-            partial_out: Buffer::new(device, pieces * (BLOCK * head_dim) as usize * 4)?,
+            partial_out: Buffer::new(device, pieces * (BLOCK * columns) as usize * 4)?,
             partial_stats: Buffer::new(device, pieces * BLOCK as usize * 2 * 4)?,
             ctas,
-            head_dim,
+            columns,
         })
     }
 
-    /// Whether launches of so many thread blocks on heads of this size can use it.
-    pub(super) fn fits(&self, ctas: u32, head_dim: u32) -> bool {
-        (self.ctas, self.head_dim) == (ctas, head_dim)
+    /// The one that is given if launches of so many thread blocks and columns can use it, or a new one.
+    pub(super) fn or_new(given: Option<&Arc<Self>>, stream: &Stream, ctas: u32, columns: u32) -> Result<Arc<Self>> {
+        match given {
+            Some(known) if ctas <= known.ctas && columns <= known.columns => Ok(Arc::clone(known)),
+            Some(_) => Err(Error::State("the workspace is for smaller launches".to_owned())),
+            None => Self::new(stream, ctas, columns).map(Arc::new),
+        }
     }
 }
 
-impl WorkPlan {
-    /// Room for launches on tensors with `batch` entries; nothing is planned yet.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] when the symbols are those of another number of batch entries, or there are too many rows;
-    /// [`Error::Cuda`] when there is not enough memory.
+impl WorkList {
+    /// Room for launches of `ctas` thread blocks on so many rows; nothing is planned yet.
     pub(super) fn new(
         stream: &Stream,
-        symbols: &Arc<DeviceSymbols>,
-        batch: u32,
+        rows: u32,
+        ctas: u32,
         workspace: &Arc<Workspace>,
         fill_cached: bool,
     ) -> Result<Self> {
-        let sizes = symbols.sizes();
-        if sizes.batches != 1 && sizes.batches != batch {
-            return Err(Error::Shape(format!("symbols of {} batch entries, tensors of {batch}", sizes.batches)));
-        }
-        let rows = [batch, sizes.heads, sizes.q_blocks].into_iter().try_fold(1_u32, u32::checked_mul);
-        let Some(rows) = rows.filter(|&rows| rows < 1 << 31) else {
-            let (heads, q_blocks) = (sizes.heads, sizes.q_blocks);
-            return Err(Error::Shape(format!("{batch} x {heads} x {q_blocks} q-blocks are too many for one launch")));
-        };
-        let (device, rows, ctas) = (stream.device(), rows as usize, workspace.ctas);
+        let (device, rows) = (stream.device(), rows as usize);
         let memory = [
             Buffer::filled(stream, HEAD_BYTES, 0)?,
             Buffer::new(device, (ctas as usize + 1) * CUT_BYTES)?,
@@ -88,25 +86,49 @@ impl WorkPlan {
         let fill_cached = u32::from(fill_cached);
         let params =
             params::Plan { head, cuts, order, lengths, arrived, partial_out, partial_stats, ctas, fill_cached };
-        Ok(WorkPlan {
-            params,
-            batch,
-            head_dim: workspace.head_dim,
-            symbols: Arc::clone(symbols),
-            workspace: Arc::clone(workspace),
-            _memory: memory,
-        })
+        Ok(WorkList { params, workspace: Arc::clone(workspace), _memory: memory })
+    }
+
+    pub(super) fn workspace(&self) -> &Arc<Workspace> {
+        &self.workspace
+    }
+}
+
+impl WorkPlan {
+    /// Room for launches on tensors with `batch` entries; nothing is planned yet.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the symbols are those of another number of batch entries, or there are too many rows;
+    /// [`Error::Cuda`] when there is not enough memory.
+    pub(super) fn new(
+        stream: &Stream,
+        symbols: &Arc<DeviceSymbols>,
+        [batch, head_dim, ctas]: [u32; 3],
+        workspace: &Arc<Workspace>,
+        fill_cached: bool,
+    ) -> Result<Self> {
+        let sizes = symbols.sizes();
+        if sizes.batches != 1 && sizes.batches != batch {
+            return Err(Error::Shape(format!("symbols of {} batch entries, tensors of {batch}", sizes.batches)));
+        }
+        let rows = [batch, sizes.heads, sizes.q_blocks].into_iter().try_fold(1_u32, u32::checked_mul);
+        let Some(rows) = rows.filter(|&rows| rows < 1 << 31) else {
+            let (heads, q_blocks) = (sizes.heads, sizes.q_blocks);
+            return Err(Error::Shape(format!("{batch} x {heads} x {q_blocks} q-blocks are too many for one launch")));
+        };
+        let list = WorkList::new(stream, rows, ctas, workspace, fill_cached)?;
+        Ok(WorkPlan { list, batch, head_dim, symbols: Arc::clone(symbols) })
     }
 
     /// Its room for pieces, to be shared by work lists whose launches never run at the same time as its own.
     #[must_use]
     pub fn workspace(&self) -> &Arc<Workspace> {
-        &self.workspace
+        self.list.workspace()
     }
 
     /// Whether rows of cached q-blocks are filled.
     #[must_use]
     pub fn fills_cached(&self) -> bool {
-        self.params.fill_cached != 0
+        self.list.params.fill_cached != 0
     }
 }

@@ -17,10 +17,9 @@ use crate::cpu::{Tiles, gathered_heads, scatter_heads};
 use crate::cuda::{Buffer, Event, Stream};
 use crate::error::Result;
 use crate::ir::Model;
-use crate::kernels::attention::FloatView;
 use crate::kernels::choose::{BLOCK, padded_head_dim};
 use crate::kernels::{
-    AttentionCall, CachedRows, DeviceSymbols, Element, Kernels, Operands, Options, TensorView, Workspace,
+    AttentionCall, CachedRows, DeviceSymbols, Element, FloatView, Kernels, Operands, Options, TensorView, Workspace,
 };
 use crate::symbols::{BitMatrix, Blocks, Symbols};
 use crate::tensor::{Dtype, Tensor, TensorMut, TensorRef, Values};

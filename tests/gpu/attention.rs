@@ -3,16 +3,13 @@
 use std::sync::Arc;
 
 use flashomni::cuda::Buffer;
-use flashomni::kernels::attention::FloatView;
-use flashomni::kernels::{AttentionCall, CachedRows, DeviceSymbols, Element, Operands, Options, Path, TensorView};
+use flashomni::kernels::{
+    AttentionCall, CachedRows, DeviceSymbols, Element, FloatView, Operands, Options, Path, TensorView,
+};
 use flashomni::symbols::{BitMatrix, Blocks, Partial, Symbols};
-use half::{bf16, f16};
 
-use crate::Gpu;
-use crate::random::Random;
-
-/// Bits of NaN in both types: what outputs hold before a launch.
-const POISON: u8 = 0xFF;
+use super::numbers::{POISON, from_bits, relative, to_bits};
+use super::{Gpu, Random};
 
 /// Rows that are computed in float64.
 const SAMPLES: usize = 400;
@@ -99,30 +96,6 @@ pub struct Prepared {
     out: Arc<Buffer>,
     lse: Arc<Buffer>,
     pub call: AttentionCall,
-}
-
-/// Relative Frobenius norm of the difference.
-pub fn relative(found: &[f32], wanted: &[f32]) -> f64 {
-    let (mut difference, mut norm) = (0.0, 0.0);
-    for (&a, &b) in found.iter().zip(wanted) {
-        difference += (f64::from(a) - f64::from(b)).powi(2);
-        norm += f64::from(b).powi(2);
-    }
-    if difference == 0.0 { 0.0 } else { (difference / norm).sqrt() }
-}
-
-fn to_bits(value: f32, element: Element) -> u16 {
-    match element {
-        Element::Bf16 => bf16::from_f32(value).to_bits(),
-        Element::F16 => f16::from_f32(value).to_bits(),
-    }
-}
-
-fn from_bits(bits: u16, element: Element) -> f32 {
-    match element {
-        Element::Bf16 => bf16::from_bits(bits).to_f32(),
-        Element::F16 => f16::from_bits(bits).to_f32(),
-    }
 }
 
 impl Layout {
