@@ -27,6 +27,11 @@ void check(const Copy& copy) {
     u32 first = copy.address, end = first + copy.bytes();
     if (first % 1024 != 0) fail("copy at %u: not a multiple of 1024, as a swizzle of 128 bytes needs", first);
     if (first < SHARED_BASE || end > shared_end()) fail("copy at %u .. %u, outside of shared memory", first, end);
+    bool is_aligned = reinterpret_cast<size_t>(copy.box.data) % 16 == 0;
+    for (u32 i = 1; i < 4; ++i) is_aligned &= copy.box.extent[i] == 1 || copy.box.stride[i] % 8 == 0;
+    if (!is_aligned || copy.box.extent[0] % 8 != 0) fail("a tensor map whose rows are not at multiples of 16 bytes, or end elsewhere");
+    if (int(copy.corner[0]) < 0 || int(copy.corner[1]) < 0) fail("a copy that begins before the tensor, which is an illegal instruction");
+    if (copy.box.rows > 256) fail("a box of %u rows", copy.box.rows);
     if (copy.corner[2] >= copy.box.extent[2] || copy.corner[3] >= copy.box.extent[3]) {
         fail("copy of head %u of batch entry %u, which are not there", copy.corner[2], copy.corner[3]);
     }
