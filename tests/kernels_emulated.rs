@@ -31,6 +31,8 @@ const GEMM_O: &[&str] = &["cases", "gemm/plan", "gemm/case", "gemm/main", "gemm/
 const ATTENTION_SM90: Kernel = Kernel { source: "attention/attention_sm90", sources: ATTENTION, is_for_hopper: true };
 const ATTENTION_SM80: Kernel = Kernel { source: "attention/attention_sm80", sources: ATTENTION, is_for_hopper: false };
 const GEMM_Q_SM90: Kernel = Kernel { source: "gemm/gemm_q_sm90", sources: GEMM_Q, is_for_hopper: true };
+const GEMM_Q_SM80: Kernel = Kernel { source: "gemm/gemm_q_sm80", sources: GEMM_Q, is_for_hopper: false };
+const GEMM_O_SM80: Kernel = Kernel { source: "gemm/gemm_o_sm80", sources: GEMM_O, is_for_hopper: false };
 const GEMM_O_SM90: Kernel = Kernel { source: "gemm/gemm_o_sm90", sources: GEMM_O, is_for_hopper: true };
 
 /// A variant of the kernels: the values of the macros that choose it, and the folder of its programs.
@@ -171,4 +173,16 @@ fn projections_for_hopper_in_bf16() {
 fn projections_for_hopper_in_fp16() {
     let macros = &[("HEAD_DIM", 64), ("BF16", 0), ("TILE_COLUMNS", 256), ("SHARED_BYTES", 232_448), ("LONG", 4)];
     check(&Variant { name: "64_0_256", macros }, &[(&GEMM_Q_SM90, 60), (&GEMM_O_SM90, 60)]);
+}
+
+#[test]
+fn portable_projections_in_bf16() {
+    let macros = &[("HEAD_DIM", 128), ("BF16", 1), ("TILE_COLUMNS", 128), ("LONG", 4)];
+    check(&Variant { name: "128_1_128", macros }, &[(&GEMM_Q_SM80, 16), (&GEMM_O_SM80, 16)]);
+}
+
+#[test]
+fn portable_projections_in_fp16() {
+    let macros = &[("HEAD_DIM", 64), ("BF16", 0), ("TILE_COLUMNS", 128), ("LONG", 512)];
+    check(&Variant { name: "64_0_128", macros }, &[(&GEMM_Q_SM80, 16), (&GEMM_O_SM80, 16)]);
 }
