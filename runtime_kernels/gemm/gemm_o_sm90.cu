@@ -25,7 +25,7 @@ struct GemmO {
 
     const GemmParams& params;
     const GemmOParams& own;
-    const TensorMap *o_map, *further_map, *w_map, *out_map;
+    const TensorMap *o_map, *further_map, *w_map;
     const TermMaps* terms;
 
     __device__ __forceinline__ Detail detail(u32 batch, u32 q_block, u32 slot) const {
@@ -98,7 +98,7 @@ struct GemmO {
                     for (u32 r = 0; r < 2; ++r) x[4 * chunk + 2 * r] += pair.x, x[4 * chunk + 2 * r + 1] += pair.y;
                 }
             }
-            consumer.send(tile, x, out_map, own.out, column, params.shape.columns, 0);
+            consumer.send(tile, x, own.out, 0, column, params.shape.columns);
         }
     }
 };
@@ -108,7 +108,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) gemm_o(
     const __grid_constant__ TensorMap o_map,
     const __grid_constant__ TensorMap further_map,
     const __grid_constant__ TensorMap w_map,
-    const __grid_constant__ TensorMap out_map,
     const __grid_constant__ TermMaps terms) {
     extern __shared__ __align__(1024) u8 memory[];
     using Shared = SharedMemory<GemmO::Detail>;
@@ -116,7 +115,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) gemm_o(
     if (threadIdx.x == 0) {
         prefetch_tensormap(&o_map);
         prefetch_tensormap(&w_map);
-        prefetch_tensormap(&out_map);
     }
-    run(GemmO{params.gemm, params, &o_map, &further_map, &w_map, &out_map, &terms}, *reinterpret_cast<Shared*>(memory));
+    run(GemmO{params.gemm, params, &o_map, &further_map, &w_map, &terms}, *reinterpret_cast<Shared*>(memory));
 }

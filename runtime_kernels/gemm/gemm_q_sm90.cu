@@ -19,7 +19,7 @@ struct GemmQ {
 
     const GemmParams& params;
     const GemmQParams& own;
-    const TensorMap *x_map, *w_map, *out_map;
+    const TensorMap *x_map, *w_map, *rotary_map;
 
     __device__ __forceinline__ Detail detail(u32 batch, u32 q_block, u32 slot) const {
         return find_heads(params, batch, q_block, slot);
@@ -53,27 +53,40 @@ struct GemmQ {
         }
     };
 
+    // Cosines and sines of 16 pairs of channels at a time, as so many bytes as 64 numbers of 16 bits.
     __device__ __forceinline__ u32 additions() const {
-        return 0;
+        return own.rotary == nullptr ? 0 : HEAD_DIM / 32;
     }
 
-    __device__ __forceinline__ void load_addition(const OwnTile&, u32, u8*, u64*) const {}
+    __device__ __forceinline__ void load_addition(const OwnTile& tile, u32 n, u8* a, u64* barrier) const {
+        mbarrier_arrive_expect_tx(shared_address(barrier), A_BYTES);
+        cp_async_bulk_tensor_4d(shared_address(a), rotary_map, shared_address(barrier), 64 * n, tile.first, 0, 0, EVICT_LAST);
+    }
 
     template <class C>
     __device__ __forceinline__ void finish(C& consumer, const OwnTile& tile, float (&d)[128]) const {
-        u32 token[2];
+        u32 count = same_in_warp(tile.detail.count), quad = consumer.lane % 4;
 #pragma unroll
-        for (u32 r = 0; r < 2; ++r) token[r] = min(tile.first + consumer.row + 8 * r, params.shape.q_tokens - 1);
-        u32 count = same_in_warp(tile.detail.count);
+        for (u32 i = 0; i < TILE_HEADS; ++i) {
+            if (i < count) normalise(d + i * (HEAD_DIM / 2), own, tile.detail.head(i), quad);
+        }
+#pragma unroll
+        for (u32 part = 0; part < HEAD_DIM / 32; ++part) {
+            if (own.rotary == nullptr) break;
+            u32 stage = consumer.wait_stage();
+            auto turns = [&](u32 chunk, u32 r) { return *reinterpret_cast<const float4*>(consumer.chunk_of(stage, chunk, r)); };
+#pragma unroll
+            for (u32 i = 0; i < TILE_HEADS; ++i) {
+                if (i < count) rotate(d + i * (HEAD_DIM / 2), part, own.halves, quad, turns);
+            }
+            consumer.free_stage();
+        }
 #pragma unroll
         for (u32 i = 0; i < TILE_HEADS; ++i) {
             if (i >= count) break;
-            float* x = d + i * (HEAD_DIM / 2);
-            u32 head = same_in_warp(tile.detail.head(i));
-            finish_head(x, own, head, token, consumer.lane % 4);
 #pragma unroll
             for (u32 panel = 0; panel < HEAD_STEPS; ++panel) {
-                consumer.send(tile, x + 32 * panel, out_map, own.out, 64 * panel, HEAD_DIM, head);
+                consumer.send(tile, d + i * (HEAD_DIM / 2) + 32 * panel, own.out, tile.detail.head(i), 64 * panel, HEAD_DIM);
             }
         }
     }
@@ -83,14 +96,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) gemm_q(
     const __grid_constant__ GemmQParams params,
     const __grid_constant__ TensorMap x_map,
     const __grid_constant__ TensorMap w_map,
-    const __grid_constant__ TensorMap out_map) {
+    const __grid_constant__ TensorMap rotary_map) {
     extern __shared__ __align__(1024) u8 memory[];
     using Shared = SharedMemory<GemmQ::Detail>;
     static_assert(sizeof(Shared) <= OMNI_SHARED_BYTES, "the shared memory that the host launches with");
     if (threadIdx.x == 0) {
         prefetch_tensormap(&x_map);
         prefetch_tensormap(&w_map);
-        prefetch_tensormap(&out_map);
     }
-    run(GemmQ{params.gemm, params, &x_map, &w_map, &out_map}, *reinterpret_cast<Shared*>(memory));
+    run(GemmQ{params.gemm, params, &x_map, &w_map, &rotary_map}, *reinterpret_cast<Shared*>(memory));
 }

@@ -2,15 +2,16 @@
 //
 // A tile of output is 128 rows, those of one q-block, by up to 256 columns; its reduction goes in k-steps of 64. Who does what, in one
 // thread block of 384 threads per multiprocessor that stays for all of its work:
-//   warpgroup 0, warp 0   producer: loads both operands of each k-step by TMA, then what the epilogue adds
+//   warpgroup 0, warp 0   producer: loads both operands of each k-step by TMA, then what others computed of a divided tile, and what the
+//                         epilogue reads: all through one ring, so that it is there when the sums are done
 //                warp 1   scheduler: finds out tiles ahead where they lie
 //   warpgroup 1 and 2     consumers: 64 rows each, 64 x 256 accumulators. Nothing ties them to each other but the ring: while one is at the
 //                         end of its tile, the other has the tensor cores for itself, for as many k-steps as there are stages
 //
 // Shared memory (bytes):
-//   a       4 stages of [128][64]                  65,536   rows of a q-block; or 64 columns of what the epilogue adds
-//   b       4 stages of [256][64]                 131,072   rows of the weight, which are columns of the output
-//   staged  8 warps, 2 of [16][64]                 32,768   output on its way: a warp sends 64 columns at a time by TMA
+//   a       4 stages of [128][64]                  65,536   rows of a q-block; or 64 columns of what the epilogue reads
+//   b       4 stages of [256][64]                 131,072   rows of the weight, which are columns of the output; or a part of a piece
+//   staged  8 warps, 2 of [16][64]                 32,768   output on its way: a warp turns accumulators into whole rows of 64 columns
 //   barriers, tiles                               < 1,024
 // Rows are 128 bytes, swizzled by 128 bytes as TMA and wgmma expect.
 //
@@ -18,7 +19,7 @@
 //   params                                          GemmParams
 //   Detail, detail(batch, q_block, slot)            what a tile has beside its rows
 //   Loader(kernel, tile, step).load(a, b, barrier)  the k-steps of a tile one after another
-//   additions(), load_addition(tile, n, a, barrier) what the epilogue adds, in stages of the ring
+//   additions(), load_addition(tile, n, a, barrier) what the epilogue reads, in stages of the ring
 //   columns(tile)                                   64, 128, 192 or 256
 //   finish(consumer, tile, d)                       the epilogue
 #pragma once
@@ -79,6 +80,46 @@ __device__ __forceinline__ void schedule(const Kernel& kernel, Shared& shared) {
     }
 }
 
+// Where a warpgroup leaves its part of a piece: [slot][warpgroup][i / 4][thread][4] in the order of accumulators.
+constexpr u32 PART_FLOATS = 64 * TILE_COLUMNS;
+constexpr u32 LOADED_FLOATS = PART_FLOATS / 4; // with one stage
+__device__ __forceinline__ float* part_of(const Plan& plan, u32 slot, u32 warpgroup) {
+    return plan.partial_out + (slot * CONSUMERS + warpgroup) * PART_FLOATS;
+}
+
+// Calls action(slot) for the pieces of the others, in order: the result does not depend on who came when.
+template <class F>
+__device__ __forceinline__ void for_other_pieces(const Plan& plan, const Piece& piece, F action) {
+#pragma unroll 1
+    for (u32 block = piece.first + 1; block <= piece.last; ++block) {
+        if (is_before(load_cut(plan.cuts, block), load_cut(plan.cuts, block + 1))) action(slot_of(block, piece.first));
+    }
+}
+
+// Loads the pieces of the others, once they are there. They do theirs before anything else and wait for no one before that, so this waits
+// in rare cases only, and never for ever.
+template <class Kernel, class F, class Shared>
+__device__ __forceinline__ void load_pieces(const Kernel& kernel, const Piece& piece, F& next_stage, Shared& shared) {
+    const Plan& plan = kernel.params.plan;
+    for (u32 warpgroup = 0; warpgroup < CONSUMERS; ++warpgroup) {
+        u32* arrived = plan.arrived + 2 * piece.first + warpgroup;
+        while (ld_acquire_gpu(arrived) + 1 < piece.pieces) {
+        }
+        *arrived = 0;
+    }
+    fence_proxy_async_global(); // what they wrote, before the copies that read it
+    for_other_pieces(plan, piece, [&](u32 slot) {
+        for (u32 part = 0; part < PART_FLOATS / LOADED_FLOATS; ++part) {
+            u32 stage = next_stage(), full = shared_address(&shared.full[stage]);
+            mbarrier_arrive_expect_tx(full, CONSUMERS * 4 * LOADED_FLOATS);
+            for (u32 warpgroup = 0; warpgroup < CONSUMERS; ++warpgroup) {
+                u32 to = shared_address(shared.b[stage]) + warpgroup * 4 * LOADED_FLOATS;
+                cp_async_bulk(to, part_of(plan, slot, warpgroup) + part * LOADED_FLOATS, 4 * LOADED_FLOATS, full);
+            }
+        }
+    });
+}
+
 template <class Kernel, class Shared>
 __device__ __forceinline__ void produce(const Kernel& kernel, Shared& shared) {
     Ring<SLOTS> slot;
@@ -101,6 +142,7 @@ __device__ __forceinline__ void produce(const Kernel& kernel, Shared& shared) {
             u32 stage = next_stage();
             loader.load(shared.a[stage], shared.b[stage], &shared.full[stage]);
         }
+        if (ends && tile.piece.slot != WHOLE) load_pieces(kernel, tile.piece, next_stage, shared);
 #pragma unroll 1
         for (u32 n = 0; ends && n < kernel.additions(); ++n) {
             u32 stage = next_stage();
@@ -160,7 +202,6 @@ struct Consumer {
             __syncwarp(); // lane 0 speaks for all
             release(&shared.tile_empty[slot.stage()], lane);
         }
-        cp_async_bulk_wait_group_read<0>();
     }
 
     // d = a b^T over the k-steps of a piece. The products of one step run while those of the next are issued.
@@ -187,36 +228,44 @@ struct Consumer {
         release(&shared.empty[Ring<STAGES>{ring.turns - 1}.stage()], lane);
     }
 
-    // Adds `weight` times what a stage of the ring holds to 64 columns of the accumulators.
-    __device__ __forceinline__ void add_stage(float* x, float weight) {
+    // Waits for the next stage of the ring.
+    __device__ __forceinline__ u32 wait_stage() {
         mbarrier_wait(shared_address(&shared.full[ring.stage()]), ring.phase());
-        const u8* from = shared.a[ring.stage()] + row * 128 + lane % 4 * 4;
-#pragma unroll
-        for (u32 chunk = 0; chunk < 8; ++chunk) {
-            // Rows 8 below have the same swizzle.
-            u32 offset = (chunk ^ row % 8) * 16;
-#pragma unroll
-            for (u32 r = 0; r < 2; ++r) {
-                float2 pair = unpack(*reinterpret_cast<const u32*>(from + 8 * 128 * r + offset));
-                x[4 * chunk + 2 * r] = fmaf(weight, pair.x, x[4 * chunk + 2 * r]);
-                x[4 * chunk + 2 * r + 1] = fmaf(weight, pair.y, x[4 * chunk + 2 * r + 1]);
-            }
-        }
+        return ring.stage();
+    }
+
+    // Gives back the last stage that was waited for and read.
+    __device__ __forceinline__ void free_stage() {
         __syncwarp(); // lane 0 speaks for all
         release(&shared.empty[ring.stage()], lane);
         ring.advance();
     }
 
-    // Sends 64 columns of this warp's 16 rows, from column `column` of the tensor `out` on.
+    // The 16 bytes number `chunk` of this thread's row, or of the one `r` rows of 8 below, which has the same swizzle.
+    __device__ __forceinline__ const u8* chunk_of(u32 stage, u32 chunk, u32 r) const {
+        return shared.a[stage] + (row + 8 * r) * 128 + (chunk ^ row % 8) * 16;
+    }
+
+    // Adds `weight` times what a stage of the ring holds to 64 columns of the accumulators.
+    __device__ __forceinline__ void add_stage(float* x, float weight) {
+        u32 stage = wait_stage();
+#pragma unroll
+        for (u32 chunk = 0; chunk < 8; ++chunk) {
+#pragma unroll
+            for (u32 r = 0; r < 2; ++r) {
+                float2 pair = unpack(*reinterpret_cast<const u32*>(chunk_of(stage, chunk, r) + lane % 4 * 4));
+                x[4 * chunk + 2 * r] = fmaf(weight, pair.x, x[4 * chunk + 2 * r]);
+                x[4 * chunk + 2 * r + 1] = fmaf(weight, pair.y, x[4 * chunk + 2 * r + 1]);
+            }
+        }
+        free_stage();
+    }
+
+    // Writes 64 columns of this warp's 16 rows, from column `column` of the tensor `out` on, in whole lines.
     template <class T>
-    __device__ __forceinline__ void send(const T& tile, const float* x, const TensorMap* map, const Tensor4& out, u32 column, u32 columns, u32 head) {
-        u32 first = same_in_warp(tile.first + 64 * warpgroup + 16 * (thread / 32)), end = same_in_warp(tile.end);
-        u32 begin = kernel.params.shape.first_token;
-        if (first >= end) return;
+    __device__ __forceinline__ void send(const T& tile, const float* x, const Tensor4& out, u32 head, u32 column, u32 columns) {
         u8* box = shared.staged[4 * warpgroup + thread / 32][sent % 2];
         ++sent;
-        if (lane == 0) cp_async_bulk_wait_group_read<1>();
-        __syncwarp(); // what was in the box has left
         u32 own = lane % 16;
 #pragma unroll
         for (u32 i = 0; i < 4; ++i) {
@@ -224,70 +273,47 @@ struct Consumer {
             const float* y = x + 8 * i;
             stmatrix_x4(address, pack(y[0], y[1]), pack(y[2], y[3]), pack(y[4], y[5]), pack(y[6], y[7]));
         }
-        fence_proxy_async();
-        __syncwarp();
-        // A box ends with the tensor, but not with an irregular q-block.
-        if (first + 16 > end && end < begin + kernel.params.shape.tokens) {
-            copy_rows(box, tile, first, out, column, columns, head);
-        } else if (lane == 0) {
-            cp_async_bulk_tensor_store_4d(map, shared_address(box), column, first - begin, head, tile.batch);
+        __syncwarp(); // also: all have read the box before
+        u32 first = tile.first + 64 * warpgroup + 16 * (thread / 32), chunk = lane % 8;
+        u16* to = static_cast<u16*>(out.data) + tile.batch * out.batch_stride + head * out.head_stride + column + 8 * chunk;
+        to += u64(first - kernel.params.shape.first_token) * out.token_stride;
+#pragma unroll
+        for (u32 i = 0; i < 4; ++i) {
+            u32 local = 4 * i + lane / 8;
+            uint4 line = *reinterpret_cast<const uint4*>(box + local * 128 + ((chunk ^ local) % 8) * 16);
+            if (first + local < tile.end && column + 8 * chunk < columns) {
+                *reinterpret_cast<uint4*>(to + local * out.token_stride) = line;
+            }
         }
-        // A group for every box, even for none: waiting counts groups.
-        if (lane == 0) cp_async_bulk_commit_group();
-    }
-
-    // The rows of a box that belong to the q-block.
-    template <class T>
-    __device__ __forceinline__ void copy_rows(const u8* box, const T& tile, u32 first, const Tensor4& out, u32 column, u32 columns, u32 head) {
-        u32 begin = kernel.params.shape.first_token;
-        u16* base = static_cast<u16*>(out.data) + tile.batch * out.batch_stride + head * out.head_stride;
-#pragma unroll 1
-        for (u32 at = lane; at < 16 * 8; at += 32) {
-            u32 local = at / 8, chunk = at % 8, token = first + local;
-            if (token >= tile.end || column + 8 * chunk >= columns) continue;
-            const u8* from = box + local * 128 + ((chunk ^ local) % 8) * 16;
-            *reinterpret_cast<uint4*>(base + (token - begin) * out.token_stride + column + 8 * chunk) = *reinterpret_cast<const uint4*>(from);
-        }
-    }
-
-    // Place of this thread in the workspace, [slot][warpgroup][i / 4][thread][4] in the order of accumulators.
-    __device__ __forceinline__ float4* partial_out(u32 slot) const {
-        return reinterpret_cast<float4*>(kernel.params.plan.partial_out) + (slot * CONSUMERS + warpgroup) * 32 * 128 + thread;
     }
 
     // Leaves a piece of a divided tile to the thread block that has its end, and does not wait for it.
     __device__ __forceinline__ void leave(const Piece& piece, const float (&d)[128]) {
-        float4* to = partial_out(piece.slot);
+        float4* to = reinterpret_cast<float4*>(part_of(kernel.params.plan, piece.slot, warpgroup)) + thread;
 #pragma unroll
         for (u32 i = 0; i < 32; ++i) __stcg(to + i * 128, make_float4(d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]));
         bar_sync(WARPGROUP + warpgroup, 128);
         if (thread == 0) red_release_gpu_add(kernel.params.plan.arrived + 2 * piece.first + warpgroup, 1);
     }
 
-    // Adds the pieces of the others to that of the thread block that began the tile, in order: the result does not depend on who came when.
-    // They do theirs before anything else and wait for no one before that, so this waits in rare cases only, and never for ever.
+    // Adds the pieces of the others.
     __device__ __forceinline__ void gather(const Piece& piece, float (&d)[128]) {
-        const Plan& plan = kernel.params.plan;
-        u32* arrived = plan.arrived + 2 * piece.first + warpgroup;
-        if (thread == 0) {
-            while (ld_acquire_gpu(arrived) + 1 < piece.pieces) {
-            }
-            *arrived = 0;
-        }
-        bar_sync(WARPGROUP + warpgroup, 128);
-#pragma unroll 1
-        for (u32 block = piece.first + 1; block <= piece.last; ++block) {
-            if (!is_before(load_cut(plan.cuts, block), load_cut(plan.cuts, block + 1))) continue;
-            const float4* from = partial_out(slot_of(block, piece.first));
+        for_other_pieces(kernel.params.plan, piece, [&](u32) {
 #pragma unroll
-            for (u32 i = 0; i < 32; ++i) {
-                float4 part = __ldcg(from + i * 128);
-                d[4 * i] += part.x;
-                d[4 * i + 1] += part.y;
-                d[4 * i + 2] += part.z;
-                d[4 * i + 3] += part.w;
+            for (u32 part = 0; part < PART_FLOATS / LOADED_FLOATS; ++part) {
+                const float4* from = reinterpret_cast<const float4*>(shared.b[wait_stage()] + warpgroup * 4 * LOADED_FLOATS) + thread;
+#pragma unroll
+                for (u32 i = 0; i < LOADED_FLOATS / 512; ++i) {
+                    float4 x = from[i * 128];
+                    float* y = d + part * (LOADED_FLOATS / 128) + 4 * i;
+                    y[0] += x.x;
+                    y[1] += x.y;
+                    y[2] += x.z;
+                    y[3] += x.w;
+                }
+                free_stage();
             }
-        }
+        });
     }
 };
 
