@@ -90,7 +90,16 @@ fn portable_attention_for_hopper() {
 fn projections_for_hopper() {
     check(Kernel::GemmQSm90, [9, 0]);
     check(Kernel::GemmOSm90, [9, 0]);
-    check(Kernel::GemmPlan, [9, 0]);
+    check(Kernel::GemmPlanSm90, [9, 0]);
+}
+
+#[test]
+fn portable_projections() {
+    for compute in [[8, 0], [8, 9], [9, 0], [10, 0], [12, 0]] {
+        check(Kernel::GemmQSm80, compute);
+        check(Kernel::GemmOSm80, compute);
+        check(Kernel::GemmPlanSm80, compute);
+    }
 }
 
 #[test]

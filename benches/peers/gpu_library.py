@@ -52,6 +52,7 @@ class GemmProblem(ctypes.Structure):
         + [(name, ctypes.c_uint64) for name in ("cache", "skip", "kv_tokens", "kv_block")]
         + [("symbol_batches", ctypes.c_uint32), ("set", ctypes.c_uint32), ("weights", ctypes.c_float * 5)]
         + [("epsilon", ctypes.c_float), ("halves", ctypes.c_uint32), ("is_bf16", ctypes.c_uint32)]
+        + [("path", ctypes.c_uint32), ("reserved", ctypes.c_uint32)]
     )
 
 
@@ -160,7 +161,7 @@ class Projection(Call):
     [outputs, heads * head_dim], terms [tokens, outputs] with their weights, to [tokens, outputs].
     """
 
-    def __init__(self, library, x, weight, heads, head_dim, computed=None, outputs=0, terms=(), norm=None, rotary=None):
+    def __init__(self, library, x, weight, heads, head_dim, computed=None, outputs=0, terms=(), norm=None, rotary=None, path="best"):
         self.library = library
         tokens = x.shape[1] if outputs else x.shape[0]
         shape = (tokens, outputs) if outputs else (heads, tokens, head_dim)
@@ -171,7 +172,7 @@ class Projection(Call):
             inputs=0 if outputs else x.shape[1], outputs=outputs, x=x.data_ptr(), weight=weight.data_ptr(),
             out=self.out.data_ptr(), norm=norm.data_ptr() if norm is not None else 0, epsilon=1e-6,
             rotary=rotary.data_ptr() if rotary is not None else 0, is_bf16=int(x.dtype == torch.bfloat16),
-            kv_tokens=BLOCK, kv_block=BLOCK, symbol_batches=1,
+            kv_tokens=BLOCK, kv_block=BLOCK, symbol_batches=1, path=PATHS[path],
         )  # fmt: skip
         for index, (term, factor) in enumerate(terms):
             problem.terms[index], problem.weights[index] = term.data_ptr(), factor

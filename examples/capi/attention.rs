@@ -21,11 +21,11 @@
 use std::sync::Arc;
 
 use flashomni::cuda::{Buffer, Stream};
-use flashomni::kernels::{DeviceSymbols, Element, FloatView, Operands, Options, Path, TensorView};
+use flashomni::kernels::{DeviceSymbols, Element, FloatView, Operands, Options, TensorView};
 use flashomni::symbols::{BitMatrix, Blocks, Symbols};
 use flashomni::{Error, Result};
 
-use crate::{Call, Opened, Prepared, boxed, symbols_on_gpu};
+use crate::{Call, Opened, Prepared, boxed, path, symbols_on_gpu};
 
 /// A tensor, see above.
 #[derive(Clone, Copy)]
@@ -81,12 +81,7 @@ unsafe fn prepare(opened: &Opened, problem: &Problem) -> Result<Prepared> {
     let [batch, heads, q_tokens, head_dim] = problem.q.shape.map(|size| size as usize);
     // SAFETY: as above.
     let lse = (problem.lse != 0).then(|| unsafe { FloatView::from_raw(problem.lse, batch * heads * q_tokens) });
-    let path = match problem.path {
-        0 => Path::Best,
-        1 => Path::Portable,
-        2 => Path::Naive,
-        other => return Err(Error::Value(format!("there is no path {other}: 0, 1 and 2 are"))),
-    };
+    let path = path(problem.path)?;
     let options = Options { scale: (problem.scale != 0.0).then_some(problem.scale), path, ..Options::default() };
     // SAFETY: as above.
     let (symbols, offsets) = unsafe { symbols(stream, problem)? };

@@ -18,6 +18,7 @@
 //!     float weights[5];              // of the terms
 //!     float epsilon;                 // of RMSNorm
 //!     uint32_t halves, is_bf16;      // halves: 1 channels i and i + head_dim / 2 turn together, 0 2 i and 2 i + 1
+//!     uint32_t path, reserved;       // path: 0 the fastest kernel, 1 the portable one
 //! } omni_gemm_problem;
 //! ```
 
@@ -26,7 +27,7 @@ use flashomni::kernels::{
 };
 use flashomni::{Error, Result};
 
-use crate::{Call, Opened, Prepared, boxed, symbols_on_gpu};
+use crate::{Call, Opened, Prepared, boxed, path, symbols_on_gpu};
 
 /// A projection, see above.
 #[derive(Clone, Copy)]
@@ -58,6 +59,8 @@ pub struct GemmProblem {
     epsilon: f32,
     halves: u32,
     is_bf16: u32,
+    path: u32,
+    reserved: u32,
 }
 
 /// Prepares a projection.
@@ -110,7 +113,7 @@ unsafe fn prepare(opened: &Opened, problem: &GemmProblem) -> Result<Prepared> {
         if outputs == 0 { Projection::Heads { inputs } } else { Projection::Out { further: inputs, outputs } };
     let range = first_token..first_token + tokens;
     let sizes = GemmSizes { batch, heads, head_dim, all_tokens, tokens: range, projection };
-    let work = kernels.gemm_work(stream, set, sizes, None)?;
+    let work = kernels.gemm_work(stream, set, sizes, path(problem.path)?, None)?;
     let call = if outputs == 0 {
         let pairs = if problem.halves != 0 { RotaryPairs::Halves } else { RotaryPairs::Interleaved };
         let operands = HeadsOperands {

@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 use flashomni::cuda::{Buffer, Device, Stream};
 use flashomni::kernels::symbols::Sizes;
-use flashomni::kernels::{AttentionCall, DeviceSymbols, GemmCall, Kernels, params};
+use flashomni::kernels::{AttentionCall, DeviceSymbols, GemmCall, Kernels, Path, params};
 use flashomni::symbols::Blocks;
 use flashomni::{Error, Result};
 
@@ -112,6 +112,15 @@ pub unsafe extern "C" fn omni_run(prepared: *const Prepared, stream: *mut c_void
 #[unsafe(no_mangle)]
 pub extern "C" fn omni_error() -> *const c_char {
     FAILURE.with_borrow(|text| text.as_ptr())
+}
+
+fn path(number: u32) -> Result<Path> {
+    match number {
+        0 => Ok(Path::Best),
+        1 => Ok(Path::Portable),
+        2 => Ok(Path::Naive),
+        other => Err(Error::Value(format!("there is no path {other}: 0, 1 and 2 are"))),
+    }
 }
 
 /// Symbols in the caller's memory on the GPU, in regular blocks, and the offsets that have to live as long as they.

@@ -46,14 +46,15 @@ __device__ __forceinline__ void normalise(float* x, const GemmQParams& params, u
     }
 }
 
-// The rotary embedding of HEADS heads behind each other. turns(pair, r) are cosine and sine of a pair of channels for row r.
+// The rotary embedding of 16 pairs of channels, from 16 `part` on, in HEADS heads behind each other. turns(pair, r) are cosine and sine of a
+// pair for row r.
 template <u32 HEADS, class F>
-__device__ __forceinline__ void rotate(float* x, bool halves, u32 quad, F turns) {
+__device__ __forceinline__ void rotate(float* x, u32 part, bool halves, u32 quad, F turns) {
 #pragma unroll
     for (u32 r = 0; r < 2; ++r) {
         if (halves) {
 #pragma unroll
-            for (u32 j = 0; j < HEAD_DIM / 8; ++j) {
+            for (u32 j = 4 * part; j < 4 * part + 4; ++j) {
                 // Channels 8 i + 2 quad + c of the first half, and those of the second.
                 u32 i = j / 2, c = j % 2;
                 float2 one = turns(8 * i + 2 * quad + c, r);
@@ -65,7 +66,7 @@ __device__ __forceinline__ void rotate(float* x, bool halves, u32 quad, F turns)
             }
         } else {
 #pragma unroll
-            for (u32 j = 0; j < HEAD_DIM / 8; ++j) {
+            for (u32 j = 4 * part; j < 4 * part + 4; ++j) {
                 float2 one = turns(4 * j + quad, r);
 #pragma unroll
                 for (u32 head = 0; head < HEADS; ++head) {

@@ -7,8 +7,8 @@
 // terms and out: [batch, tokens, out], bf16 or fp16, any strides; the bias is in single precision, as sums are. Every row of out is written.
 //
 // What is skipped: heads that a q-block has not in the set are no k-steps of its tiles; the producer walks the others by the bits of one
-// word for each q-block. What they would have given arrives as terms, the forecast of their projection: the first while the sums are made,
-// where the output will be, higher orders 64 columns at a time in stages of the ring.
+// word for each q-block. What they would have given arrives as terms, the forecast of their projection: 64 columns at a time in stages of
+// the ring, as if they were one more k-step, so that they are there when the sums are done.
 // pipeline_sm90.cuh has who does what and the memory plan; what is computed and by whom stands in the plan (gemm/plan.cu).
 //
 // Source: FlashOmni (arXiv 2509.25401), section 3.4 (GEMM-O), whose kernel reads the bias before the first product.
@@ -66,25 +66,14 @@ struct GemmO {
         }
     };
 
-    // The first term.
-    __device__ __forceinline__ bool fills() const {
-        return own.count > 0;
-    }
-
-    __device__ __forceinline__ void fill(const OwnTile& tile, u8 (*staged)[BLOCK_Q * 128], u64* barrier) const {
-        mbarrier_arrive_expect_tx(shared_address(barrier), PANELS * BLOCK_Q * 128);
-#pragma unroll
-        for (u32 panel = 0; panel < PANELS; ++panel) load_panel(tile, 0, panel, staged[panel], barrier);
-    }
-
-    // Panels of the others, all of a panel one after another.
+    // 64 columns of each term at a time.
     __device__ __forceinline__ u32 additions() const {
-        return own.count > 1 ? PANELS * (own.count - 1) : 0;
+        return PANELS * own.count;
     }
 
     __device__ __forceinline__ void load_addition(const OwnTile& tile, u32 n, u8* a, u64* barrier) const {
         mbarrier_arrive_expect_tx(shared_address(barrier), A_BYTES);
-        load_panel(tile, 1 + n % (own.count - 1), n / (own.count - 1), a, barrier);
+        load_panel(tile, n % own.count, n / own.count, a, barrier);
     }
 
     __device__ __forceinline__ void load_panel(const OwnTile& tile, u32 term, u32 panel, u8* to, u64* barrier) const {
@@ -95,22 +84,21 @@ struct GemmO {
     template <class C>
     __device__ __forceinline__ void finish(C& consumer, const OwnTile& tile, float (&d)[128]) const {
         u32 count = own.count, first = same_in_warp(tile.detail.column), columns = params.shape.columns;
-        if (count > 0) consumer.wait_staged();
+        u32 panels = min((columns - first + 63) / 64, PANELS);
+        auto place = [&](u32 panel) { return make_uint2(0, first + 64 * panel); };
 #pragma unroll
         for (u32 panel = 0; panel < PANELS; ++panel) {
             float* x = d + 32 * panel;
-            if (count > 0) consumer.add_panel(x, consumer.shared.staged[panel], own.weights[0]);
 #pragma unroll 1
-            for (u32 term = 1; term < count; ++term) {
+            for (u32 term = 0; term < count; ++term) {
                 consumer.add_panel(x, consumer.shared.a[consumer.wait_stage()], own.weights[term]);
                 consumer.free_stage();
             }
             if (own.bias != nullptr) add_bias(x, first + 64 * panel, consumer.lane % 4);
-            __syncwarp(); // all lanes have read their part of the panel
+            if (panel % STAGED == 0) consumer.free_staged();
             consumer.stage(x, panel);
+            if (panel % STAGED == STAGED - 1) consumer.send(tile, panel + 1 - STAGED, panels, out_map, own.out, columns, place);
         }
-        u32 panels = min((columns - first + 63) / 64, PANELS);
-        consumer.send(tile, panels, out_map, own.out, columns, [&](u32 panel) { return make_uint2(0, first + 64 * panel); });
     }
 
     __device__ __forceinline__ void add_bias(float* x, u32 column, u32 quad) const {

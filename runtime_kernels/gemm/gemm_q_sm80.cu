@@ -72,7 +72,8 @@ struct GemmQ {
                 auto turns = [&](u32 pair, u32 r) {
                     return load_pair(own.rotary + u64(tile.first + min(row[r], rows - 1)) * HEAD_DIM + 2 * pair);
                 };
-                rotate<1>(&d[m][0][0], own.halves, place.quad, turns);
+#pragma unroll
+                for (u32 part = 0; part < HEAD_DIM / 32; ++part) rotate<1>(&d[m][0][0], part, own.halves, place.quad, turns);
             }
 #pragma unroll
             for (u32 r = 0; r < 2; ++r) {

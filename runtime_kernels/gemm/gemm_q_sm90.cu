@@ -53,27 +53,17 @@ struct GemmQ {
         }
     };
 
-    // Cosines and sines of 16 pairs of channels are a panel: as many bytes as 64 numbers of 16 bits.
+    // Cosines and sines of 16 pairs of channels at a time: as many bytes as 64 numbers of 16 bits.
     static constexpr u32 TURN_PANELS = HEAD_DIM / 32;
 
-    __device__ __forceinline__ bool fills() const {
-        return own.rotary != nullptr;
-    }
-
-    __device__ __forceinline__ void fill(const OwnTile& tile, u8 (*staged)[BLOCK_Q * 128], u64* barrier) const {
-        u32 full = shared_address(barrier);
-        mbarrier_arrive_expect_tx(full, TURN_PANELS * BLOCK_Q * 128);
-#pragma unroll
-        for (u32 panel = 0; panel < TURN_PANELS; ++panel) {
-            cp_async_bulk_tensor_4d(shared_address(staged[panel]), rotary_map, full, 64 * panel, tile.first, 0, 0, EVICT_LAST);
-        }
-    }
-
     __device__ __forceinline__ u32 additions() const {
-        return 0;
+        return own.rotary == nullptr ? 0 : TURN_PANELS;
     }
 
-    __device__ __forceinline__ void load_addition(const OwnTile&, u32, u8*, u64*) const {}
+    __device__ __forceinline__ void load_addition(const OwnTile& tile, u32 n, u8* a, u64* barrier) const {
+        mbarrier_arrive_expect_tx(shared_address(barrier), A_BYTES);
+        cp_async_bulk_tensor_4d(shared_address(a), rotary_map, shared_address(barrier), 64 * n, tile.first, 0, 0, EVICT_LAST);
+    }
 
     template <class C>
     __device__ __forceinline__ void finish(C& consumer, const OwnTile& tile, float (&d)[128]) const {
@@ -82,20 +72,25 @@ struct GemmQ {
         for (u32 i = 0; i < TILE_HEADS; ++i) {
             if (i < count) normalise(d + i * (HEAD_DIM / 2), own, tile.detail.head(i), quad);
         }
-        if (own.rotary != nullptr) {
-            consumer.wait_staged();
-            // Zeros where the tile has no head turn to zeros.
+#pragma unroll
+        for (u32 part = 0; part < TURN_PANELS; ++part) {
+            if (own.rotary == nullptr) break;
+            const u8* panel = consumer.shared.a[consumer.wait_stage()];
             auto turns = [&](u32 pair, u32 r) {
-                const u8* panel = consumer.shared.staged[pair / 16];
                 return *reinterpret_cast<const float2*>(consumer.chunk_of(panel, pair % 16 / 2, r) + pair % 2 * 8);
             };
-            rotate<TILE_HEADS>(d, own.halves, quad, turns);
-            __syncwarp(); // all lanes have read their turns
+            // Zeros, where the tile has no head, turn to zeros.
+            rotate<TILE_HEADS>(d, part, own.halves, quad, turns);
+            consumer.free_stage();
         }
-#pragma unroll
-        for (u32 panel = 0; panel < PANELS; ++panel) consumer.stage(d + 32 * panel, panel);
         auto place = [&](u32 panel) { return make_uint2(tile.detail.head(panel / HEAD_STEPS), panel % HEAD_STEPS * 64); };
-        consumer.send(tile, count * HEAD_STEPS, out_map, own.out, HEAD_DIM, place);
+#pragma unroll
+        for (u32 panel = 0; panel < PANELS; panel += STAGED) {
+            consumer.free_staged();
+#pragma unroll
+            for (u32 i = panel; i < panel + STAGED; ++i) consumer.stage(d + 32 * i, i);
+            consumer.send(tile, panel, count * HEAD_STEPS, out_map, own.out, HEAD_DIM, place);
+        }
     }
 };
 

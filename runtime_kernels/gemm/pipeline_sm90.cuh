@@ -2,27 +2,26 @@
 //
 // A tile of output is 128 rows, those of one q-block, by up to 256 columns; its reduction goes in k-steps of 64. Who does what, in one
 // thread block of 384 threads per multiprocessor that stays for all of its work:
-//   warpgroup 0, warp 0   producer: loads both operands of each k-step by TMA, and what the epilogue reads
+//   warpgroup 0, warp 0   producer: loads both operands of each k-step by TMA, then what others computed of a divided tile, and what the
+//                         epilogue adds: all through one ring, so that it is there when the sums are done
 //                warp 1   scheduler: finds out tiles ahead where they lie
 //   warpgroup 1 and 2     consumers: 64 rows each, 64 x 256 accumulators
 //
 // Shared memory (bytes):
-//   a       3 stages of [128][64]                  49,152   rows of a q-block; or 64 columns of what the epilogue adds
-//   b       3 stages of [256][64]                  98,304   rows of the weight, which are columns of the output; or a part of a piece
-//   staged  4 panels of [128][64]                  65,536   what the epilogue reads first, loaded while the sums are made; then the output in
-//                                                           its place, which leaves by TMA while the next sums are made
+//   a       4 stages of [128][64]                  65,536   rows of a q-block; or 64 columns of what the epilogue adds
+//   b       4 stages of [256][64]                 131,072   rows of the weight, which are columns of the output; or a part of a piece
+//   staged  2 panels of [128][64]                  32,768   output on its way: half a tile at a time, which leaves by TMA while the other half,
+//                                                           or the next sums, are made
 //   barriers, tiles                               < 1,024
 // Rows are 128 bytes, swizzled by 128 bytes as TMA and wgmma expect.
 //
-// A tile that is divided ends in the thread block that has its first piece, which is its last work: it loads what the others have left through
-// the ring, as if they were k-steps.
+// A tile that is divided ends in the thread block that has its first piece, which is its last work.
 //
 // `Kernel` says what is multiplied and what happens to it:
 //   params                                          GemmParams
 //   Detail, detail(batch, q_block, slot)            what a tile has beside its rows
 //   Loader(kernel, tile, step).load(a, b, barrier)  the k-steps of a tile one after another
-//   fills(), fill(tile, staged, barrier)            whether there is something that the epilogue reads first, and loads it
-//   additions(), load_addition(tile, n, a, barrier) what it adds besides, in stages of the ring
+//   additions(), load_addition(tile, n, a, barrier) what the epilogue adds, in stages of the ring
 //   columns(tile)                                   64, 128, 192 or 256
 //   finish(consumer, tile, d)                       the epilogue
 #pragma once
@@ -40,11 +39,12 @@ static_assert(TILE_COLUMNS == 256, "what a stage of the ring has room for");
 constexpr u32 CONSUMERS = 2;
 constexpr u32 THREADS = 128 * (1 + CONSUMERS);
 constexpr u32 CONSUMER_WARPS = 4 * CONSUMERS;
-constexpr u32 STAGES = 3;
+constexpr u32 STAGES = 4;
 constexpr u32 SLOTS = 4; // tiles between the scheduler and the end of consumers' work on them
 constexpr u32 A_BYTES = BLOCK_Q * 128;
 constexpr u32 B_BYTES = TILE_COLUMNS * 128;
 constexpr u32 PANELS = TILE_COLUMNS / 64; // of the output
+constexpr u32 STAGED = 2;                 // of them at a time
 
 // Registers of a thread. All together they fit what the launch allocates, 384 * 168.
 constexpr u32 PRODUCER_REGISTERS = 40;
@@ -57,9 +57,8 @@ template <class Detail>
 struct SharedMemory {
     u8 a[STAGES][A_BYTES];
     u8 b[STAGES][B_BYTES];
-    u8 staged[PANELS][BLOCK_Q * 128];
+    u8 staged[STAGED][BLOCK_Q * 128];
     u64 full[STAGES], empty[STAGES];
-    u64 staged_full, staged_empty;
     u64 tile_full[SLOTS], tile_empty[SLOTS];
     Tile<Detail> tiles[SLOTS];
 };
@@ -134,27 +133,17 @@ __device__ __forceinline__ void produce(const Kernel& kernel, Shared& shared) {
         ring.advance();
         return stage;
     };
-    Ring<1> fills;
     for (;; slot.advance()) {
         mbarrier_wait(shared_address(&shared.tile_full[slot.stage()]), slot.phase());
         const auto& tile = shared.tiles[slot.stage()];
         if (tile.piece.count == 0) break;
         u32 steps = count_steps(tile.piece);
-        bool ends = tile.piece.begin == 0, fills_staged = ends && kernel.fills();
+        bool ends = tile.piece.begin == 0;
         typename Kernel::Loader loader(kernel, tile, first_step(tile.piece));
 #pragma unroll 1
-        for (u32 step = 0; step < steps || fills_staged;) {
-            // The output before is on its way when consumers are in this tile: after so many steps that does not hold up the ring.
-            if (fills_staged && step == min(STAGES, steps)) {
-                mbarrier_wait(shared_address(&shared.staged_empty), fills.phase() ^ 1);
-                kernel.fill(tile, shared.staged, &shared.staged_full);
-                fills.advance();
-                fills_staged = false;
-                continue;
-            }
+        for (u32 step = 0; step < steps; ++step) {
             u32 stage = next_stage();
             loader.load(shared.a[stage], shared.b[stage], &shared.full[stage]);
-            ++step;
         }
         if (ends && tile.piece.slot != WHOLE) load_pieces(kernel, tile.piece, next_stage, shared);
 #pragma unroll 1
@@ -184,9 +173,7 @@ struct Consumer {
     u32 thread;    // within the warpgroup
     u32 lane;
     u32 row; // first of this thread's two rows of the q-block; the other is 8 below
-    bool has_sent = false; // output that may be on its way
     Ring<STAGES> ring;
-    Ring<1> fills;
 
     __device__ __forceinline__ Consumer(const Kernel& kernel, Shared& shared, u32 warpgroup)
         : kernel(kernel), shared(shared), warpgroup(warpgroup), thread(threadIdx.x % 128), lane(threadIdx.x % 32) {
@@ -225,7 +212,7 @@ struct Consumer {
     __device__ __forceinline__ void multiply(float (&d)[128], u32 steps) {
 #pragma unroll
         for (u32 i = 0; i < 128; ++i) d[i] = 0.0f;
-        if (steps == 0) return free_staged();
+        if (steps == 0) return;
 #pragma unroll 1
         for (u32 step = 0; step < steps; ++step) {
             mbarrier_wait(shared_address(&shared.full[ring.stage()]), ring.phase());
@@ -235,7 +222,6 @@ struct Consumer {
 #pragma unroll
             for (u32 part = 0; part < STEP / 16; ++part) wgmma<COLUMNS>(d, a + 2 * part, b + 2 * part, true);
             wgmma_commit_group();
-            if (step == 0) free_staged();
             wgmma_wait_group<1>();
             if (step > 0) release(&shared.empty[Ring<STAGES>{ring.turns - 1}.stage()], lane);
             ring.advance();
@@ -258,19 +244,10 @@ struct Consumer {
         ring.advance();
     }
 
-    // Gives the place of the output before to what the next epilogue reads.
+    // Waits until the panels that were sent last have left.
     __device__ __forceinline__ void free_staged() {
-        if (!has_sent) return;
-        has_sent = false;
         cp_async_bulk_wait_group_read<0>();
-        __syncwarp(); // lane 0 speaks for all, and sent everything
-        if (kernel.fills()) release(&shared.staged_empty, lane);
-    }
-
-    // Waits for what the epilogue reads first.
-    __device__ __forceinline__ void wait_staged() {
-        mbarrier_wait(shared_address(&shared.staged_full), fills.phase());
-        fills.advance();
+        bar_sync(WARPGROUP + warpgroup, 128); // thread 0 has sent them all
     }
 
     // The 16 bytes number `chunk` of this thread's row of a panel, or of the one `8 * r` rows below, which has the same swizzle.
@@ -291,9 +268,9 @@ struct Consumer {
         }
     }
 
-    // Leaves this warp's 16 rows of 64 columns where they wait to be sent. The place is free, and all lanes have read what was there.
+    // Leaves this warp's 16 rows of 64 columns where they wait to be sent.
     __device__ __forceinline__ void stage(const float* x, u32 panel) {
-        u32 to = shared_address(shared.staged[panel]) + first_row_of_warp() * 128, own = lane % 16;
+        u32 to = shared_address(shared.staged[panel % STAGED]) + first_row_of_warp() * 128, own = lane % 16;
 #pragma unroll
         for (u32 i = 0; i < 4; ++i) {
             const float* y = x + 8 * i;
@@ -305,28 +282,29 @@ struct Consumer {
         return same_in_warp(64 * warpgroup + 16 * (thread / 32));
     }
 
-    // Sends the first `panels` panels of this warp's rows. place(panel) says to which head and column of `out` they go.
+    // Sends those of the staged panels, from `begin_panel` on, that are less than `panels`. place(panel) says to which head and column of `out`
+    // they go. Copies are as large as they may be: each takes its turn in the copy engine.
     template <class T, class F>
-    __device__ __forceinline__ void send(const T& tile, u32 panels, const TensorMap* map, const Tensor4& out, u32 columns, F place) {
-        u32 local = first_row_of_warp(), first = same_in_warp(tile.first) + local, end = same_in_warp(tile.end);
-        u32 begin = kernel.params.shape.first_token;
+    __device__ __forceinline__ void send(const T& tile, u32 begin_panel, u32 panels, const TensorMap* map, const Tensor4& out, u32 columns, F place) {
+        u32 first = same_in_warp(tile.first) + 64 * warpgroup, end = same_in_warp(tile.end), begin = kernel.params.shape.first_token;
         fence_proxy_async();
-        __syncwarp();
+        bar_sync(WARPGROUP + warpgroup, 128);
         // Rows end with the tensor, which copies know, but not with an irregular q-block.
-        bool is_cut = first + 16 > end && end < begin + kernel.params.shape.tokens;
-#pragma unroll
-        for (u32 panel = 0; panel < PANELS; ++panel) {
-            if (panel >= panels || first >= end) break;
-            uint2 at = place(panel); // head, column
-            const u8* from = shared.staged[panel] + local * 128;
-            if (is_cut) {
-                copy_rows(from, tile, first, out, at.x, at.y, columns);
-            } else if (lane == 0) {
-                cp_async_bulk_tensor_store_4d(map, shared_address(from), at.y, first - begin, at.x, tile.batch);
+        if (first + 64 > end && end < begin + kernel.params.shape.tokens) {
+#pragma unroll 1
+            for (u32 panel = begin_panel; panel < min(panels, begin_panel + STAGED); ++panel) {
+                uint2 at = place(panel); // head, column
+                copy_rows(shared.staged[panel % STAGED] + 64 * 128 * warpgroup, tile, first, out, at.x, at.y, columns);
             }
+        } else if (thread == 0 && first < end) {
+#pragma unroll 1
+            for (u32 panel = begin_panel; panel < min(panels, begin_panel + STAGED); ++panel) {
+                uint2 at = place(panel);
+                u32 from = shared_address(shared.staged[panel % STAGED] + 64 * 128 * warpgroup);
+                cp_async_bulk_tensor_store_4d(map, from, at.y, first - begin, at.x, tile.batch);
+            }
+            cp_async_bulk_commit_group();
         }
-        if (lane == 0) cp_async_bulk_commit_group();
-        has_sent = true;
     }
 
     // The rows that belong to the q-block.
@@ -335,7 +313,7 @@ struct Consumer {
         u16* base = static_cast<u16*>(out.data) + tile.batch * out.batch_stride + head * out.head_stride + column;
         base += u64(first - kernel.params.shape.first_token) * out.token_stride;
 #pragma unroll 1
-        for (u32 at = lane; at < 16 * 8; at += 32) {
+        for (u32 at = thread; at < 64 * 8; at += 128) {
             u32 local = at / 8, chunk = at % 8;
             if (first + local >= tile.end || column + 8 * chunk >= columns) continue;
             uint4 line = *reinterpret_cast<const uint4*>(from + local * 128 + ((chunk ^ local) % 8) * 16);
@@ -386,7 +364,6 @@ __device__ __forceinline__ void run(const Kernel& kernel, Shared& shared) {
             }
         };
         init(shared.full, shared.empty, STAGES, CONSUMER_WARPS);
-        init(&shared.staged_full, &shared.staged_empty, 1, CONSUMER_WARPS);
         init(shared.tile_full, shared.tile_empty, SLOTS, CONSUMER_WARPS + 1);
         fence_mbarrier_init();
     }

@@ -28,7 +28,13 @@ pub enum Kernel {
     /// GEMM-O by TMA and wgmma.
     GemmOSm90,
     /// The work list of both.
-    GemmPlan,
+    GemmPlanSm90,
+    /// GEMM-Q by mma.sync and cp.async.
+    GemmQSm80,
+    /// GEMM-O by mma.sync and cp.async.
+    GemmOSm80,
+    /// The work list of both.
+    GemmPlanSm80,
 }
 
 /// The kernels of GEMM-Q and GEMM-O for a device.
@@ -83,12 +89,16 @@ pub struct Geometry {
 /// Barriers, work slots and notes of the kernels for Hopper.
 const SMALL: u32 = 3072;
 
-/// An architecture, and the attention that runs on it.
+/// An architecture, and what runs on it.
 struct Row {
     from: Version,
     kernel: Kernel,
+    gemms: Gemms,
     why: &'static str,
 }
+
+const GEMMS_SM80: Gemms = Gemms { q: Kernel::GemmQSm80, o: Kernel::GemmOSm80 };
+const GEMMS_SM90: Gemms = Gemms { q: Kernel::GemmQSm90, o: Kernel::GemmOSm90 };
 
 const fn version(major: u32, minor: u32) -> Version {
     Version { major, minor }
@@ -99,10 +109,16 @@ const TABLE: &[Row] = &[
     Row {
         from: version(9, 1),
         kernel: Kernel::AttentionSm80,
+        gemms: GEMMS_SM80,
         why: "wgmma is Hopper's alone, and there is no kernel for newer tensor cores yet",
     },
-    Row { from: version(9, 0), kernel: Kernel::AttentionSm90, why: "Hopper has TMA and wgmma" },
-    Row { from: version(8, 0), kernel: Kernel::AttentionSm80, why: "it has mma.sync with bf16, and cp.async" },
+    Row { from: version(9, 0), kernel: Kernel::AttentionSm90, gemms: GEMMS_SM90, why: "Hopper has TMA and wgmma" },
+    Row {
+        from: version(8, 0),
+        kernel: Kernel::AttentionSm80,
+        gemms: GEMMS_SM80,
+        why: "it has mma.sync with bf16, and cp.async",
+    },
 ];
 
 impl Kernel {
@@ -116,7 +132,9 @@ impl Kernel {
             Kernel::Naive => "reference/naive.cu",
             Kernel::GemmQSm90 => "gemm/gemm_q_sm90.cu",
             Kernel::GemmOSm90 => "gemm/gemm_o_sm90.cu",
-            Kernel::GemmPlan => "gemm/plan.cu",
+            Kernel::GemmQSm80 => "gemm/gemm_q_sm80.cu",
+            Kernel::GemmOSm80 => "gemm/gemm_o_sm80.cu",
+            Kernel::GemmPlanSm90 | Kernel::GemmPlanSm80 => "gemm/plan.cu",
         }
     }
 
@@ -127,9 +145,19 @@ impl Kernel {
             Kernel::AttentionSm90 | Kernel::AttentionSm80 => "attention",
             Kernel::Plan => "attention_plan",
             Kernel::Naive => "attention_naive",
-            Kernel::GemmQSm90 => "gemm_q",
-            Kernel::GemmOSm90 => "gemm_o",
-            Kernel::GemmPlan => "gemm_plan",
+            Kernel::GemmQSm90 | Kernel::GemmQSm80 => "gemm_q",
+            Kernel::GemmOSm90 | Kernel::GemmOSm80 => "gemm_o",
+            Kernel::GemmPlanSm90 | Kernel::GemmPlanSm80 => "gemm_plan",
+        }
+    }
+
+    /// Columns of a tile of output, where it is a projection or its plan.
+    #[must_use]
+    pub fn tile_columns(self) -> Option<u32> {
+        match self {
+            Kernel::GemmQSm90 | Kernel::GemmOSm90 | Kernel::GemmPlanSm90 => Some(256),
+            Kernel::GemmQSm80 | Kernel::GemmOSm80 | Kernel::GemmPlanSm80 => Some(128),
+            _ => None,
         }
     }
 }
@@ -139,12 +167,7 @@ impl Kernel {
 /// # Errors
 /// [`Error::Unavailable`] below compute capability 8.0.
 pub fn attention_of(properties: &Properties, path: Path) -> Result<(Kernel, &'static str)> {
-    let Properties { name, compute, .. } = properties;
-    let Some(row) = TABLE.iter().find(|row| row.from <= *compute) else {
-        return Err(Error::Unavailable(format!(
-            "{name} has compute capability {compute}; attention needs 8.0 (Ampere) or newer: compute on the CPU"
-        )));
-    };
+    let row = row_of(properties)?;
     Ok(match path {
         Path::Best => (row.kernel, row.why),
         Path::Portable => (Kernel::AttentionSm80, "it was asked for"),
@@ -155,15 +178,23 @@ pub fn attention_of(properties: &Properties, path: Path) -> Result<(Kernel, &'st
 /// The projections for a device.
 ///
 /// # Errors
-/// [`Error::Unavailable`] where there are none.
-pub fn gemms_of(properties: &Properties) -> Result<Gemms> {
-    let Properties { name, compute, .. } = properties;
-    if *compute == version(9, 0) {
-        return Ok(Gemms { q: Kernel::GemmQSm90, o: Kernel::GemmOSm90 });
+/// [`Error::Unavailable`] below compute capability 8.0, and for [`Path::Naive`]: there are none.
+pub fn gemms_of(properties: &Properties, path: Path) -> Result<Gemms> {
+    let row = row_of(properties)?;
+    match path {
+        Path::Best => Ok(row.gemms),
+        Path::Portable => Ok(GEMMS_SM80),
+        Path::Naive => Err(Error::Unavailable("there are no naive projections".to_owned())),
     }
-    Err(Error::Unavailable(format!(
-        "{name} has compute capability {compute}; projections need 9.0 (Hopper): make them on the CPU"
-    )))
+}
+
+fn row_of(properties: &Properties) -> Result<&'static Row> {
+    let Properties { name, compute, .. } = properties;
+    TABLE.iter().find(|row| row.from <= *compute).ok_or_else(|| {
+        Error::Unavailable(format!(
+            "{name} has compute capability {compute}; attention needs 8.0 (Ampere) or newer: compute on the CPU"
+        ))
+    })
 }
 
 /// A head must have a size that kernels are written for.
@@ -194,11 +225,10 @@ impl Variant {
     #[must_use]
     pub fn plan(self) -> Variant {
         // It does not look at tensors: one serves all with the same tiles.
-        match self.kernel {
-            Kernel::GemmQSm90 | Kernel::GemmOSm90 | Kernel::GemmPlan => {
-                Variant { kernel: Kernel::GemmPlan, element: Element::Bf16, ..self }
-            }
-            _ => Variant { kernel: Kernel::Plan, head_dim: BLOCK, element: Element::Bf16, masks: false, ..self },
+        match self.kernel.tile_columns() {
+            Some(256) => Variant { kernel: Kernel::GemmPlanSm90, element: Element::Bf16, ..self },
+            Some(_) => Variant { kernel: Kernel::GemmPlanSm80, element: Element::Bf16, ..self },
+            None => Variant { kernel: Kernel::Plan, head_dim: BLOCK, element: Element::Bf16, masks: false, ..self },
         }
     }
 
@@ -219,13 +249,15 @@ impl Variant {
     /// Its constants.
     #[must_use]
     pub fn options(&self) -> Vec<String> {
-        vec![
+        let mut options = vec![
             format!("-DOMNI_HEAD_DIM={}", self.head_dim),
             format!("-DOMNI_BF16={}", u32::from(self.element == Element::Bf16)),
             format!("-DOMNI_KV_BLOCK={}", self.kv_block),
             format!("-DOMNI_MASKS={}", u32::from(self.masks)),
             format!("-DOMNI_SHARED_BYTES={}", self.geometry().shared_bytes),
-        ]
+        ];
+        options.extend(self.kernel.tile_columns().map(|columns| format!("-DOMNI_TILE_COLUMNS={columns}")));
+        options
     }
 
     /// How it is launched.
@@ -244,8 +276,10 @@ impl Variant {
             (Kernel::AttentionSm80, _) if is_small || self.compute.major >= 10 => geometry(128, 2, 49_664),
             (Kernel::AttentionSm80, _) => geometry(128, 3, 49_664),
             // Stages of both operands, and output on its way.
-            (Kernel::GemmQSm90 | Kernel::GemmOSm90, _) => geometry(384, 1, 3 * 49_152 + 65_536 + SMALL),
-            (Kernel::Plan | Kernel::GemmPlan, _) => geometry(1024, 1, 0),
+            (Kernel::GemmQSm90 | Kernel::GemmOSm90, _) => geometry(384, 1, 232_448),
+            (Kernel::GemmQSm80 | Kernel::GemmOSm80, _) if is_small => geometry(128, 2, 3 * 16_384 + 1_024),
+            (Kernel::GemmQSm80 | Kernel::GemmOSm80, _) => geometry(128, 2, 4 * 16_384 + 1_024),
+            (Kernel::Plan | Kernel::GemmPlanSm90 | Kernel::GemmPlanSm80, _) => geometry(1024, 1, 0),
             (Kernel::Naive, _) => geometry(128, 1, 0),
         }
     }
@@ -287,9 +321,8 @@ pub fn variants(kernel: Kernel, compute: Version) -> impl Iterator<Item = Varian
     all.filter(move |variant| match kernel {
         // Plans have fewer, each of which is its own plan, and projections do not look at keys.
         Kernel::Plan => *variant == variant.plan(),
-        Kernel::GemmPlan => *variant == variant.plan() && variant.has_default_keys(),
-        Kernel::GemmQSm90 | Kernel::GemmOSm90 => variant.has_default_keys(),
-        _ => true,
+        Kernel::GemmPlanSm90 | Kernel::GemmPlanSm80 => *variant == variant.plan() && variant.has_default_keys(),
+        _ => kernel.tile_columns().is_none() || variant.has_default_keys(),
     })
 }
 

@@ -4,10 +4,11 @@
 //! what cached ones would have given. Both compute the (q-block, head) tiles of a [`TileSet`] only. [`GemmCall::plan`] makes the work
 //! list and runs again whenever the symbols' bits have changed; [`GemmCall::run`] computes.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::choose::{self, BLOCK, Gemms, Geometry, Kernel, Variant, check_head_dim};
+use super::choose::{self, BLOCK, Gemms, Geometry, Kernel, Path, Variant, check_head_dim};
 use super::params::{self, MAX_ORDER, TILE_SETS};
 use super::symbols::{DeviceSymbols, Sizes};
 use super::view::{FloatView, MatrixView, TensorView};
@@ -16,13 +17,13 @@ use super::{Element, Kernels};
 use crate::cuda::{Argument, Buffer, Function, Launch, Stream, TensorMap};
 use crate::error::{Error, Result};
 
-/// Columns of a tile of output.
-const TILE_COLUMNS: usize = 256;
+/// Columns of a tile of output on Hopper, which one copy of a weight has.
+const TILE_COLUMNS: u32 = 256;
 /// k of one step.
 const STEP: usize = 64;
 
-/// Rows of the output that one copy stores: those of a warp.
-const STORED_ROWS: u32 = 16;
+/// Rows of the output that one copy stores: those of a warpgroup.
+const STORED_ROWS: u32 = 64;
 
 /// Which (q-block, head) tiles a projection is about.
 #[derive(Clone, Debug)]
@@ -130,15 +131,28 @@ pub struct GemmCall {
     function: Arc<Function>,
     planner: Arc<Function>,
     variant: Variant,
-    launch: Arguments,
+    params: Params,
+    sources: Sources,
     work: Arc<GemmWork>,
+    // Keeps memory that launches use.
+    _operands: Box<dyn fmt::Debug + Send + Sync>,
 }
 
-/// What a launch passes, and keeps.
+/// What every kernel takes first.
 #[derive(Debug)]
-enum Arguments {
-    Heads { params: params::GemmQParams, maps: [TensorMap; 4], _operands: HeadsOperands },
-    Out { params: params::GemmOParams, maps: [TensorMap; 4], terms: [TensorMap; MAX_ORDER + 1], _operands: OutOperands },
+enum Params {
+    Heads(params::GemmQParams),
+    Out(params::GemmOParams),
+}
+
+/// How a kernel finds its tensors.
+#[derive(Debug)]
+enum Sources {
+    /// By tensor maps: four, and those of the terms of GEMM-O.
+    Maps([TensorMap; 4], Option<[TensorMap; MAX_ORDER + 1]>),
+    /// By addresses.
+    Heads(params::GemmQOperands),
+    Out(params::GemmOOperands),
 }
 
 impl Projection {
@@ -174,16 +188,16 @@ impl GemmSizes {
     fn check(&self) -> Result<()> {
         let GemmSizes { batch, heads, head_dim, all_tokens, ref tokens, projection } = *self;
         check_head_dim(head_dim)?;
-        let (ends, features) = match projection {
-            Projection::Heads { inputs } => (inputs > 0, inputs),
-            Projection::Out { outputs, further } => (outputs > 0 && outputs.is_multiple_of(8), outputs.max(further)),
+        let (features, is_some) = match projection {
+            Projection::Heads { inputs } => ([inputs, 8], inputs > 0),
+            Projection::Out { outputs, further } => ([outputs, further], outputs > 0),
         };
-        let is_possible = batch > 0 && heads > 0 && heads <= 1 << 16 && tokens.start < tokens.end && ends;
-        let fits = [batch, all_tokens, features, heads * head_dim].iter().all(|&size| size < 1 << 31);
-        if is_possible && fits && tokens.end <= all_tokens {
+        let is_possible = batch > 0 && heads > 0 && heads <= 1 << 16 && tokens.start < tokens.end && is_some;
+        let fits = [batch, all_tokens, heads * head_dim].iter().chain(&features).all(|&size| size < 1 << 31);
+        if is_possible && fits && tokens.end <= all_tokens && features.iter().all(|size| size.is_multiple_of(8)) {
             return Ok(());
         }
-        Err(Error::Shape(format!("a projection on a GPU cannot have the sizes {self:?}")))
+        Err(Error::Shape(format!("a projection on a GPU cannot have the sizes {self:?}: channels are multiples of 8")))
     }
 }
 
@@ -207,16 +221,19 @@ impl Kernels {
         stream: &Stream,
         set: TileSet,
         sizes: GemmSizes,
+        path: Path,
         workspace: Option<&Arc<Workspace>>,
     ) -> Result<Arc<GemmWork>> {
         sizes.check()?;
         let GemmSizes { batch, heads, head_dim, all_tokens, ref tokens, projection } = sizes;
         let [steps, columns] = projection.steps_and_columns();
-        let Gemms { q, o } = choose::gemms_of(self.device().properties())?;
-        let (kernel, slots) = match projection {
-            Projection::Heads { .. } => (q, heads.div_ceil(TILE_COLUMNS / head_dim)),
-            Projection::Out { .. } => (o, columns.div_ceil(TILE_COLUMNS)),
+        let Gemms { q, o } = choose::gemms_of(self.device().properties(), path)?;
+        let (kernel, all_columns) = match projection {
+            Projection::Heads { .. } => (q, heads * head_dim),
+            Projection::Out { .. } => (o, columns),
         };
+        let tile_columns = kernel.tile_columns().unwrap_or(BLOCK);
+        let slots = all_columns.div_ceil(tile_columns as usize);
         let mut shape = params::GemmShape {
             batch: batch as u32,
             heads: heads as u32,
@@ -248,7 +265,7 @@ impl Kernels {
             return Err(Error::Shape(format!("a projection of {sizes:?} has too many tiles for one launch")));
         };
         let ctas = self.ctas(self.gemm_variant(kernel, head_dim, Element::Bf16));
-        let workspace = Workspace::or_new(workspace, stream, ctas, TILE_COLUMNS as u32)?;
+        let workspace = Workspace::or_new(workspace, stream, ctas, tile_columns)?;
         let list = WorkList::new(stream, rows, ctas, &workspace, false)?;
         let words = (shape.symbol_batches * shape.q_blocks) as usize * heads.div_ceil(64);
         let bits = Buffer::new(self.device(), words * 8)?;
@@ -283,14 +300,21 @@ impl Kernels {
             epsilon: norm.as_ref().map_or(0.0, |(_, epsilon)| *epsilon),
             halves: u32::from(matches!(rotary, Some((_, RotaryPairs::Halves)))),
         };
-        let map_of_x = self.map(&x.0, BLOCK)?;
-        let map_of_rotary = match rotary {
-            // Copies do not mind what numbers are: two of 16 bits are one of 32.
-            Some((table, _)) => self.map(&table.as_halves([all_tokens, 2 * head_dim]), BLOCK)?,
-            None => map_of_x,
+        let sources = if work.kernel == Kernel::GemmQSm90 {
+            let map_of_x = self.map(&x.0, BLOCK)?;
+            let map_of_rotary = match rotary {
+                // Copies do not mind what numbers are: two of 16 bits are one of 32.
+                Some((table, _)) => self.map(&table.as_halves([all_tokens, 2 * head_dim]), BLOCK)?,
+                None => map_of_x,
+            };
+            let map_of_weight = self.map(&weight.0, head_dim as u32)?;
+            Sources::Maps([map_of_x, map_of_weight, map_of_rotary, self.map(&own, STORED_ROWS)?], None)
+        } else {
+            let w = weight.0.params();
+            let w = params::Tensor4 { head_stride: w.token_stride * head_dim as u64, ..w };
+            Sources::Heads(params::GemmQOperands { x: x.0.params(), w, inputs: inputs as u32, reserved: 0 })
         };
-        let maps = [map_of_x, self.map(&weight.0, head_dim as u32)?, map_of_rotary, self.map(&own, STORED_ROWS)?];
-        self.gemm_call(work, element, Arguments::Heads { params, maps, _operands: operands })
+        self.gemm_call(work, element, Params::Heads(params), sources, Box::new(operands))
     }
 
     /// Prepares GEMM-O.
@@ -325,16 +349,31 @@ impl Kernels {
             count: terms.len() as u32,
             ..Default::default()
         };
-        let map_of_o = self.map(o, BLOCK)?;
-        let mut term_maps = [map_of_o; MAX_ORDER + 1];
         for (index, (term, weight)) in terms.iter().enumerate() {
             check_matrix("a term", term, out.shape(), element)?;
-            (term_maps[index], params.weights[index]) = (self.map(&term.0, BLOCK)?, *weight);
+            params.weights[index] = *weight;
         }
-        let map_of_further = further.as_ref().map_or(Ok(map_of_o), |further| self.map(&further.0, BLOCK))?;
-        let map_of_weight = self.map(&weight.0, TILE_COLUMNS as u32)?;
-        let maps = [map_of_o, map_of_further, map_of_weight, self.map(&out.0, STORED_ROWS)?];
-        self.gemm_call(work, element, Arguments::Out { params, maps, terms: term_maps, _operands: operands })
+        let sources = if work.kernel == Kernel::GemmOSm90 {
+            let map_of_o = self.map(o, BLOCK)?;
+            let map_of_further = further.as_ref().map_or(Ok(map_of_o), |further| self.map(&further.0, BLOCK))?;
+            let map_of_weight = self.map(&weight.0, TILE_COLUMNS)?;
+            let mut of_terms = [map_of_o; MAX_ORDER + 1];
+            for (map, (term, _)) in of_terms.iter_mut().zip(terms) {
+                *map = self.map(&term.0, BLOCK)?;
+            }
+            Sources::Maps([map_of_o, map_of_further, map_of_weight, self.map(&out.0, STORED_ROWS)?], Some(of_terms))
+        } else {
+            let mut sources = params::GemmOOperands {
+                o: o.params(),
+                further: further.as_ref().map_or_else(Default::default, |further| further.0.params()),
+                w: weight.0.params(),
+                further_inputs: further_inputs as u32,
+                ..Default::default()
+            };
+            sources.terms.iter_mut().zip(terms).for_each(|(own, (term, _))| *own = term.0.params());
+            Sources::Out(sources)
+        };
+        self.gemm_call(work, element, Params::Out(params), sources, Box::new(operands))
     }
 
     fn map(&self, view: &TensorView, rows: u32) -> Result<TensorMap> {
@@ -346,10 +385,17 @@ impl Kernels {
         Variant { kernel, compute, head_dim: head_dim as u32, element, kv_block: BLOCK, masks: false }
     }
 
-    fn gemm_call(&self, work: &Arc<GemmWork>, element: Element, launch: Arguments) -> Result<GemmCall> {
+    fn gemm_call(
+        &self,
+        work: &Arc<GemmWork>,
+        element: Element,
+        params: Params,
+        sources: Sources,
+        operands: Box<dyn fmt::Debug + Send + Sync>,
+    ) -> Result<GemmCall> {
         let variant = self.gemm_variant(work.kernel, work.sizes.head_dim, element);
         let (function, planner) = (self.function(variant)?, self.function(variant.plan())?);
-        Ok(GemmCall { function, planner, variant, launch, work: Arc::clone(work) })
+        Ok(GemmCall { function, planner, variant, params, sources, work: Arc::clone(work), _operands: operands })
     }
 }
 
@@ -397,18 +443,22 @@ impl GemmCall {
     pub fn run(&self, stream: &Stream) -> Result<()> {
         let Geometry { threads, shared_bytes, .. } = self.variant.geometry();
         let launch = Launch { grid: [self.work.params.plan.ctas, 1, 1], threads, shared_bytes };
+        let params = match &self.params {
+            Params::Heads(params) => Argument::of(params),
+            Params::Out(params) => Argument::of(params),
+        };
         // SAFETY: as in `plan`; the operands are held by `self` too.
         unsafe {
-            match &self.launch {
-                Arguments::Heads { params, maps: [x, weight, rotary, out], .. } => {
-                    let [x, weight, rotary, out] = [x, weight, rotary, out].map(Argument::of);
-                    self.function.launch(stream, launch, &[Argument::of(params), x, weight, rotary, out])
+            match &self.sources {
+                Sources::Maps(maps, terms) => {
+                    let [a, b, c, d] = maps.each_ref().map(Argument::of);
+                    match terms {
+                        Some(terms) => self.function.launch(stream, launch, &[params, a, b, c, d, Argument::of(terms)]),
+                        None => self.function.launch(stream, launch, &[params, a, b, c, d]),
+                    }
                 }
-                Arguments::Out { params, maps: [o, further, weight, out], terms, .. } => {
-                    let [o, further, weight, out] = [o, further, weight, out].map(Argument::of);
-                    let arguments = [Argument::of(params), o, further, weight, out, Argument::of(terms)];
-                    self.function.launch(stream, launch, &arguments)
-                }
+                Sources::Heads(sources) => self.function.launch(stream, launch, &[params, Argument::of(sources)]),
+                Sources::Out(sources) => self.function.launch(stream, launch, &[params, Argument::of(sources)]),
             }
         }
     }
@@ -418,9 +468,9 @@ impl GemmCall {
     /// # Errors
     /// [`Error::Shape`] when their number is another.
     pub fn set_weights(&mut self, weights: &[f32]) -> Result<()> {
-        let known: &mut [f32] = match &mut self.launch {
-            Arguments::Heads { .. } => &mut [],
-            Arguments::Out { params, .. } => &mut params.weights[..params.count as usize],
+        let known: &mut [f32] = match &mut self.params {
+            Params::Heads(_) => &mut [],
+            Params::Out(params) => &mut params.weights[..params.count as usize],
         };
         if weights.len() != known.len() {
             return Err(Error::Shape(format!("{} weights were given for {} terms", weights.len(), known.len())));

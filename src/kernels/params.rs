@@ -203,6 +203,32 @@ mirrored! {
         /// Terms.
         count: u32,
     }
+    /// What the portable GEMM-Q takes for tensor maps.
+    GemmQOperands, 72 {
+        /// Inputs.
+        x: Tensor4,
+        /// Weights.
+        w: Tensor4,
+        /// Of the reduction.
+        inputs: u32,
+        /// Zero.
+        reserved: u32,
+    }
+    /// What the portable GEMM-O takes for tensor maps.
+    GemmOOperands, 264 {
+        /// Output of attention.
+        o: Tensor4,
+        /// Further inputs.
+        further: Tensor4,
+        /// Weights.
+        w: Tensor4,
+        /// Terms.
+        terms: [Tensor4; MAX_ORDER + 1],
+        /// Of the further inputs.
+        further_inputs: u32,
+        /// Zero.
+        reserved: u32,
+    }
 }
 
 /// `ALL_TILES`, `LIVE_TILES` and `CACHED_TILES` of gemm_params.cuh.

@@ -16,9 +16,6 @@ pub struct Workspace {
     arrived: Buffer,
     partial_out: Buffer,
     partial_stats: Buffer,
-    ctas: u32,
-    /// Of the output of a row.
-    columns: u32,
 }
 
 /// Room for the work list of a launch.
@@ -39,26 +36,31 @@ pub struct WorkPlan {
 }
 
 impl Workspace {
-    /// Room for launches of `ctas` thread blocks in all, whose rows have so many columns of output.
+    /// Room for launches of so many thread blocks, whose rows have so many columns of output.
     pub(super) fn new(stream: &Stream, ctas: u32, columns: u32) -> Result<Self> {
-        let (device, pieces) = (stream.device(), 2 * ctas as usize);
+        let (device, [arrived, partial_out, partial_stats]) = (stream.device(), Self::bytes(ctas, columns));
         Ok(Workspace {
             // Kernels leave zeros behind where they need them.
-            arrived: Buffer::filled(stream, pieces * 4, 0)?,
-            partial_out: Buffer::new(device, pieces * (BLOCK * columns) as usize * 4)?,
-            partial_stats: Buffer::new(device, pieces * BLOCK as usize * 2 * 4)?,
-            ctas,
-            columns,
+            arrived: Buffer::filled(stream, arrived, 0)?,
+            partial_out: Buffer::new(device, partial_out)?,
+            partial_stats: Buffer::new(device, partial_stats)?,
         })
+    }
+
+    /// Bytes of its parts.
+    fn bytes(ctas: u32, columns: u32) -> [usize; 3] {
+        let pieces = 2 * ctas as usize;
+        [pieces * 4, pieces * (BLOCK * columns) as usize * 4, pieces * BLOCK as usize * 2 * 4]
     }
 
     /// The one that is given if launches of so many thread blocks and columns can use it, or a new one.
     pub(super) fn or_new(given: Option<&Arc<Self>>, stream: &Stream, ctas: u32, columns: u32) -> Result<Arc<Self>> {
-        match given {
-            Some(known) if ctas <= known.ctas && columns <= known.columns => Ok(Arc::clone(known)),
-            Some(_) => Err(Error::State("the workspace is for smaller launches".to_owned())),
-            None => Self::new(stream, ctas, columns).map(Arc::new),
+        let Some(known) = given else { return Self::new(stream, ctas, columns).map(Arc::new) };
+        let own = [&known.arrived, &known.partial_out, &known.partial_stats].map(Buffer::bytes);
+        if own.iter().zip(Self::bytes(ctas, columns)).all(|(own, needed)| needed <= *own) {
+            return Ok(Arc::clone(known));
         }
+        Err(Error::State("the workspace is for smaller launches".to_owned()))
     }
 }
 

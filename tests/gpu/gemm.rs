@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use flashomni::cuda::Buffer;
 use flashomni::kernels::{
-    DeviceSymbols, Element, FloatView, GemmSizes, HeadsOperands, MatrixView, OutOperands, Projection, RotaryPairs,
-    TensorView, TileSet,
+    DeviceSymbols, Element, FloatView, GemmSizes, HeadsOperands, MatrixView, OutOperands, Path, Projection,
+    RotaryPairs, TensorView, TileSet,
 };
 use flashomni::symbols::{Blocks, Symbols};
 
@@ -27,6 +27,7 @@ pub enum Set {
 
 #[derive(Clone, Debug)]
 pub struct Case {
+    pub path: Path,
     pub sizes: GemmSizes,
     pub element: Element,
     pub set: Set,
@@ -53,6 +54,7 @@ impl Case {
         let sizes = GemmSizes { batch: 1, heads: 6, head_dim: 128, all_tokens: 517, tokens: 0..517, projection };
         let (bias, norm, rotary) = (true, true, Some(RotaryPairs::Interleaved));
         Case {
+            path: Path::Best,
             sizes,
             element: Element::Bf16,
             set: Set::Live,
@@ -82,6 +84,7 @@ impl Case {
         let (heads, head_dim) = (1 + random.below(most), random.pick(&[64, 128]));
         let tokens = start..end;
         Case {
+            path: random.pick(&[Path::Best, Path::Best, Path::Portable]),
             sizes: GemmSizes { batch, heads, head_dim, all_tokens, tokens, projection },
             element: random.pick(&[Element::Bf16, Element::F16]),
             set: random.pick(&[Set::All, Set::Live, Set::Cached]),
@@ -141,7 +144,7 @@ impl Case {
                 Set::Live => computes && symbols.skip.ones_of_row(heads * blocks.q_blocks() + q_block).next().is_some(),
             }
         };
-        let work = gpu.kernels.gemm_work(&gpu.stream, set, self.sizes.clone(), None);
+        let work = gpu.kernels.gemm_work(&gpu.stream, set, self.sizes.clone(), self.path, None);
         let work = work.unwrap_or_else(|error| panic!("{self:?}: {error}"));
         match self.sizes.projection {
             Projection::Heads { inputs } => self.check_q(gpu, random, &work, inputs, &is_in_set),
