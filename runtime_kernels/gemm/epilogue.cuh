@@ -46,27 +46,32 @@ __device__ __forceinline__ void normalise(float* x, const GemmQParams& params, u
     }
 }
 
-// The rotary embedding of 16 pairs of channels, those from 16 part on. turns(chunk, r) has cosine and sine of pairs 2 chunk and 2 chunk + 1 among
-// them, for row r.
-template <class F>
-__device__ __forceinline__ void rotate(float* x, u32 part, bool halves, u32 quad, F turns) {
+// The rotary embedding of HEADS heads behind each other. turns(pair, r) are cosine and sine of a pair of channels for row r.
+template <u32 HEADS, class F>
+__device__ __forceinline__ void rotate(float* x, bool halves, u32 quad, F turns) {
 #pragma unroll
     for (u32 r = 0; r < 2; ++r) {
         if (halves) {
 #pragma unroll
-            for (u32 j = 0; j < 2; ++j) {
-                float4 two = turns(4 * j + quad, r);
-                float* a = x + 4 * (2 * part + j) + 2 * r;
-                float* b = a + HEAD_DIM / 4;
-                turn(a[0], b[0], two.x, two.y);
-                turn(a[1], b[1], two.z, two.w);
+            for (u32 j = 0; j < HEAD_DIM / 8; ++j) {
+                // Channels 8 i + 2 quad + c of the first half, and those of the second.
+                u32 i = j / 2, c = j % 2;
+                float2 one = turns(8 * i + 2 * quad + c, r);
+#pragma unroll
+                for (u32 head = 0; head < HEADS; ++head) {
+                    float* a = x + head * (HEAD_DIM / 2) + 4 * i + 2 * r + c;
+                    turn(a[0], a[HEAD_DIM / 4], one.x, one.y);
+                }
             }
         } else {
 #pragma unroll
-            for (u32 j = 0; j < 4; ++j) {
-                float4 two = turns(2 * j + quad / 2, r);
-                float* a = x + 4 * (4 * part + j) + 2 * r;
-                turn(a[0], a[1], quad % 2 ? two.z : two.x, quad % 2 ? two.w : two.y);
+            for (u32 j = 0; j < HEAD_DIM / 8; ++j) {
+                float2 one = turns(4 * j + quad, r);
+#pragma unroll
+                for (u32 head = 0; head < HEADS; ++head) {
+                    float* a = x + head * (HEAD_DIM / 2) + 4 * j + 2 * r;
+                    turn(a[0], a[1], one.x, one.y);
+                }
             }
         }
     }

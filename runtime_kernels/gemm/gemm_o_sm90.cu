@@ -7,8 +7,8 @@
 // terms and out: [batch, tokens, out], bf16 or fp16, any strides; the bias is in single precision, as sums are. Every row of out is written.
 //
 // What is skipped: heads that a q-block has not in the set are no k-steps of its tiles; the producer walks the others by the bits of one
-// word for each q-block. What they would have given arrives as terms, the forecast of their projection: 64 columns at a time in stages of
-// the ring, as if they were one more k-step, so that they are there when the sums are done.
+// word for each q-block. What they would have given arrives as terms, the forecast of their projection: the first while the sums are made,
+// where the output will be, higher orders 64 columns at a time in stages of the ring.
 // pipeline_sm90.cuh has who does what and the memory plan; what is computed and by whom stands in the plan (gemm/plan.cu).
 //
 // Source: FlashOmni (arXiv 2509.25401), section 3.4 (GEMM-O), whose kernel reads the bias before the first product.
@@ -25,7 +25,7 @@ struct GemmO {
 
     const GemmParams& params;
     const GemmOParams& own;
-    const TensorMap *o_map, *further_map, *w_map;
+    const TensorMap *o_map, *further_map, *w_map, *out_map;
     const TermMaps* terms;
 
     __device__ __forceinline__ Detail detail(u32 batch, u32 q_block, u32 slot) const {
@@ -66,39 +66,61 @@ struct GemmO {
         }
     };
 
-    // 64 columns of each term at a time.
+    // The first term.
+    __device__ __forceinline__ bool fills() const {
+        return own.count > 0;
+    }
+
+    __device__ __forceinline__ void fill(const OwnTile& tile, u8 (*staged)[BLOCK_Q * 128], u64* barrier) const {
+        mbarrier_arrive_expect_tx(shared_address(barrier), PANELS * BLOCK_Q * 128);
+#pragma unroll
+        for (u32 panel = 0; panel < PANELS; ++panel) load_panel(tile, 0, panel, staged[panel], barrier);
+    }
+
+    // Panels of the others, all of a panel one after another.
     __device__ __forceinline__ u32 additions() const {
-        return TILE_COLUMNS / 64 * own.count;
+        return own.count > 1 ? PANELS * (own.count - 1) : 0;
     }
 
     __device__ __forceinline__ void load_addition(const OwnTile& tile, u32 n, u8* a, u64* barrier) const {
-        u32 full = shared_address(barrier), panel = n / own.count, term = n % own.count;
-        mbarrier_arrive_expect_tx(full, A_BYTES);
-        u32 row = tile.first - params.shape.first_token;
-        cp_async_bulk_tensor_4d(shared_address(a), &terms->of[term], full, tile.detail.column + 64 * panel, row, 0, tile.batch, EVICT_FIRST);
+        mbarrier_arrive_expect_tx(shared_address(barrier), A_BYTES);
+        load_panel(tile, 1 + n % (own.count - 1), n / (own.count - 1), a, barrier);
+    }
+
+    __device__ __forceinline__ void load_panel(const OwnTile& tile, u32 term, u32 panel, u8* to, u64* barrier) const {
+        u32 column = tile.detail.column + 64 * panel, row = tile.first - params.shape.first_token;
+        cp_async_bulk_tensor_4d(shared_address(to), &terms->of[term], shared_address(barrier), column, row, 0, tile.batch, EVICT_FIRST);
     }
 
     template <class C>
     __device__ __forceinline__ void finish(C& consumer, const OwnTile& tile, float (&d)[128]) const {
-        u32 count = own.count;
+        u32 count = own.count, first = same_in_warp(tile.detail.column), columns = params.shape.columns;
+        if (count > 0) consumer.wait_staged();
 #pragma unroll
-        for (u32 panel = 0; panel < TILE_COLUMNS / 64; ++panel) {
+        for (u32 panel = 0; panel < PANELS; ++panel) {
             float* x = d + 32 * panel;
+            if (count > 0) consumer.add_panel(x, consumer.shared.staged[panel], own.weights[0]);
 #pragma unroll 1
-            for (u32 term = 0; term < count; ++term) consumer.add_stage(x, own.weights[term]);
-            u32 column = same_in_warp(tile.detail.column) + 64 * panel;
-            if (column >= params.shape.columns) continue;
-            if (own.bias != nullptr) {
-#pragma unroll
-                for (u32 chunk = 0; chunk < 8; ++chunk) {
-                    // A multiple of 8, so that no chunk is cut.
-                    if (column + 8 * chunk >= params.shape.columns) break;
-                    float2 pair = __ldg(reinterpret_cast<const float2*>(own.bias + column + 8 * chunk) + consumer.lane % 4);
-#pragma unroll
-                    for (u32 r = 0; r < 2; ++r) x[4 * chunk + 2 * r] += pair.x, x[4 * chunk + 2 * r + 1] += pair.y;
-                }
+            for (u32 term = 1; term < count; ++term) {
+                consumer.add_panel(x, consumer.shared.a[consumer.wait_stage()], own.weights[term]);
+                consumer.free_stage();
             }
-            consumer.send(tile, x, own.out, 0, column, params.shape.columns);
+            if (own.bias != nullptr) add_bias(x, first + 64 * panel, consumer.lane % 4);
+            __syncwarp(); // all lanes have read their part of the panel
+            consumer.stage(x, panel);
+        }
+        u32 panels = min((columns - first + 63) / 64, PANELS);
+        consumer.send(tile, panels, out_map, own.out, columns, [&](u32 panel) { return make_uint2(0, first + 64 * panel); });
+    }
+
+    __device__ __forceinline__ void add_bias(float* x, u32 column, u32 quad) const {
+#pragma unroll
+        for (u32 chunk = 0; chunk < 8; ++chunk) {
+            // Columns are a multiple of 8, so that no chunk is cut.
+            if (column + 8 * chunk >= params.shape.columns) break;
+            float2 pair = __ldg(reinterpret_cast<const float2*>(own.bias + column + 8 * chunk) + quad);
+#pragma unroll
+            for (u32 r = 0; r < 2; ++r) x[4 * chunk + 2 * r] += pair.x, x[4 * chunk + 2 * r + 1] += pair.y;
         }
     }
 };
@@ -108,6 +130,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) gemm_o(
     const __grid_constant__ TensorMap o_map,
     const __grid_constant__ TensorMap further_map,
     const __grid_constant__ TensorMap w_map,
+    const __grid_constant__ TensorMap out_map,
     const __grid_constant__ TermMaps terms) {
     extern __shared__ __align__(1024) u8 memory[];
     using Shared = SharedMemory<GemmO::Detail>;
@@ -115,6 +138,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) gemm_o(
     if (threadIdx.x == 0) {
         prefetch_tensormap(&o_map);
         prefetch_tensormap(&w_map);
+        prefetch_tensormap(&out_map);
     }
-    run(GemmO{params.gemm, params, &o_map, &further_map, &w_map, &terms}, *reinterpret_cast<Shared*>(memory));
+    run(GemmO{params.gemm, params, &o_map, &further_map, &w_map, &out_map, &terms}, *reinterpret_cast<Shared*>(memory));
 }

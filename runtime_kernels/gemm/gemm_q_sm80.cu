@@ -67,15 +67,12 @@ struct GemmQ {
         for (u32 m = 0; m < M_TILES; ++m) {
             u32 row[2] = {place.row + 16 * m, place.row + 16 * m + 8};
             normalise(&d[m][0][0], own, head, place.quad);
-            // Cosines and sines of every token; rows beyond the last one take its.
-            const float* of_rows[2];
-#pragma unroll
-            for (u32 r = 0; r < 2; ++r) of_rows[r] = own.rotary + u64(tile.first + min(row[r], rows - 1)) * HEAD_DIM;
-#pragma unroll
-            for (u32 part = 0; part < HEAD_DIM / 32; ++part) {
-                if (own.rotary == nullptr) break;
-                auto turns = [&](u32 chunk, u32 r) { return __ldg(reinterpret_cast<const float4*>(of_rows[r] + 32 * part + 4 * chunk)); };
-                rotate(&d[m][0][0], part, own.halves, place.quad, turns);
+            if (own.rotary != nullptr) {
+                // Cosines and sines of every token; rows beyond the last one take its.
+                auto turns = [&](u32 pair, u32 r) {
+                    return load_pair(own.rotary + u64(tile.first + min(row[r], rows - 1)) * HEAD_DIM + 2 * pair);
+                };
+                rotate<1>(&d[m][0][0], own.halves, place.quad, turns);
             }
 #pragma unroll
             for (u32 r = 0; r < 2; ++r) {

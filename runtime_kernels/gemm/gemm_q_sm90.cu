@@ -19,7 +19,7 @@ struct GemmQ {
 
     const GemmParams& params;
     const GemmQParams& own;
-    const TensorMap *x_map, *w_map, *rotary_map;
+    const TensorMap *x_map, *w_map, *rotary_map, *out_map;
 
     __device__ __forceinline__ Detail detail(u32 batch, u32 q_block, u32 slot) const {
         return find_heads(params, batch, q_block, slot);
@@ -53,15 +53,27 @@ struct GemmQ {
         }
     };
 
-    // Cosines and sines of 16 pairs of channels at a time, as so many bytes as 64 numbers of 16 bits.
-    __device__ __forceinline__ u32 additions() const {
-        return own.rotary == nullptr ? 0 : HEAD_DIM / 32;
+    // Cosines and sines of 16 pairs of channels are a panel: as many bytes as 64 numbers of 16 bits.
+    static constexpr u32 TURN_PANELS = HEAD_DIM / 32;
+
+    __device__ __forceinline__ bool fills() const {
+        return own.rotary != nullptr;
     }
 
-    __device__ __forceinline__ void load_addition(const OwnTile& tile, u32 n, u8* a, u64* barrier) const {
-        mbarrier_arrive_expect_tx(shared_address(barrier), A_BYTES);
-        cp_async_bulk_tensor_4d(shared_address(a), rotary_map, shared_address(barrier), 64 * n, tile.first, 0, 0, EVICT_LAST);
+    __device__ __forceinline__ void fill(const OwnTile& tile, u8 (*staged)[BLOCK_Q * 128], u64* barrier) const {
+        u32 full = shared_address(barrier);
+        mbarrier_arrive_expect_tx(full, TURN_PANELS * BLOCK_Q * 128);
+#pragma unroll
+        for (u32 panel = 0; panel < TURN_PANELS; ++panel) {
+            cp_async_bulk_tensor_4d(shared_address(staged[panel]), rotary_map, full, 64 * panel, tile.first, 0, 0, EVICT_LAST);
+        }
     }
+
+    __device__ __forceinline__ u32 additions() const {
+        return 0;
+    }
+
+    __device__ __forceinline__ void load_addition(const OwnTile&, u32, u8*, u64*) const {}
 
     template <class C>
     __device__ __forceinline__ void finish(C& consumer, const OwnTile& tile, float (&d)[128]) const {
@@ -70,25 +82,20 @@ struct GemmQ {
         for (u32 i = 0; i < TILE_HEADS; ++i) {
             if (i < count) normalise(d + i * (HEAD_DIM / 2), own, tile.detail.head(i), quad);
         }
-#pragma unroll
-        for (u32 part = 0; part < HEAD_DIM / 32; ++part) {
-            if (own.rotary == nullptr) break;
-            u32 stage = consumer.wait_stage();
-            auto turns = [&](u32 chunk, u32 r) { return *reinterpret_cast<const float4*>(consumer.chunk_of(stage, chunk, r)); };
-#pragma unroll
-            for (u32 i = 0; i < TILE_HEADS; ++i) {
-                if (i < count) rotate(d + i * (HEAD_DIM / 2), part, own.halves, quad, turns);
-            }
-            consumer.free_stage();
+        if (own.rotary != nullptr) {
+            consumer.wait_staged();
+            // Zeros where the tile has no head turn to zeros.
+            auto turns = [&](u32 pair, u32 r) {
+                const u8* panel = consumer.shared.staged[pair / 16];
+                return *reinterpret_cast<const float2*>(consumer.chunk_of(panel, pair % 16 / 2, r) + pair % 2 * 8);
+            };
+            rotate<TILE_HEADS>(d, own.halves, quad, turns);
+            __syncwarp(); // all lanes have read their turns
         }
 #pragma unroll
-        for (u32 i = 0; i < TILE_HEADS; ++i) {
-            if (i >= count) break;
-#pragma unroll
-            for (u32 panel = 0; panel < HEAD_STEPS; ++panel) {
-                consumer.send(tile, d + i * (HEAD_DIM / 2) + 32 * panel, own.out, tile.detail.head(i), 64 * panel, HEAD_DIM);
-            }
-        }
+        for (u32 panel = 0; panel < PANELS; ++panel) consumer.stage(d + 32 * panel, panel);
+        auto place = [&](u32 panel) { return make_uint2(tile.detail.head(panel / HEAD_STEPS), panel % HEAD_STEPS * 64); };
+        consumer.send(tile, count * HEAD_STEPS, out_map, own.out, HEAD_DIM, place);
     }
 };
 
@@ -96,13 +103,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) gemm_q(
     const __grid_constant__ GemmQParams params,
     const __grid_constant__ TensorMap x_map,
     const __grid_constant__ TensorMap w_map,
-    const __grid_constant__ TensorMap rotary_map) {
+    const __grid_constant__ TensorMap rotary_map,
+    const __grid_constant__ TensorMap out_map) {
     extern __shared__ __align__(1024) u8 memory[];
     using Shared = SharedMemory<GemmQ::Detail>;
     static_assert(sizeof(Shared) <= OMNI_SHARED_BYTES, "the shared memory that the host launches with");
     if (threadIdx.x == 0) {
         prefetch_tensormap(&x_map);
         prefetch_tensormap(&w_map);
+        prefetch_tensormap(&out_map);
     }
-    run(GemmQ{params.gemm, params, &x_map, &w_map, &rotary_map}, *reinterpret_cast<Shared*>(memory));
+    run(GemmQ{params.gemm, params, &x_map, &w_map, &rotary_map, &out_map}, *reinterpret_cast<Shared*>(memory));
 }

@@ -21,6 +21,9 @@ const TILE_COLUMNS: usize = 256;
 /// k of one step.
 const STEP: usize = 64;
 
+/// Rows of the output that one copy stores: those of a warp.
+const STORED_ROWS: u32 = 16;
+
 /// Which (q-block, head) tiles a projection is about.
 #[derive(Clone, Debug)]
 pub enum TileSet {
@@ -134,8 +137,8 @@ pub struct GemmCall {
 /// What a launch passes, and keeps.
 #[derive(Debug)]
 enum Arguments {
-    Heads { params: params::GemmQParams, maps: [TensorMap; 3], _operands: HeadsOperands },
-    Out { params: params::GemmOParams, maps: [TensorMap; 3], terms: [TensorMap; MAX_ORDER + 1], _operands: OutOperands },
+    Heads { params: params::GemmQParams, maps: [TensorMap; 4], _operands: HeadsOperands },
+    Out { params: params::GemmOParams, maps: [TensorMap; 4], terms: [TensorMap; MAX_ORDER + 1], _operands: OutOperands },
 }
 
 impl Projection {
@@ -286,7 +289,7 @@ impl Kernels {
             Some((table, _)) => self.map(&table.as_halves([all_tokens, 2 * head_dim]), BLOCK)?,
             None => map_of_x,
         };
-        let maps = [map_of_x, self.map(&weight.0, head_dim as u32)?, map_of_rotary];
+        let maps = [map_of_x, self.map(&weight.0, head_dim as u32)?, map_of_rotary, self.map(&own, STORED_ROWS)?];
         self.gemm_call(work, element, Arguments::Heads { params, maps, _operands: operands })
     }
 
@@ -329,7 +332,8 @@ impl Kernels {
             (term_maps[index], params.weights[index]) = (self.map(&term.0, BLOCK)?, *weight);
         }
         let map_of_further = further.as_ref().map_or(Ok(map_of_o), |further| self.map(&further.0, BLOCK))?;
-        let maps = [map_of_o, map_of_further, self.map(&weight.0, TILE_COLUMNS as u32)?];
+        let map_of_weight = self.map(&weight.0, TILE_COLUMNS as u32)?;
+        let maps = [map_of_o, map_of_further, map_of_weight, self.map(&out.0, STORED_ROWS)?];
         self.gemm_call(work, element, Arguments::Out { params, maps, terms: term_maps, _operands: operands })
     }
 
@@ -396,13 +400,13 @@ impl GemmCall {
         // SAFETY: as in `plan`; the operands are held by `self` too.
         unsafe {
             match &self.launch {
-                Arguments::Heads { params, maps: [x, weight, rotary], .. } => {
-                    let [x, weight, rotary] = [x, weight, rotary].map(Argument::of);
-                    self.function.launch(stream, launch, &[Argument::of(params), x, weight, rotary])
+                Arguments::Heads { params, maps: [x, weight, rotary, out], .. } => {
+                    let [x, weight, rotary, out] = [x, weight, rotary, out].map(Argument::of);
+                    self.function.launch(stream, launch, &[Argument::of(params), x, weight, rotary, out])
                 }
-                Arguments::Out { params, maps: [o, further, weight], terms, .. } => {
-                    let [o, further, weight] = [o, further, weight].map(Argument::of);
-                    let arguments = [Argument::of(params), o, further, weight, Argument::of(terms)];
+                Arguments::Out { params, maps: [o, further, weight, out], terms, .. } => {
+                    let [o, further, weight, out] = [o, further, weight, out].map(Argument::of);
+                    let arguments = [Argument::of(params), o, further, weight, out, Argument::of(terms)];
                     self.function.launch(stream, launch, &arguments)
                 }
             }

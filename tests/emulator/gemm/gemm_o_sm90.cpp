@@ -12,7 +12,7 @@
 using Shared = SharedMemory<GemmO::Detail>;
 
 static std::string name_of(u32 offset) {
-    return name_in({BARRIERS(Shared, full), BARRIERS(Shared, empty), BARRIERS(Shared, tile_full), BARRIERS(Shared, tile_empty)}, offset);
+    return name_in({BARRIERS(Shared, full), BARRIERS(Shared, empty), BARRIERS(Shared, staged_full), BARRIERS(Shared, staged_empty), BARRIERS(Shared, tile_full), BARRIERS(Shared, tile_empty)}, offset);
 }
 
 // With tensor maps as src/kernels encodes them.
@@ -24,7 +24,7 @@ static void run(const Case& any) {
     for (u32 term = 0; term < it.params.count; ++term) terms.of[term] = map_of(it.operands.terms[term], output, BLOCK_Q);
     gemm_o(it.params, map_of(it.operands.o, {shape.batch, shape.heads, shape.q_tokens, HEAD_DIM}, BLOCK_Q),
            map_of(it.operands.further, {shape.batch, 1, shape.tokens, it.operands.further_inputs}, BLOCK_Q),
-           map_of(it.operands.w, {1, 1, shape.columns, it.inputs()}, TILE_COLUMNS), terms);
+           map_of(it.operands.w, {1, 1, shape.columns, it.inputs()}, TILE_COLUMNS), map_of(it.params.out, output, 16), terms);
 }
 
 const GemmKernel GEMM = {THREADS, sizeof(Shared), run, name_of};

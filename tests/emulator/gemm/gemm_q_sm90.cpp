@@ -12,7 +12,7 @@
 using Shared = SharedMemory<GemmQ::Detail>;
 
 static std::string name_of(u32 offset) {
-    return name_in({BARRIERS(Shared, full), BARRIERS(Shared, empty), BARRIERS(Shared, tile_full), BARRIERS(Shared, tile_empty)}, offset);
+    return name_in({BARRIERS(Shared, full), BARRIERS(Shared, empty), BARRIERS(Shared, staged_full), BARRIERS(Shared, staged_empty), BARRIERS(Shared, tile_full), BARRIERS(Shared, tile_empty)}, offset);
 }
 
 // With tensor maps as src/kernels encodes them.
@@ -23,7 +23,8 @@ static void run(const Case& any) {
     Tensor4 rotary{const_cast<float*>(it.params.rotary), 0, 0, 2 * HEAD_DIM};
     gemm_q(it.params, map_of(it.operands.x, {shape.batch, 1, shape.tokens, it.operands.inputs}, BLOCK_Q),
            map_of(it.operands.w, {1, 1, shape.heads * HEAD_DIM, it.operands.inputs}, HEAD_DIM),
-           map_of(rotary, {1, 1, shape.q_tokens, 2 * HEAD_DIM}, BLOCK_Q));
+           map_of(rotary, {1, 1, shape.q_tokens, 2 * HEAD_DIM}, BLOCK_Q),
+           map_of(it.params.out, {shape.batch, shape.heads, shape.tokens, HEAD_DIM}, 16));
 }
 
 const GemmKernel GEMM = {THREADS, sizeof(Shared), run, name_of};
