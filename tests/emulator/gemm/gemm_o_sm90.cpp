@@ -12,7 +12,9 @@
 using Shared = SharedMemory<GemmO::Detail>;
 
 static std::string name_of(u32 offset) {
-    return name_in({BARRIERS(Shared, full), BARRIERS(Shared, empty), BARRIERS(Shared, staged_full), BARRIERS(Shared, staged_empty), BARRIERS(Shared, tile_full), BARRIERS(Shared, tile_empty)}, offset);
+#define ARRAY(member) BARRIERS(Shared, member)
+    return name_in({ARRAY(full), ARRAY(empty), ARRAY(staged_full), ARRAY(staged_empty), ARRAY(tile_full), ARRAY(tile_empty)}, offset);
+#undef ARRAY
 }
 
 // With tensor maps as src/kernels encodes them.
