@@ -177,12 +177,12 @@ fn projections_for_hopper_in_fp16() {
 
 #[test]
 fn portable_projections_in_bf16() {
-    let macros = &[("HEAD_DIM", 128), ("BF16", 1), ("TILE_COLUMNS", 128), ("LONG", 4)];
+    let macros = &[("HEAD_DIM", 128), ("BF16", 1), ("TILE_COLUMNS", 128), ("SHARED_BYTES", 66_560), ("LONG", 4)];
     check(&Variant { name: "128_1_128", macros }, &[(&GEMM_Q_SM80, 16), (&GEMM_O_SM80, 16)]);
 }
 
 #[test]
 fn portable_projections_in_fp16() {
-    let macros = &[("HEAD_DIM", 64), ("BF16", 0), ("TILE_COLUMNS", 128), ("LONG", 512)];
+    let macros = &[("HEAD_DIM", 64), ("BF16", 0), ("TILE_COLUMNS", 128), ("SHARED_BYTES", 66_560), ("LONG", 512)];
     check(&Variant { name: "64_0_128", macros }, &[(&GEMM_Q_SM80, 16), (&GEMM_O_SM80, 16)]);
 }

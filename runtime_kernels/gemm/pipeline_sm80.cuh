@@ -52,6 +52,7 @@ constexpr u32 OPERAND_BYTES = BLOCK_Q * ROW_BYTES;
 constexpr u32 STAGE_BYTES = 2 * OPERAND_BYTES;
 constexpr u32 CONTROL_BYTES = 1024;
 constexpr u32 SHARED_BYTES = STAGES * STAGE_BYTES + CONTROL_BYTES;
+static_assert(SHARED_BYTES <= OMNI_SHARED_BYTES, "the shared memory that the host launches with");
 
 static_assert(BLOCK_Q == TILE_COLUMNS, "both operands of a stage have as many rows");
 static_assert(ROWS_AT_ONCE % 8 == 0, "rows of a thread share their swizzle");

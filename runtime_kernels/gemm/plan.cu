@@ -4,9 +4,9 @@
 //   out   params.heads: the heads of each q-block that are in the set, [symbol_batches][q_blocks][ceil(heads / 64)]
 //         params.plan: head, cuts [ctas + 1], order [rows], lengths [rows]; `rows` is batch * q_blocks * slots
 //
-// A row is one tile of output, 128 x TILE_COLUMNS. Those of GEMM-Q hold the next heads of the set, one to four, so that a q-block has as many rows as its
-// heads fill; those of GEMM-O hold columns, and their reduction goes through the heads of the set. Rows of one q-block stay together: thread
-// blocks that run at one time read the same input, and the weights stay in the second-level cache.
+// A row is one tile of output, 128 x TILE_COLUMNS. Those of GEMM-Q hold the next heads of the set, one to four, so that a q-block has as
+// many rows as its heads fill; those of GEMM-O hold columns, and their reduction goes through the heads of the set. Rows of one q-block stay
+// together: thread blocks that run at one time read the same input, and the weights stay in the second-level cache.
 #include "common/plan.cuh"
 #include "gemm/config.cuh"
 #include "gemm/gemm_params.cuh"

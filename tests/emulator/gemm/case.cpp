@@ -76,7 +76,8 @@ void Case::choose_plan() {
 }
 
 Tensor4 Case::tensor_of_tokens(u32 heads, u32 columns, size_t& numbers) {
-    Tensor4 it = make_tensor(memory, random, {gemm.shape.batch, heads, gemm.shape.q_tokens, columns}, numbers);
+    // With room for rows that nobody may write.
+    Tensor4 it = make_tensor(memory, random, {gemm.shape.batch, heads, gemm.shape.q_tokens + BLOCK_Q, columns}, numbers);
     it.data = line_of(it, 0, 0, gemm.shape.first_token);
     return it;
 }
