@@ -4,7 +4,8 @@
 //! features and their forecasts. A host asks it layer by layer:
 //!
 //! * [`Session::attention`]: attention alone, for hosts that keep their projections;
-//! * [`Session::begin`]: a [`Step`] with GEMM-Q, attention and GEMM-O, where what is cached saves projections too.
+//! * [`Session::begin`]: a [`Step`] with GEMM-Q, attention and GEMM-O, where what is cached saves projections too, call by call
+//!   or, by [`Step::block`], as a whole from the weights of an [`AttentionBlock`].
 //!
 //! What a step does follows from the plan's schedule ([`StepKind`](crate::ir::StepKind)):
 //!
@@ -33,7 +34,9 @@
 //! FlashOmni, arXiv 2509.25401, section 3; forecasts as in TaylorSeer, arXiv 2503.06923.
 
 mod backend;
+mod block;
 mod clusters;
+mod cpu_block;
 mod gpu;
 mod placement;
 mod projections;
@@ -44,6 +47,8 @@ mod token_masks;
 mod unpacked;
 
 pub use backend::Backend;
+pub use block::{AttentionBlock, Linear, Norm, RotaryTable, StreamInput, StreamShape, TokenStream};
+pub use cpu_block::CpuBlock;
 pub use placement::Placement;
 pub use selection::{HeadGroup, LayerSymbols, Selection, Tensors};
 pub use session::{Report, Session, Step};

@@ -12,8 +12,8 @@ use super::reuse::Output;
 use super::selection::{HeadGroup, LayerSymbols};
 use super::session::{Step, copy, up_to};
 use crate::cpu::{
-    AnyWeight, Part, Start, Taylor, Tiles, Weights, gather_heads, gathered_heads, gemm_o, gemm_o_split, gemm_q,
-    linear_from_heads, linear_to_heads, scatter_heads, whole_blocks,
+    AnyWeight, HeadNorm, Part, Rotary, Start, Taylor, Tiles, Weights, gather_heads, gathered_heads, gemm_o,
+    gemm_o_split, gemm_q, linear_from_heads, linear_to_heads, norm_and_turn, scatter_heads, whole_blocks,
 };
 use crate::error::{Error, Result};
 use crate::ir::{StepKind, Unit};
@@ -83,6 +83,27 @@ impl Step<'_> {
             gemm_q(x.as_ref(), weight, bias, &tiles, part.as_mut())?;
             let all: Vec<u32> = (0..plan.model.heads).collect();
             scatter_heads(part.as_ref(), &all, rows.order, &tiles, &[], q.reborrow())?;
+        }
+        Ok(())
+    }
+
+    /// The norm and rotary embedding of the queries that [`Step::project_q`] has projected; others stay untouched.
+    pub(super) fn turn_q(
+        &self,
+        norm: Option<HeadNorm<'_>>,
+        rotary: Option<Rotary<'_>>,
+        tokens: Range<usize>,
+        mut q: TensorMut<'_>,
+    ) -> Result<()> {
+        let plan = self.session.selection.plan();
+        let Some(symbols) = &self.symbols else {
+            let q_blocks = whole_blocks(plan.model.tokens() as usize);
+            let cache = BitMatrix::ones(plan.model.heads as usize, q_blocks.len() - 1);
+            return norm_and_turn(q, &Tiles { cache: &cache, q_blocks: &q_blocks, tokens }, None, norm, rotary);
+        };
+        for group in &symbols.groups {
+            let rows = Rows::of(group, plan, Tile::Live);
+            norm_and_turn(q.reborrow(), &rows.tiles(&tokens), rows.order, norm, rotary)?;
         }
         Ok(())
     }

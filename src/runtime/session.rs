@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use half::{bf16, f16};
 
 use super::backend::{Backend, Engine, Forecast};
+use super::cpu_block::Work;
 use super::projections::Projected;
 use super::reuse::{self, Memory, Output};
 use super::selection::{Chosen, LayerSymbols, Selection, Tensors, check_heads, check_place};
@@ -50,6 +51,8 @@ pub struct Session {
     shared: HashMap<Vec<u32>, Weak<LayerSymbols>>,
     /// What some step of the plans so far reuses.
     units: Vec<Unit>,
+    /// Room for whole blocks, once one was run.
+    pub(super) work: Option<Work>,
 }
 
 /// What a layer remembers.
@@ -114,7 +117,8 @@ impl Session {
         let engine = Engine::new(backend, selection.plan())?;
         let layers = (0..selection.plan().model.layers).map(|layer| Layer::new(selection.plan(), layer));
         let units = reuse::units(selection.plan()).collect();
-        Ok(Session { layers: layers.collect::<Result<_>>()?, engine, selection, shared: HashMap::new(), units })
+        let layers = layers.collect::<Result<_>>()?;
+        Ok(Session { layers, engine, selection, shared: HashMap::new(), units, work: None })
     }
 
     /// The plan.
@@ -418,6 +422,7 @@ fn caches(plan: &Plan, class: &Class) -> bool {
 /// A layer at a step.
 ///
 /// A host that keeps its projections calls [`Step::attention`]. One that lets cached blocks save projections too calls
+/// [`Step::block`] with the weights of the whole block, or
 /// [`Step::project_q`], [`Step::attention_live`] and [`Step::project_out`] in this order; at a step of kind
 /// [`StepKind::Reuse`] only the last, and at one of kind [`StepKind::Shared`] [`Step::share_out`] in place of all. Where rules
 /// choose by what the host measures, [`Step::choose`] comes first. A feed-forward network is the same with experts for heads,
