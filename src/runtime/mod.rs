@@ -36,6 +36,7 @@
 mod backend;
 mod block;
 mod clusters;
+mod course;
 mod cpu_block;
 mod gpu;
 mod placement;
