@@ -29,6 +29,10 @@ pub enum Kernel {
     GemmOSm90,
     /// The work list of both.
     GemmPlan,
+    /// Differences of features at an update.
+    FeaturesUpdate,
+    /// Weighted sums of features.
+    FeaturesSum,
 }
 
 /// The kernels of GEMM-Q and GEMM-O for a device.
@@ -117,6 +121,8 @@ impl Kernel {
             Kernel::GemmQSm90 => "gemm/gemm_q_sm90.cu",
             Kernel::GemmOSm90 => "gemm/gemm_o_sm90.cu",
             Kernel::GemmPlan => "gemm/plan.cu",
+            Kernel::FeaturesUpdate => "features/update.cu",
+            Kernel::FeaturesSum => "features/sum.cu",
         }
     }
 
@@ -130,6 +136,8 @@ impl Kernel {
             Kernel::GemmQSm90 => "gemm_q",
             Kernel::GemmOSm90 => "gemm_o",
             Kernel::GemmPlan => "gemm_plan",
+            Kernel::FeaturesUpdate => "features_update",
+            Kernel::FeaturesSum => "features_sum",
         }
     }
 }
@@ -247,6 +255,8 @@ impl Variant {
             (Kernel::GemmQSm90 | Kernel::GemmOSm90, _) => geometry(384, 1, 4 * 49_152 + 32_768 + SMALL),
             (Kernel::Plan | Kernel::GemmPlan, _) => geometry(1024, 1, 0),
             (Kernel::Naive, _) => geometry(128, 1, 0),
+            // As many as a multiprocessor holds: they wait for memory.
+            (Kernel::FeaturesUpdate | Kernel::FeaturesSum, _) => geometry(256, 8, 0),
         }
     }
 
@@ -289,6 +299,8 @@ pub fn variants(kernel: Kernel, compute: Version) -> impl Iterator<Item = Varian
         Kernel::Plan => *variant == variant.plan(),
         Kernel::GemmPlan => *variant == variant.plan() && variant.has_default_keys(),
         Kernel::GemmQSm90 | Kernel::GemmOSm90 => variant.has_default_keys(),
+        // They do not look at heads either.
+        Kernel::FeaturesUpdate | Kernel::FeaturesSum => variant.has_default_keys() && variant.head_dim == BLOCK,
         _ => true,
     })
 }
