@@ -175,6 +175,12 @@ impl AttentionBlock {
         &self.shapes
     }
 
+    /// Tokens of all streams.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.shapes.last().map_or(0, |shape| shape.tokens.end)
+    }
+
     /// Heads, and channels of a head.
     #[must_use]
     pub fn head_shape(&self) -> [usize; 2] {

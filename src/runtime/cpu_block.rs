@@ -82,8 +82,7 @@ impl CpuBlock {
             })
         };
         let streams = block.streams().iter().zip(block.shapes()).map(stream).collect::<Result<Vec<_>>>()?;
-        let tokens = streams.last().map_or(0, |stream| stream.shape.tokens.end);
-        Ok(CpuBlock { streams, rotary: block.rotary().cloned(), size: [heads, head_dim, tokens] })
+        Ok(CpuBlock { streams, rotary: block.rotary().cloned(), size: [heads, head_dim, block.tokens()] })
     }
 
     fn check(&self, inputs: &[StreamInput<'_>], outputs: &[TensorMut<'_>]) -> Result<()> {

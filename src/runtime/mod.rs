@@ -23,7 +23,8 @@
 //! A step that needs what no earlier step left, as when a host joins in the middle of a generation, is done as an update:
 //! it costs time and never quality. [`Selection`] gives symbols without running anything.
 //!
-//! Attention runs on the CPU, or by [`Session::on`] on a GPU ([`Backend`]); the rest is the CPU's.
+//! Attention of a session runs on the CPU, or by [`Session::on`] on a GPU ([`Backend`]); the rest is the CPU's. A [`DeviceSession`] runs whole
+//! blocks on a GPU, from tokens in its memory to outputs in its memory; what it takes is known before ([`MemoryPlan`]).
 //!
 //! # Numbers
 //! What is cached is the output of attention in single precision at the last updates, for all heads and q-blocks: when
@@ -38,8 +39,13 @@ mod block;
 mod clusters;
 mod course;
 mod cpu_block;
+mod device_block;
+mod device_lists;
+mod device_session;
+mod device_terms;
 mod gpu;
 mod memory;
+mod merged;
 mod placement;
 mod projections;
 mod reuse;
@@ -51,6 +57,8 @@ mod unpacked;
 pub use backend::Backend;
 pub use block::{AttentionBlock, Linear, Norm, RotaryTable, StreamInput, StreamShape, TokenStream};
 pub use cpu_block::CpuBlock;
+pub use device_block::{DeviceBlock, DeviceMatrix};
+pub use device_session::{DeviceInput, DeviceOptions, DeviceReport, DeviceSession};
 pub use memory::{MemoryPlan, Part, Use};
 pub use placement::Placement;
 pub use selection::{HeadGroup, LayerSymbols, Selection, Tensors};
