@@ -87,6 +87,13 @@ fn portable_attention_for_hopper() {
 }
 
 #[test]
+fn projections_for_hopper() {
+    check(Kernel::GemmQSm90, [9, 0]);
+    check(Kernel::GemmOSm90, [9, 0]);
+    check(Kernel::GemmPlan, [9, 0]);
+}
+
+#[test]
 fn work_lists_and_the_naive_kernel() {
     for compute in [[8, 0], [8, 9], [9, 0], [10, 0], [12, 0]] {
         check(Kernel::Plan, compute);

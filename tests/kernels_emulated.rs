@@ -15,38 +15,39 @@ const SEED: &str = "1";
 /// Sources that are the same for all variants.
 const DEVICE: &[&str] = &["fiber", "device", "barriers", "tma", "wgmma", "mma"];
 
-/// Sources that depend on the variant, besides that of the kernel.
-const VARIANT: &[&str] = &["plan", "case", "check", "main"];
+/// A kernel, and what its program is made of besides [`DEVICE`].
+struct Kernel {
+    /// Of the kernel's own source, below the emulator's folder.
+    source: &'static str,
+    /// The others that depend on the variant.
+    sources: &'static [&'static str],
+    is_for_hopper: bool,
+}
 
-const HOPPER: &str = "attention_sm90";
-const AMPERE: &str = "attention_sm80";
+const ATTENTION: &[&str] = &["cases", "attention/plan", "attention/case", "attention/check", "attention/main"];
+const GEMM_Q: &[&str] = &["cases", "gemm/plan", "gemm/case", "gemm/main", "gemm/gemm_q"];
+const GEMM_O: &[&str] = &["cases", "gemm/plan", "gemm/case", "gemm/main", "gemm/gemm_o"];
 
-/// A variant of the kernels, by the macros that choose it.
+const ATTENTION_SM90: Kernel = Kernel { source: "attention/attention_sm90", sources: ATTENTION, is_for_hopper: true };
+const ATTENTION_SM80: Kernel = Kernel { source: "attention/attention_sm80", sources: ATTENTION, is_for_hopper: false };
+const GEMM_Q_SM90: Kernel = Kernel { source: "gemm/gemm_q_sm90", sources: GEMM_Q, is_for_hopper: true };
+const GEMM_Q_SM80: Kernel = Kernel { source: "gemm/gemm_q_sm80", sources: GEMM_Q, is_for_hopper: false };
+const GEMM_O_SM80: Kernel = Kernel { source: "gemm/gemm_o_sm80", sources: GEMM_O, is_for_hopper: false };
+const GEMM_O_SM90: Kernel = Kernel { source: "gemm/gemm_o_sm90", sources: GEMM_O, is_for_hopper: true };
+
+/// A variant of the kernels: the values of the macros that choose it, and the folder of its programs.
 struct Variant {
-    head_dim: u32,
-    is_bf16: bool,
-    kv_block: u32,
-    has_masks: bool,
-    /// Tiles of a row that is long, see work.cuh.
-    long: u32,
+    name: &'static str,
+    macros: &'static [(&'static str, u32)],
 }
 
 impl Variant {
     fn macros(&self) -> Vec<String> {
-        vec![
-            format!("-DOMNI_HEAD_DIM={}", self.head_dim),
-            format!("-DOMNI_BF16={}", u32::from(self.is_bf16)),
-            format!("-DOMNI_KV_BLOCK={}", self.kv_block),
-            format!("-DOMNI_MASKS={}", u32::from(self.has_masks)),
-            format!("-DOMNI_LONG={}", self.long),
-        ]
+        self.macros.iter().map(|(name, value)| format!("-DOMNI_{name}={value}")).collect()
     }
 
     fn folder(&self) -> PathBuf {
-        let Variant { head_dim, is_bf16, kv_block, has_masks, long: _ } = self;
-        let folder = folder().join(format!("{head_dim}_{}_{kv_block}_{}", u32::from(*is_bf16), u32::from(*has_masks)));
-        std::fs::create_dir_all(&folder).expect("the folder of temporary files can be written");
-        folder
+        folder().join(self.name)
     }
 }
 
@@ -95,6 +96,8 @@ fn succeed(command: &mut Command) -> String {
 /// Compiles one source.
 fn compile(compiler: &str, source: &str, macros: &[String], folder: &Path) -> PathBuf {
     let object = folder.join(format!("{source}.o"));
+    std::fs::create_dir_all(object.parent().expect("it is in a folder"))
+        .expect("folders of temporary files can be made");
     let mut command = Command::new(compiler);
     command.current_dir(root().join("tests/emulator")).args(["-std=c++17", "-O1", "-w", "-c"]);
     // The kernels read arrays of bytes as wider types; an address that does not suit its type traps, as it does on a GPU.
@@ -110,53 +113,76 @@ fn compile(compiler: &str, source: &str, macros: &[String], folder: &Path) -> Pa
 /// The objects that all variants share, compiled once.
 fn device_objects(compiler: &str) -> &'static [PathBuf] {
     static OBJECTS: OnceLock<Vec<PathBuf>> = OnceLock::new();
-    OBJECTS.get_or_init(|| {
-        std::fs::create_dir_all(folder()).expect("the folder of temporary files can be written");
-        DEVICE.iter().map(|source| compile(compiler, source, &[], &folder())).collect()
-    })
+    OBJECTS.get_or_init(|| DEVICE.iter().map(|source| compile(compiler, source, &[], &folder())).collect())
 }
 
-/// Compiles what the kernels of a variant share.
-fn variant_objects(compiler: &str, variant: &Variant) -> Vec<PathBuf> {
-    VARIANT.iter().map(|source| compile(compiler, source, &variant.macros(), &variant.folder())).collect()
-}
-
-/// Runs random cases on one kernel.
-fn run(compiler: &str, variant: &Variant, objects: &[PathBuf], kernel: &str, cases: u32) {
+/// Compiles the program of a kernel, but for those of its objects that there are already, and runs random cases.
+fn run(compiler: &str, variant: &Variant, objects: &mut Vec<(&'static str, PathBuf)>, kernel: &Kernel, cases: u32) {
+    for source in kernel.sources {
+        if objects.iter().all(|(known, _)| known != source) {
+            objects.push((source, compile(compiler, source, &variant.macros(), &variant.folder())));
+        }
+    }
     let mut macros = variant.macros();
-    macros.extend(match kernel {
-        HOPPER => vec!["-D__CUDA_ARCH__=900".to_owned(), "-D__CUDA_ARCH_FEAT_SM90_ALL".to_owned()],
-        _ => vec!["-D__CUDA_ARCH__=800".to_owned()],
+    macros.extend(if kernel.is_for_hopper {
+        vec!["-D__CUDA_ARCH__=900".to_owned(), "-D__CUDA_ARCH_FEAT_SM90_ALL".to_owned()]
+    } else {
+        vec!["-D__CUDA_ARCH__=800".to_owned()]
     });
-    let object = compile(compiler, kernel, &macros, &variant.folder());
+    let object = compile(compiler, kernel.source, &macros, &variant.folder());
     let program = object.with_extension("");
-    succeed(Command::new(compiler).args(device_objects(compiler)).args(objects).arg(object).arg("-o").arg(&program));
-    println!("{kernel}: {}", succeed(Command::new(program).args([SEED, &cases.to_string()])));
+    let own = objects.iter().filter(|(source, _)| kernel.sources.contains(source)).map(|(_, object)| object);
+    succeed(Command::new(compiler).args(device_objects(compiler)).args(own).arg(object).arg("-o").arg(&program));
+    println!("{}: {}", kernel.source, succeed(Command::new(program).args([SEED, &cases.to_string()])));
 }
 
 /// Runs a number of cases on each kernel.
-fn check(variant: &Variant, kernels: &[(&str, u32)]) {
+fn check(variant: &Variant, kernels: &[(&Kernel, u32)]) {
     let Some(compiler) = compiler() else { return };
-    let objects = variant_objects(compiler, variant);
+    let mut objects = Vec::new();
     for (kernel, cases) in kernels {
-        run(compiler, variant, &objects, kernel, *cases);
+        run(compiler, variant, &mut objects, kernel, *cases);
     }
 }
 
 #[test]
-fn regular_blocks_of_128_keys_in_bf16() {
-    let variant = Variant { head_dim: 128, is_bf16: true, kv_block: 128, has_masks: false, long: 512 };
-    check(&variant, &[(HOPPER, 24), (AMPERE, 5)]);
+fn attention_to_regular_blocks_of_128_keys_in_bf16() {
+    let macros = &[("HEAD_DIM", 128), ("BF16", 1), ("KV_BLOCK", 128), ("MASKS", 0), ("LONG", 512)];
+    check(&Variant { name: "128_1_128_0", macros }, &[(&ATTENTION_SM90, 24), (&ATTENTION_SM80, 5)]);
 }
 
 #[test]
-fn any_blocks_of_64_keys_in_fp16() {
-    let variant = Variant { head_dim: 64, is_bf16: false, kv_block: 64, has_masks: true, long: 1 };
-    check(&variant, &[(HOPPER, 14), (AMPERE, 3)]);
+fn attention_to_any_blocks_of_64_keys_in_fp16() {
+    let macros = &[("HEAD_DIM", 64), ("BF16", 0), ("KV_BLOCK", 64), ("MASKS", 1), ("LONG", 1)];
+    check(&Variant { name: "64_0_64_1", macros }, &[(&ATTENTION_SM90, 14), (&ATTENTION_SM80, 3)]);
 }
 
 #[test]
-fn any_blocks_of_64_keys_in_bf16() {
-    let variant = Variant { head_dim: 128, is_bf16: true, kv_block: 64, has_masks: true, long: 3 };
-    check(&variant, &[(HOPPER, 12)]);
+fn attention_to_any_blocks_of_64_keys_in_bf16() {
+    let macros = &[("HEAD_DIM", 128), ("BF16", 1), ("KV_BLOCK", 64), ("MASKS", 1), ("LONG", 3)];
+    check(&Variant { name: "128_1_64_1", macros }, &[(&ATTENTION_SM90, 12)]);
+}
+
+#[test]
+fn projections_for_hopper_in_bf16() {
+    let macros = &[("HEAD_DIM", 128), ("BF16", 1), ("TILE_COLUMNS", 256), ("SHARED_BYTES", 232_448), ("LONG", 512)];
+    check(&Variant { name: "128_1_256", macros }, &[(&GEMM_Q_SM90, 60), (&GEMM_O_SM90, 60)]);
+}
+
+#[test]
+fn projections_for_hopper_in_fp16() {
+    let macros = &[("HEAD_DIM", 64), ("BF16", 0), ("TILE_COLUMNS", 256), ("SHARED_BYTES", 232_448), ("LONG", 4)];
+    check(&Variant { name: "64_0_256", macros }, &[(&GEMM_Q_SM90, 60), (&GEMM_O_SM90, 60)]);
+}
+
+#[test]
+fn portable_projections_in_bf16() {
+    let macros = &[("HEAD_DIM", 128), ("BF16", 1), ("TILE_COLUMNS", 128), ("LONG", 4)];
+    check(&Variant { name: "128_1_128", macros }, &[(&GEMM_Q_SM80, 16), (&GEMM_O_SM80, 16)]);
+}
+
+#[test]
+fn portable_projections_in_fp16() {
+    let macros = &[("HEAD_DIM", 64), ("BF16", 0), ("TILE_COLUMNS", 128), ("LONG", 512)];
+    check(&Variant { name: "64_0_128", macros }, &[(&GEMM_Q_SM80, 16), (&GEMM_O_SM80, 16)]);
 }

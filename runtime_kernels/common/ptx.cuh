@@ -129,6 +129,11 @@ __device__ __forceinline__ void fence_proxy_async() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// Orders ordinary accesses to global memory before those of the copy engine.
+__device__ __forceinline__ void fence_proxy_async_global() {
+    asm volatile("fence.proxy.async.global;" ::: "memory");
+}
+
 // ------------------------------------------------------------------------------------------------------------------ registers
 
 template <u32 COUNT>
@@ -145,6 +150,13 @@ __device__ __forceinline__ void setmaxnreg_dec() {
 
 __device__ __forceinline__ void prefetch_tensormap(const TensorMap* map) {
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+// Copies `bytes` that lie together to shared memory; `barrier` counts them. All are multiples of 16.
+__device__ __forceinline__ void cp_async_bulk(u32 destination, const void* source, u32 bytes, u32 barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(destination), "l"(source),
+                 "r"(bytes), "r"(barrier)
+                 : "memory");
 }
 
 // Copies one box of a four-dimensional tensor to shared memory; `barrier` counts its bytes.

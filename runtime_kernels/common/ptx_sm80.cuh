@@ -1,4 +1,4 @@
-// PTX instructions of sm_80 that attention_sm80.cu is built from, one function each under its PTX name.
+// PTX instructions of sm_80 that the portable kernels are built from, one function each under its PTX name.
 #pragma once
 #include "common/types.cuh"
 

@@ -6,11 +6,16 @@
 #error "a variant is chosen by OMNI_HEAD_DIM and OMNI_BF16"
 #endif
 
+#ifndef OMNI_TILE_COLUMNS
+#define OMNI_TILE_COLUMNS 256 // of Hopper's kernels and their plan; the portable ones have 128
+#endif
+
 constexpr u32 HEAD_DIM = OMNI_HEAD_DIM;
 constexpr u32 BLOCK_Q = 128;     // rows of a q-block, at most, and of a tile
-constexpr u32 TILE_COLUMNS = 256; // of the output
+constexpr u32 TILE_COLUMNS = OMNI_TILE_COLUMNS; // of the output
 constexpr u32 STEP = 64;         // of the reduction: a row of 128 bytes
 constexpr u32 HEAD_STEPS = HEAD_DIM / STEP;
 constexpr u32 TILE_HEADS = TILE_COLUMNS / HEAD_DIM;
 
 static_assert(HEAD_DIM == 64 || HEAD_DIM == 128, "rows of a head are one or two panels of 128 bytes");
+static_assert(TILE_COLUMNS == 256 || TILE_COLUMNS == 128, "what there are kernels for");

@@ -7,8 +7,8 @@
 // terms and out: [batch, tokens, out], bf16 or fp16, any strides; the bias is in single precision, as sums are. Every row of out is written.
 //
 // What is skipped: heads that a q-block has not in the set are no k-steps of its tiles; the producer walks the others by the bits of one
-// word for each q-block. What they would have given arrives as terms, the forecast of their projection: 64 columns at a time in stages of
-// the ring, as if they were one more k-step, so that they are there when the sums are done.
+// word for each q-block. What they would have given arrives as terms, the forecast of their projection: the first while the sums are made,
+// where the output will be, higher orders 64 columns at a time in stages of the ring.
 // pipeline_sm90.cuh has who does what and the memory plan; what is computed and by whom stands in the plan (gemm/plan.cu).
 //
 // Source: FlashOmni (arXiv 2509.25401), section 3.4 (GEMM-O), whose kernel reads the bias before the first product.
@@ -20,11 +20,7 @@ struct TermMaps {
 };
 
 struct GemmO {
-    struct Detail {
-        u32 column;        // first of the tile
-        const u64* heads;  // bits of those in the set
-        u32 head_steps;    // of those
-    };
+    using Detail = TileColumns;
     using OwnTile = Tile<Detail>;
 
     const GemmParams& params;
@@ -33,13 +29,7 @@ struct GemmO {
     const TermMaps* terms;
 
     __device__ __forceinline__ Detail detail(u32 batch, u32 q_block, u32 slot) const {
-        const GemmShape& shape = params.shape;
-        u32 words = (shape.heads + 63) / 64;
-        const u64* bits = params.heads + (u64(shape.symbol_batches == 1 ? 0 : batch) * shape.q_blocks + q_block) * words;
-        u32 count = 0;
-#pragma unroll 1
-        for (u32 word = 0; word < words; ++word) count += __popcll(__ldg(bits + word));
-        return Detail{slot * TILE_COLUMNS, bits, count * HEAD_STEPS};
+        return find_columns(params, batch, q_block, slot);
     }
 
     __device__ __forceinline__ u32 columns(const OwnTile&) const {
@@ -49,52 +39,24 @@ struct GemmO {
     // Walks the heads of the set from the first to the last, then the further inputs.
     struct Loader {
         const GemmO& kernel;
-        u32 batch, q_first, row, column;
-        u32 left;         // k-steps of heads to come
-        const u64* words; // the next
-        u64 word;
-        u32 base;  // the head of its first bit
-        u32 panel; // of the head
-        u32 step;  // of the further inputs
+        u32 batch, first, row, column; // first of all tokens, row of those of the projection
+        HeadWalk<STEP> heads;
+        u32 step; // of the further inputs
 
-        __device__ __forceinline__ Loader(const GemmO& kernel, const OwnTile& tile, u32 first)
-            : kernel(kernel), batch(tile.batch), q_first(tile.q_first), row(tile.q_first - kernel.params.shape.first_token),
-              column(tile.detail.column), left(tile.detail.head_steps), words(tile.detail.heads), word(0), base(0u - 64) {
-            u32 of_heads = min(first, left);
-            step = first - of_heads;
-            left -= of_heads;
-            if (left == 0) return;
-            panel = of_heads % HEAD_STEPS;
-            for (u32 heads = of_heads / HEAD_STEPS; heads > 0; --heads) drop(peek());
-            peek();
-        }
-
-        // The next head.
-        __device__ __forceinline__ u32 peek() {
-            while (word == 0) {
-                word = __ldg(words++);
-                base += 64;
-            }
-            return base + __ffsll(word) - 1;
-        }
-
-        __device__ __forceinline__ void drop(u32) {
-            word &= word - 1;
-        }
+        __device__ __forceinline__ Loader(const GemmO& kernel, const OwnTile& tile, u32 begin)
+            : kernel(kernel), batch(tile.batch), first(tile.first), row(tile.first - kernel.params.shape.first_token),
+              column(tile.detail.column), heads(tile.detail.heads, tile.detail.head_steps, min(begin, tile.detail.head_steps)),
+              step(begin - min(begin, tile.detail.head_steps)) {}
 
         __device__ __forceinline__ void load(u8* a, u8* b, u64* barrier) {
             u32 full = shared_address(barrier), to = shared_address(a);
             mbarrier_arrive_expect_tx(full, A_BYTES + B_BYTES);
             u32 from;
-            if (left > 0) {
-                u32 head = peek();
-                from = head * HEAD_DIM + panel * STEP;
-                cp_async_bulk_tensor_4d(to, kernel.o_map, full, panel * STEP, q_first, head, batch, EVICT_NORMAL);
-                --left;
-                if (++panel == HEAD_STEPS) {
-                    drop(head);
-                    panel = 0;
-                }
+            if (heads.left > 0) {
+                u32 head = heads.peek();
+                from = head * HEAD_DIM + heads.part * STEP;
+                cp_async_bulk_tensor_4d(to, kernel.o_map, full, heads.part * STEP, first, head, batch, EVICT_NORMAL);
+                heads.advance();
             } else {
                 from = kernel.params.shape.heads * HEAD_DIM + step * STEP;
                 cp_async_bulk_tensor_4d(to, kernel.further_map, full, step * STEP, row, 0, batch, EVICT_NORMAL);
@@ -104,39 +66,61 @@ struct GemmO {
         }
     };
 
-    // 64 columns of each term at a time.
+    // The first term.
+    __device__ __forceinline__ bool fills() const {
+        return own.count > 0;
+    }
+
+    __device__ __forceinline__ void fill(const OwnTile& tile, u8 (*staged)[BLOCK_Q * 128], u64* barrier) const {
+        mbarrier_arrive_expect_tx(shared_address(barrier), PANELS * BLOCK_Q * 128);
+#pragma unroll
+        for (u32 panel = 0; panel < PANELS; ++panel) load_panel(tile, 0, panel, staged[panel], barrier);
+    }
+
+    // Panels of the others, all of a panel one after another.
     __device__ __forceinline__ u32 additions() const {
-        return TILE_COLUMNS / 64 * own.count;
+        return own.count > 1 ? PANELS * (own.count - 1) : 0;
     }
 
     __device__ __forceinline__ void load_addition(const OwnTile& tile, u32 n, u8* a, u64* barrier) const {
-        u32 full = shared_address(barrier), panel = n / own.count, term = n % own.count;
-        mbarrier_arrive_expect_tx(full, A_BYTES);
-        u32 row = tile.q_first - params.shape.first_token;
-        cp_async_bulk_tensor_4d(shared_address(a), &terms->of[term], full, tile.detail.column + 64 * panel, row, 0, tile.batch, EVICT_FIRST);
+        mbarrier_arrive_expect_tx(shared_address(barrier), A_BYTES);
+        load_panel(tile, 1 + n % (own.count - 1), n / (own.count - 1), a, barrier);
+    }
+
+    __device__ __forceinline__ void load_panel(const OwnTile& tile, u32 term, u32 panel, u8* to, u64* barrier) const {
+        u32 column = tile.detail.column + 64 * panel, row = tile.first - params.shape.first_token;
+        cp_async_bulk_tensor_4d(shared_address(to), &terms->of[term], shared_address(barrier), column, row, 0, tile.batch, EVICT_FIRST);
     }
 
     template <class C>
     __device__ __forceinline__ void finish(C& consumer, const OwnTile& tile, float (&d)[128]) const {
-        u32 count = own.count;
+        u32 count = own.count, first = same_in_warp(tile.detail.column), columns = params.shape.columns;
+        if (count > 0) consumer.wait_staged();
 #pragma unroll
-        for (u32 panel = 0; panel < TILE_COLUMNS / 64; ++panel) {
+        for (u32 panel = 0; panel < PANELS; ++panel) {
             float* x = d + 32 * panel;
+            if (count > 0) consumer.add_panel(x, consumer.shared.staged[panel], own.weights[0]);
 #pragma unroll 1
-            for (u32 term = 0; term < count; ++term) consumer.add_stage(x, own.weights[term]);
-            u32 column = same_in_warp(tile.detail.column) + 64 * panel;
-            if (column >= params.shape.columns) continue;
-            if (own.bias != nullptr) {
-#pragma unroll
-                for (u32 chunk = 0; chunk < 8; ++chunk) {
-                    // A multiple of 8, so that no chunk is cut.
-                    if (column + 8 * chunk >= params.shape.columns) break;
-                    float2 pair = __ldg(reinterpret_cast<const float2*>(own.bias + column + 8 * chunk) + consumer.lane % 4);
-#pragma unroll
-                    for (u32 r = 0; r < 2; ++r) x[4 * chunk + 2 * r] += pair.x, x[4 * chunk + 2 * r + 1] += pair.y;
-                }
+            for (u32 term = 1; term < count; ++term) {
+                consumer.add_panel(x, consumer.shared.a[consumer.wait_stage()], own.weights[term]);
+                consumer.free_stage();
             }
-            consumer.send(tile, x, out_map, own.out, column, params.shape.columns, 0);
+            if (own.bias != nullptr) add_bias(x, first + 64 * panel, consumer.lane % 4);
+            __syncwarp(); // all lanes have read their part of the panel
+            consumer.stage(x, panel);
+        }
+        u32 panels = min((columns - first + 63) / 64, PANELS);
+        consumer.send(tile, panels, out_map, own.out, columns, [&](u32 panel) { return make_uint2(0, first + 64 * panel); });
+    }
+
+    __device__ __forceinline__ void add_bias(float* x, u32 column, u32 quad) const {
+#pragma unroll
+        for (u32 chunk = 0; chunk < 8; ++chunk) {
+            // Columns are a multiple of 8, so that no chunk is cut.
+            if (column + 8 * chunk >= params.shape.columns) break;
+            float2 pair = __ldg(reinterpret_cast<const float2*>(own.bias + column + 8 * chunk) + quad);
+#pragma unroll
+            for (u32 r = 0; r < 2; ++r) x[4 * chunk + 2 * r] += pair.x, x[4 * chunk + 2 * r + 1] += pair.y;
         }
     }
 };

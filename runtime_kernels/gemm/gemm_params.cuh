@@ -30,7 +30,7 @@ static_assert(sizeof(GemmShape) == 48, "mirrored by GemmShape in src/kernels/par
 struct GemmParams {
     GemmShape shape;
     Symbols symbols; // cache and skip are null with ALL_TILES; q_start is null where every q-block is regular; nothing else is read
-    Plan plan;       // partial_out is [2 * ctas][128][256], partial_stats null
+    Plan plan;       // partial_out is [2 * ctas][128][TILE_COLUMNS], partial_stats null
     u64* heads;      // [symbol_batches][q_blocks][ceil(heads / 64)] the heads of each q-block that are in the set
 };
 static_assert(sizeof(GemmParams) == 184, "mirrored by GemmParams in src/kernels/params.rs");
@@ -57,3 +57,22 @@ struct GemmOParams {
     u32 count; // terms
 };
 static_assert(sizeof(GemmOParams) == 248, "mirrored by GemmOParams in src/kernels/params.rs");
+
+// What the portable kernels take for tensor maps: rows begin at multiples of 16 bytes and have a multiple of 8 numbers.
+struct GemmQOperands {
+    Tensor4 x;  // [batch, 1, tokens, inputs], from first_token on
+    Tensor4 w;  // [1, heads, head_dim, inputs]
+    u32 inputs; // of the reduction: `steps` k-steps, of which the last may be cut
+    u32 reserved;
+};
+static_assert(sizeof(GemmQOperands) == 72, "mirrored by GemmQOperands in src/kernels/params.rs");
+
+struct GemmOOperands {
+    Tensor4 o;                    // [batch, heads, q_tokens, head_dim], of all tokens
+    Tensor4 further;              // [batch, 1, tokens, further_inputs], from first_token on; not looked at where there are none
+    Tensor4 w;                    // [1, 1, columns, heads * head_dim + further_inputs]
+    Tensor4 terms[MAX_ORDER + 1]; // [batch, 1, tokens, columns], from first_token on
+    u32 further_inputs;           // `steps` k-steps, of which the last may be cut
+    u32 reserved;
+};
+static_assert(sizeof(GemmOOperands) == 264, "mirrored by GemmOOperands in src/kernels/params.rs");

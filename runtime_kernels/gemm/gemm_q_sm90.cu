@@ -14,37 +14,15 @@
 #include "gemm/pipeline_sm90.cuh"
 
 struct GemmQ {
-    // The heads of a tile.
-    struct Detail {
-        u32 count;
-        u64 heads; // 16 bits each
-
-        __device__ __forceinline__ u32 head(u32 i) const {
-            return u32(heads >> 16 * i) & 0xFFFF;
-        }
-    };
+    using Detail = TileHeads;
     using OwnTile = Tile<Detail>;
 
     const GemmParams& params;
     const GemmQParams& own;
-    const TensorMap *x_map, *w_map, *out_map;
+    const TensorMap *x_map, *w_map, *rotary_map, *out_map;
 
-    // The heads number TILE_HEADS * slot and on of those of a q-block in the set.
     __device__ __forceinline__ Detail detail(u32 batch, u32 q_block, u32 slot) const {
-        const GemmShape& shape = params.shape;
-        u32 words = (shape.heads + 63) / 64;
-        const u64* bits = params.heads + (u64(shape.symbol_batches == 1 ? 0 : batch) * shape.q_blocks + q_block) * words;
-        Detail detail{};
-        u32 before = TILE_HEADS * slot;
-#pragma unroll 1
-        for (u32 word = 0; word < words && detail.count < TILE_HEADS; ++word) {
-            u64 here = __ldg(bits + word);
-            for (; here != 0 && before > 0; --before) here &= here - 1;
-            for (; here != 0 && detail.count < TILE_HEADS; here &= here - 1) {
-                detail.heads |= u64(64 * word + __ffsll(here) - 1) << 16 * detail.count++;
-            }
-        }
-        return detail;
+        return find_heads(params, batch, q_block, slot);
     }
 
     __device__ __forceinline__ u32 columns(const OwnTile& tile) const {
@@ -54,12 +32,12 @@ struct GemmQ {
     struct Loader {
         const GemmQ& kernel;
         u32 batch;
-        u32 row; // from the first token of the projection on; before it, if the q-block begins there
+        u32 row; // from the first token of the projection on
         Detail detail;
         u32 step;
 
         __device__ __forceinline__ Loader(const GemmQ& kernel, const OwnTile& tile, u32 step)
-            : kernel(kernel), batch(tile.batch), row(tile.q_first - kernel.params.shape.first_token), detail(tile.detail), step(step) {}
+            : kernel(kernel), batch(tile.batch), row(tile.first - kernel.params.shape.first_token), detail(tile.detail), step(step) {}
 
         __device__ __forceinline__ void load(u8* a, u8* b, u64* barrier) {
             u32 full = shared_address(barrier), column = STEP * step++;
@@ -75,6 +53,22 @@ struct GemmQ {
         }
     };
 
+    // Cosines and sines of 16 pairs of channels are a panel: as many bytes as 64 numbers of 16 bits.
+    static constexpr u32 TURN_PANELS = HEAD_DIM / 32;
+
+    __device__ __forceinline__ bool fills() const {
+        return own.rotary != nullptr;
+    }
+
+    __device__ __forceinline__ void fill(const OwnTile& tile, u8 (*staged)[BLOCK_Q * 128], u64* barrier) const {
+        u32 full = shared_address(barrier);
+        mbarrier_arrive_expect_tx(full, TURN_PANELS * BLOCK_Q * 128);
+#pragma unroll
+        for (u32 panel = 0; panel < TURN_PANELS; ++panel) {
+            cp_async_bulk_tensor_4d(shared_address(staged[panel]), rotary_map, full, 64 * panel, tile.first, 0, 0, EVICT_LAST);
+        }
+    }
+
     __device__ __forceinline__ u32 additions() const {
         return 0;
     }
@@ -83,21 +77,25 @@ struct GemmQ {
 
     template <class C>
     __device__ __forceinline__ void finish(C& consumer, const OwnTile& tile, float (&d)[128]) const {
-        u32 token[2];
-#pragma unroll
-        for (u32 r = 0; r < 2; ++r) token[r] = min(tile.q_first + consumer.row + 8 * r, params.shape.q_tokens - 1);
-        u32 count = same_in_warp(tile.detail.count);
+        u32 count = same_in_warp(tile.detail.count), quad = consumer.lane % 4;
 #pragma unroll
         for (u32 i = 0; i < TILE_HEADS; ++i) {
-            if (i >= count) break;
-            float* x = d + i * (HEAD_DIM / 2);
-            u32 head = same_in_warp(tile.detail.head(i));
-            finish_head(x, own, head, token, consumer.lane % 4);
-#pragma unroll
-            for (u32 panel = 0; panel < HEAD_STEPS; ++panel) {
-                consumer.send(tile, x + 32 * panel, out_map, own.out, 64 * panel, HEAD_DIM, head);
-            }
+            if (i < count) normalise(d + i * (HEAD_DIM / 2), own, tile.detail.head(i), quad);
         }
+        if (own.rotary != nullptr) {
+            consumer.wait_staged();
+            // Zeros where the tile has no head turn to zeros.
+            auto turns = [&](u32 pair, u32 r) {
+                const u8* panel = consumer.shared.staged[pair / 16];
+                return *reinterpret_cast<const float2*>(consumer.chunk_of(panel, pair % 16 / 2, r) + pair % 2 * 8);
+            };
+            rotate<TILE_HEADS>(d, own.halves, quad, turns);
+            __syncwarp(); // all lanes have read their turns
+        }
+#pragma unroll
+        for (u32 panel = 0; panel < PANELS; ++panel) consumer.stage(d + 32 * panel, panel);
+        auto place = [&](u32 panel) { return make_uint2(tile.detail.head(panel / HEAD_STEPS), panel % HEAD_STEPS * 64); };
+        consumer.send(tile, count * HEAD_STEPS, out_map, own.out, HEAD_DIM, place);
     }
 };
 
@@ -105,6 +103,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) gemm_q(
     const __grid_constant__ GemmQParams params,
     const __grid_constant__ TensorMap x_map,
     const __grid_constant__ TensorMap w_map,
+    const __grid_constant__ TensorMap rotary_map,
     const __grid_constant__ TensorMap out_map) {
     extern __shared__ __align__(1024) u8 memory[];
     using Shared = SharedMemory<GemmQ::Detail>;
@@ -114,5 +113,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) gemm_q(
         prefetch_tensormap(&w_map);
         prefetch_tensormap(&out_map);
     }
-    run(GemmQ{params.gemm, params, &x_map, &w_map, &out_map}, *reinterpret_cast<Shared*>(memory));
+    run(GemmQ{params.gemm, params, &x_map, &w_map, &rotary_map, &out_map}, *reinterpret_cast<Shared*>(memory));
 }

@@ -2,45 +2,49 @@
 //
 // A tile of output is 128 rows, those of one q-block, by up to 256 columns; its reduction goes in k-steps of 64. Who does what, in one
 // thread block of 384 threads per multiprocessor that stays for all of its work:
-//   warpgroup 0, warp 0   producer: loads both operands of each k-step by TMA, then what the epilogue adds
+//   warpgroup 0, warp 0   producer: loads both operands of each k-step by TMA, and what the epilogue reads
 //                warp 1   scheduler: finds out tiles ahead where they lie
-//   warpgroup 1 and 2     consumers: 64 rows each, 64 x 256 accumulators. Nothing ties them to each other but the ring: while one is at the
-//                         end of its tile, the other has the tensor cores for itself, for as many k-steps as there are stages
+//   warpgroup 1 and 2     consumers: 64 rows each, 64 x 256 accumulators
 //
 // Shared memory (bytes):
-//   a       4 stages of [128][64]                  65,536   rows of a q-block; or 64 columns of what the epilogue adds
-//   b       4 stages of [256][64]                 131,072   rows of the weight, which are columns of the output
-//   staged  8 warps, 2 of [16][64]                 32,768   output on its way: a warp sends 64 columns at a time by TMA
+//   a       3 stages of [128][64]                  49,152   rows of a q-block; or 64 columns of what the epilogue adds
+//   b       3 stages of [256][64]                  98,304   rows of the weight, which are columns of the output; or a part of a piece
+//   staged  4 panels of [128][64]                  65,536   what the epilogue reads first, loaded while the sums are made; then the output in
+//                                                           its place, which leaves by TMA while the next sums are made
 //   barriers, tiles                               < 1,024
 // Rows are 128 bytes, swizzled by 128 bytes as TMA and wgmma expect.
+//
+// A tile that is divided ends in the thread block that has its first piece, which is its last work: it loads what the others have left through
+// the ring, as if they were k-steps.
 //
 // `Kernel` says what is multiplied and what happens to it:
 //   params                                          GemmParams
 //   Detail, detail(batch, q_block, slot)            what a tile has beside its rows
 //   Loader(kernel, tile, step).load(a, b, barrier)  the k-steps of a tile one after another
-//   additions(), load_addition(tile, n, a, barrier) what the epilogue adds, in stages of the ring
+//   fills(), fill(tile, staged, barrier)            whether there is something that the epilogue reads first, and loads it
+//   additions(), load_addition(tile, n, a, barrier) what it adds besides, in stages of the ring
 //   columns(tile)                                   64, 128, 192 or 256
 //   finish(consumer, tile, d)                       the epilogue
 #pragma once
 #include "common/hopper.cuh"
 #include "common/math.cuh"
 #include "common/ptx_wgmma.cuh"
-#include "common/work.cuh"
-#include "gemm/config.cuh"
-#include "gemm/gemm_params.cuh"
+#include "gemm/tile.cuh"
 
 #if __CUDA_ARCH__ != 900 || !defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #error "this file is for sm_90a"
 #endif
 
+static_assert(TILE_COLUMNS == 256, "what a stage of the ring has room for");
+
 constexpr u32 CONSUMERS = 2;
 constexpr u32 THREADS = 128 * (1 + CONSUMERS);
 constexpr u32 CONSUMER_WARPS = 4 * CONSUMERS;
-constexpr u32 STAGES = 4;
+constexpr u32 STAGES = 3;
 constexpr u32 SLOTS = 4; // tiles between the scheduler and the end of consumers' work on them
 constexpr u32 A_BYTES = BLOCK_Q * 128;
 constexpr u32 B_BYTES = TILE_COLUMNS * 128;
-constexpr u32 BOX_BYTES = 16 * 128; // what a warp sends at a time
+constexpr u32 PANELS = TILE_COLUMNS / 64; // of the output
 
 // Registers of a thread. All together they fit what the launch allocates, 384 * 168.
 constexpr u32 PRODUCER_REGISTERS = 40;
@@ -49,40 +53,21 @@ static_assert(128 * PRODUCER_REGISTERS + 256 * CONSUMER_REGISTERS <= 384 * 168, 
 
 constexpr u32 WARPGROUP = 1; // and 2: named barriers of the threads of one consumer warpgroup; 0 is __syncthreads
 
-// A piece of a tile on its way. No tiles of its row: there is no more work.
-template <class Detail>
-struct alignas(16) Tile {
-    Piece piece;
-    u32 batch;
-    u32 q_first;    // the first token of the q-block
-    u32 first, end; // those of its tokens that the projection is about
-    Detail detail;
-};
-
 template <class Detail>
 struct SharedMemory {
     u8 a[STAGES][A_BYTES];
     u8 b[STAGES][B_BYTES];
-    u8 staged[CONSUMER_WARPS][2][BOX_BYTES];
+    u8 staged[PANELS][BLOCK_Q * 128];
     u64 full[STAGES], empty[STAGES];
+    u64 staged_full, staged_empty;
     u64 tile_full[SLOTS], tile_empty[SLOTS];
     Tile<Detail> tiles[SLOTS];
 };
-
-// The k-steps of a piece: tile 0 of a row is its end.
-__device__ __forceinline__ u32 first_step(const Piece& piece) {
-    return max(piece.begin, 1u) - 1;
-}
-__device__ __forceinline__ u32 count_steps(const Piece& piece) {
-    return piece.begin + piece.count - 1 - first_step(piece);
-}
 
 // ----------------------------------------------------------------------------------------------------- scheduler and producer
 
 template <class Kernel, class Shared>
 __device__ __forceinline__ void schedule(const Kernel& kernel, Shared& shared) {
-    const GemmShape& shape = kernel.params.shape;
-    const u32* start = kernel.params.symbols.q_start;
     Work work(kernel.params.plan, blockIdx.x);
     Ring<SLOTS> slot;
     for (bool is_more = true; is_more; slot.advance()) {
@@ -91,20 +76,52 @@ __device__ __forceinline__ void schedule(const Kernel& kernel, Shared& shared) {
         mbarrier_wait(shared_address(&shared.tile_empty[slot.stage()]), slot.phase() ^ 1);
         auto& tile = shared.tiles[slot.stage()];
         if (is_more) {
-            u32 row = piece.row / shape.slots, q_block = row % shape.q_blocks, batch = row / shape.q_blocks;
-            u32 q_first = start ? __ldg(start + q_block) : q_block * BLOCK_Q;
-            u32 q_end = start ? __ldg(start + q_block + 1) : q_first + BLOCK_Q;
-            tile.batch = batch;
-            tile.q_first = q_first;
-            tile.first = max(q_first, shape.first_token);
-            tile.end = min(q_end, shape.first_token + shape.tokens);
-            tile.detail = kernel.detail(batch, q_block, piece.row % shape.slots);
+            place_piece(kernel, piece, tile);
         } else {
-            piece.count = 0;
+            tile.piece.count = 0;
         }
-        tile.piece = piece;
         mbarrier_arrive(shared_address(&shared.tile_full[slot.stage()]));
     }
+}
+
+// Where a warpgroup leaves its part of a piece: [slot][warpgroup][i / 4][thread][4] in the order of accumulators.
+constexpr u32 PART_FLOATS = 64 * TILE_COLUMNS;
+constexpr u32 LOADED_FLOATS = PART_FLOATS / 4; // with one stage
+__device__ __forceinline__ float* part_of(const Plan& plan, u32 slot, u32 warpgroup) {
+    return plan.partial_out + (slot * CONSUMERS + warpgroup) * PART_FLOATS;
+}
+
+// Calls action(slot) for the pieces of the others, in order: the result does not depend on who came when.
+template <class F>
+__device__ __forceinline__ void for_other_pieces(const Plan& plan, const Piece& piece, F action) {
+#pragma unroll 1
+    for (u32 block = piece.first + 1; block <= piece.last; ++block) {
+        if (is_before(load_cut(plan.cuts, block), load_cut(plan.cuts, block + 1))) action(slot_of(block, piece.first));
+    }
+}
+
+// Loads the pieces of the others, once they are there. They do theirs before anything else and wait for no one before that, so this waits
+// in rare cases only, and never for ever.
+template <class Kernel, class F, class Shared>
+__device__ __forceinline__ void load_pieces(const Kernel& kernel, const Piece& piece, F& next_stage, Shared& shared) {
+    const Plan& plan = kernel.params.plan;
+    for (u32 warpgroup = 0; warpgroup < CONSUMERS; ++warpgroup) {
+        u32* arrived = plan.arrived + 2 * piece.first + warpgroup;
+        while (ld_acquire_gpu(arrived) + 1 < piece.pieces) {
+        }
+        *arrived = 0;
+    }
+    fence_proxy_async_global(); // what they wrote, before the copies that read it
+    for_other_pieces(plan, piece, [&](u32 slot) {
+        for (u32 part = 0; part < PART_FLOATS / LOADED_FLOATS; ++part) {
+            u32 stage = next_stage(), full = shared_address(&shared.full[stage]);
+            mbarrier_arrive_expect_tx(full, CONSUMERS * 4 * LOADED_FLOATS);
+            for (u32 warpgroup = 0; warpgroup < CONSUMERS; ++warpgroup) {
+                u32 to = shared_address(shared.b[stage]) + warpgroup * 4 * LOADED_FLOATS;
+                cp_async_bulk(to, part_of(plan, slot, warpgroup) + part * LOADED_FLOATS, 4 * LOADED_FLOATS, full);
+            }
+        }
+    });
 }
 
 template <class Kernel, class Shared>
@@ -117,18 +134,29 @@ __device__ __forceinline__ void produce(const Kernel& kernel, Shared& shared) {
         ring.advance();
         return stage;
     };
+    Ring<1> fills;
     for (;; slot.advance()) {
         mbarrier_wait(shared_address(&shared.tile_full[slot.stage()]), slot.phase());
         const auto& tile = shared.tiles[slot.stage()];
         if (tile.piece.count == 0) break;
         u32 steps = count_steps(tile.piece);
-        bool ends = tile.piece.begin == 0;
+        bool ends = tile.piece.begin == 0, fills_staged = ends && kernel.fills();
         typename Kernel::Loader loader(kernel, tile, first_step(tile.piece));
 #pragma unroll 1
-        for (u32 step = 0; step < steps; ++step) {
+        for (u32 step = 0; step < steps || fills_staged;) {
+            // The output before is on its way when consumers are in this tile: after so many steps that does not hold up the ring.
+            if (fills_staged && step == min(STAGES, steps)) {
+                mbarrier_wait(shared_address(&shared.staged_empty), fills.phase() ^ 1);
+                kernel.fill(tile, shared.staged, &shared.staged_full);
+                fills.advance();
+                fills_staged = false;
+                continue;
+            }
             u32 stage = next_stage();
             loader.load(shared.a[stage], shared.b[stage], &shared.full[stage]);
+            ++step;
         }
+        if (ends && tile.piece.slot != WHOLE) load_pieces(kernel, tile.piece, next_stage, shared);
 #pragma unroll 1
         for (u32 n = 0; ends && n < kernel.additions(); ++n) {
             u32 stage = next_stage();
@@ -156,8 +184,9 @@ struct Consumer {
     u32 thread;    // within the warpgroup
     u32 lane;
     u32 row; // first of this thread's two rows of the q-block; the other is 8 below
-    u32 sent = 0; // boxes
+    bool has_sent = false; // output that may be on its way
     Ring<STAGES> ring;
+    Ring<1> fills;
 
     __device__ __forceinline__ Consumer(const Kernel& kernel, Shared& shared, u32 warpgroup)
         : kernel(kernel), shared(shared), warpgroup(warpgroup), thread(threadIdx.x % 128), lane(threadIdx.x % 32) {
@@ -196,7 +225,7 @@ struct Consumer {
     __device__ __forceinline__ void multiply(float (&d)[128], u32 steps) {
 #pragma unroll
         for (u32 i = 0; i < 128; ++i) d[i] = 0.0f;
-        if (steps == 0) return;
+        if (steps == 0) return free_staged();
 #pragma unroll 1
         for (u32 step = 0; step < steps; ++step) {
             mbarrier_wait(shared_address(&shared.full[ring.stage()]), ring.phase());
@@ -206,6 +235,7 @@ struct Consumer {
 #pragma unroll
             for (u32 part = 0; part < STEP / 16; ++part) wgmma<COLUMNS>(d, a + 2 * part, b + 2 * part, true);
             wgmma_commit_group();
+            if (step == 0) free_staged();
             wgmma_wait_group<1>();
             if (step > 0) release(&shared.empty[Ring<STAGES>{ring.turns - 1}.stage()], lane);
             ring.advance();
@@ -215,107 +245,131 @@ struct Consumer {
         release(&shared.empty[Ring<STAGES>{ring.turns - 1}.stage()], lane);
     }
 
-    // Adds `weight` times what a stage of the ring holds to 64 columns of the accumulators.
-    __device__ __forceinline__ void add_stage(float* x, float weight) {
+    // Waits for the next stage of the ring.
+    __device__ __forceinline__ u32 wait_stage() {
         mbarrier_wait(shared_address(&shared.full[ring.stage()]), ring.phase());
-        const u8* from = shared.a[ring.stage()] + row * 128 + lane % 4 * 4;
-#pragma unroll
-        for (u32 chunk = 0; chunk < 8; ++chunk) {
-            // Rows 8 below have the same swizzle.
-            u32 offset = (chunk ^ row % 8) * 16;
-#pragma unroll
-            for (u32 r = 0; r < 2; ++r) {
-                float2 pair = unpack(*reinterpret_cast<const u32*>(from + 8 * 128 * r + offset));
-                x[4 * chunk + 2 * r] = fmaf(weight, pair.x, x[4 * chunk + 2 * r]);
-                x[4 * chunk + 2 * r + 1] = fmaf(weight, pair.y, x[4 * chunk + 2 * r + 1]);
-            }
-        }
+        return ring.stage();
+    }
+
+    // Gives back the last stage that was waited for and read.
+    __device__ __forceinline__ void free_stage() {
         __syncwarp(); // lane 0 speaks for all
         release(&shared.empty[ring.stage()], lane);
         ring.advance();
     }
 
-    // Sends 64 columns of this warp's 16 rows, from column `column` of the tensor `out` on.
-    template <class T>
-    __device__ __forceinline__ void send(const T& tile, const float* x, const TensorMap* map, const Tensor4& out, u32 column, u32 columns, u32 head) {
-        u32 first = same_in_warp(tile.q_first + 64 * warpgroup + 16 * (thread / 32)), end = same_in_warp(tile.end);
-        u32 begin = kernel.params.shape.first_token;
-        if (first >= end || first + 16 <= begin) return;
-        u8* box = shared.staged[4 * warpgroup + thread / 32][sent % 2];
-        ++sent;
-        if (lane == 0) cp_async_bulk_wait_group_read<1>();
-        __syncwarp(); // what was in the box has left
-        u32 own = lane % 16;
+    // Gives the place of the output before to what the next epilogue reads.
+    __device__ __forceinline__ void free_staged() {
+        if (!has_sent) return;
+        has_sent = false;
+        cp_async_bulk_wait_group_read<0>();
+        __syncwarp(); // lane 0 speaks for all, and sent everything
+        if (kernel.fills()) release(&shared.staged_empty, lane);
+    }
+
+    // Waits for what the epilogue reads first.
+    __device__ __forceinline__ void wait_staged() {
+        mbarrier_wait(shared_address(&shared.staged_full), fills.phase());
+        fills.advance();
+    }
+
+    // The 16 bytes number `chunk` of this thread's row of a panel, or of the one `8 * r` rows below, which has the same swizzle.
+    __device__ __forceinline__ const u8* chunk_of(const u8* panel, u32 chunk, u32 r) const {
+        return panel + (row + 8 * r) * 128 + (chunk ^ row % 8) * 16;
+    }
+
+    // Adds `weight` times a panel to 64 columns of the accumulators.
+    __device__ __forceinline__ void add_panel(float* x, const u8* panel, float weight) const {
+#pragma unroll
+        for (u32 chunk = 0; chunk < 8; ++chunk) {
+#pragma unroll
+            for (u32 r = 0; r < 2; ++r) {
+                float2 pair = unpack(*reinterpret_cast<const u32*>(chunk_of(panel, chunk, r) + lane % 4 * 4));
+                x[4 * chunk + 2 * r] = fmaf(weight, pair.x, x[4 * chunk + 2 * r]);
+                x[4 * chunk + 2 * r + 1] = fmaf(weight, pair.y, x[4 * chunk + 2 * r + 1]);
+            }
+        }
+    }
+
+    // Leaves this warp's 16 rows of 64 columns where they wait to be sent. The place is free, and all lanes have read what was there.
+    __device__ __forceinline__ void stage(const float* x, u32 panel) {
+        u32 to = shared_address(shared.staged[panel]) + first_row_of_warp() * 128, own = lane % 16;
 #pragma unroll
         for (u32 i = 0; i < 4; ++i) {
-            u32 address = shared_address(box) + own * 128 + ((2 * i + lane / 16 ^ own) % 8) * 16;
             const float* y = x + 8 * i;
-            stmatrix_x4(address, pack(y[0], y[1]), pack(y[2], y[3]), pack(y[4], y[5]), pack(y[6], y[7]));
+            stmatrix_x4(to + own * 128 + ((2 * i + lane / 16 ^ own) % 8) * 16, pack(y[0], y[1]), pack(y[2], y[3]), pack(y[4], y[5]), pack(y[6], y[7]));
         }
+    }
+
+    __device__ __forceinline__ u32 first_row_of_warp() const {
+        return same_in_warp(64 * warpgroup + 16 * (thread / 32));
+    }
+
+    // Sends the first `panels` panels of this warp's rows. place(panel) says to which head and column of `out` they go.
+    template <class T, class F>
+    __device__ __forceinline__ void send(const T& tile, u32 panels, const TensorMap* map, const Tensor4& out, u32 columns, F place) {
+        u32 local = first_row_of_warp(), first = same_in_warp(tile.first) + local, end = same_in_warp(tile.end);
+        u32 begin = kernel.params.shape.first_token;
         fence_proxy_async();
         __syncwarp();
-        // A box ends with the tensor, but not with an irregular q-block.
-        if (first + 16 > end && end < begin + kernel.params.shape.tokens) {
-            copy_rows(box, tile, first, out, column, columns, head);
-        } else if (lane == 0) {
-            cp_async_bulk_tensor_store_4d(map, shared_address(box), column, first - begin, head, tile.batch);
+        // Rows end with the tensor, which copies know, but not with an irregular q-block.
+        bool is_cut = first + 16 > end && end < begin + kernel.params.shape.tokens;
+#pragma unroll
+        for (u32 panel = 0; panel < PANELS; ++panel) {
+            if (panel >= panels || first >= end) break;
+            uint2 at = place(panel); // head, column
+            const u8* from = shared.staged[panel] + local * 128;
+            if (is_cut) {
+                copy_rows(from, tile, first, out, at.x, at.y, columns);
+            } else if (lane == 0) {
+                cp_async_bulk_tensor_store_4d(map, shared_address(from), at.y, first - begin, at.x, tile.batch);
+            }
         }
-        // A group for every box, even for none: waiting counts groups.
         if (lane == 0) cp_async_bulk_commit_group();
+        has_sent = true;
     }
 
-    // The rows of a box that belong to the q-block.
+    // The rows that belong to the q-block.
     template <class T>
-    __device__ __forceinline__ void copy_rows(const u8* box, const T& tile, u32 first, const Tensor4& out, u32 column, u32 columns, u32 head) {
-        u32 begin = kernel.params.shape.first_token;
-        u16* base = static_cast<u16*>(out.data) + tile.batch * out.batch_stride + head * out.head_stride;
+    __device__ __forceinline__ void copy_rows(const u8* from, const T& tile, u32 first, const Tensor4& out, u32 head, u32 column, u32 columns) {
+        u16* base = static_cast<u16*>(out.data) + tile.batch * out.batch_stride + head * out.head_stride + column;
+        base += u64(first - kernel.params.shape.first_token) * out.token_stride;
 #pragma unroll 1
         for (u32 at = lane; at < 16 * 8; at += 32) {
-            u32 local = at / 8, chunk = at % 8, token = first + local;
-            if (token < tile.first || token >= tile.end || column + 8 * chunk >= columns) continue;
-            const u8* from = box + local * 128 + ((chunk ^ local) % 8) * 16;
-            *reinterpret_cast<uint4*>(base + (token - begin) * out.token_stride + column + 8 * chunk) = *reinterpret_cast<const uint4*>(from);
+            u32 local = at / 8, chunk = at % 8;
+            if (first + local >= tile.end || column + 8 * chunk >= columns) continue;
+            uint4 line = *reinterpret_cast<const uint4*>(from + local * 128 + ((chunk ^ local) % 8) * 16);
+            *reinterpret_cast<uint4*>(base + local * out.token_stride + 8 * chunk) = line;
         }
-    }
-
-    // Place of this thread in the workspace, [slot][warpgroup][i / 4][thread][4] in the order of accumulators.
-    __device__ __forceinline__ float4* partial_out(u32 slot) const {
-        return reinterpret_cast<float4*>(kernel.params.plan.partial_out) + (slot * CONSUMERS + warpgroup) * 32 * 128 + thread;
     }
 
     // Leaves a piece of a divided tile to the thread block that has its end, and does not wait for it.
     __device__ __forceinline__ void leave(const Piece& piece, const float (&d)[128]) {
-        float4* to = partial_out(piece.slot);
+        float4* to = reinterpret_cast<float4*>(part_of(kernel.params.plan, piece.slot, warpgroup)) + thread;
 #pragma unroll
         for (u32 i = 0; i < 32; ++i) __stcg(to + i * 128, make_float4(d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]));
         bar_sync(WARPGROUP + warpgroup, 128);
         if (thread == 0) red_release_gpu_add(kernel.params.plan.arrived + 2 * piece.first + warpgroup, 1);
     }
 
-    // Adds the pieces of the others to that of the thread block that began the tile, in order: the result does not depend on who came when.
-    // They do theirs before anything else and wait for no one before that, so this waits in rare cases only, and never for ever.
+    // Adds the pieces of the others.
     __device__ __forceinline__ void gather(const Piece& piece, float (&d)[128]) {
-        const Plan& plan = kernel.params.plan;
-        u32* arrived = plan.arrived + 2 * piece.first + warpgroup;
-        if (thread == 0) {
-            while (ld_acquire_gpu(arrived) + 1 < piece.pieces) {
-            }
-            *arrived = 0;
-        }
-        bar_sync(WARPGROUP + warpgroup, 128);
-#pragma unroll 1
-        for (u32 block = piece.first + 1; block <= piece.last; ++block) {
-            if (!is_before(load_cut(plan.cuts, block), load_cut(plan.cuts, block + 1))) continue;
-            const float4* from = partial_out(slot_of(block, piece.first));
+        for_other_pieces(kernel.params.plan, piece, [&](u32) {
 #pragma unroll
-            for (u32 i = 0; i < 32; ++i) {
-                float4 part = __ldcg(from + i * 128);
-                d[4 * i] += part.x;
-                d[4 * i + 1] += part.y;
-                d[4 * i + 2] += part.z;
-                d[4 * i + 3] += part.w;
+            for (u32 part = 0; part < PART_FLOATS / LOADED_FLOATS; ++part) {
+                const float4* from = reinterpret_cast<const float4*>(shared.b[wait_stage()] + warpgroup * 4 * LOADED_FLOATS) + thread;
+#pragma unroll
+                for (u32 i = 0; i < LOADED_FLOATS / 512; ++i) {
+                    float4 x = from[i * 128];
+                    float* y = d + part * (LOADED_FLOATS / 128) + 4 * i;
+                    y[0] += x.x;
+                    y[1] += x.y;
+                    y[2] += x.z;
+                    y[3] += x.w;
+                }
+                free_stage();
             }
-        }
+        });
     }
 };
 
@@ -332,6 +386,7 @@ __device__ __forceinline__ void run(const Kernel& kernel, Shared& shared) {
             }
         };
         init(shared.full, shared.empty, STAGES, CONSUMER_WARPS);
+        init(&shared.staged_full, &shared.staged_empty, 1, CONSUMER_WARPS);
         init(shared.tile_full, shared.tile_empty, SLOTS, CONSUMER_WARPS + 1);
         fence_mbarrier_init();
     }

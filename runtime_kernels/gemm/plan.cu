@@ -4,7 +4,7 @@
 //   out   params.heads: the heads of each q-block that are in the set, [symbol_batches][q_blocks][ceil(heads / 64)]
 //         params.plan: head, cuts [ctas + 1], order [rows], lengths [rows]; `rows` is batch * q_blocks * slots
 //
-// A row is one tile of output, 128 x 256. Those of GEMM-Q hold the next two or four heads of the set, so that a q-block has as many rows as its
+// A row is one tile of output, 128 x TILE_COLUMNS. Those of GEMM-Q hold the next heads of the set, one to four, so that a q-block has as many rows as its
 // heads fill; those of GEMM-O hold columns, and their reduction goes through the heads of the set. Rows of one q-block stay together: thread
 // blocks that run at one time read the same input, and the weights stay in the second-level cache.
 #include "common/plan.cuh"
@@ -23,7 +23,8 @@ struct GemmRows {
 
     // What a k-step of a narrower tile costs less. Its input is loaded as a whole: half the columns are more than half the time.
     static __device__ u32 discount(u32 columns) {
-        return columns == 256 ? 0 : columns == 192 ? 1 : columns == 128 ? 3 : 4;
+        const u32 quarters = 4 * columns / TILE_COLUMNS;
+        return quarters == 4 ? 0 : quarters == 3 ? 1 : quarters == 2 ? 3 : 4;
     }
 
     __device__ u32 rows() const {

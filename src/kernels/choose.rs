@@ -252,7 +252,7 @@ impl Variant {
             (Kernel::AttentionSm80, _) if is_small || self.compute.major >= 10 => geometry(128, 2, 49_664),
             (Kernel::AttentionSm80, _) => geometry(128, 3, 49_664),
             // Stages of both operands, and output on its way.
-            (Kernel::GemmQSm90 | Kernel::GemmOSm90, _) => geometry(384, 1, 4 * 49_152 + 32_768 + SMALL),
+            (Kernel::GemmQSm90 | Kernel::GemmOSm90, _) => geometry(384, 1, 3 * 49_152 + 65_536 + SMALL),
             (Kernel::Plan | Kernel::GemmPlan, _) => geometry(1024, 1, 0),
             (Kernel::Naive, _) => geometry(128, 1, 0),
             // As many as a multiprocessor holds: they wait for memory.

@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 const TILE_COLUMNS: usize = 256;
 /// k of one step.
 const STEP: usize = 64;
+
 /// Rows of the output that one copy stores: those of a warp.
 const STORED_ROWS: u32 = 16;
 
@@ -128,7 +129,7 @@ pub struct GemmCall {
 /// What a launch passes, and keeps.
 #[derive(Debug)]
 enum Arguments {
-    Heads { params: params::GemmQParams, maps: [TensorMap; 3], _operands: HeadsOperands },
+    Heads { params: params::GemmQParams, maps: [TensorMap; 4], _operands: HeadsOperands },
     Out { params: params::GemmOParams, maps: [TensorMap; 4], terms: [TensorMap; MAX_ORDER + 1], _operands: OutOperands },
 }
 
@@ -274,7 +275,13 @@ impl Kernels {
             epsilon: norm.as_ref().map_or(0.0, |(_, epsilon)| *epsilon),
             halves: u32::from(matches!(rotary, Some((_, RotaryPairs::Halves)))),
         };
-        let maps = [self.map(&x.0, BLOCK)?, self.map(&weight.0, head_dim as u32)?, self.map(&own, STORED_ROWS)?];
+        let map_of_x = self.map(&x.0, BLOCK)?;
+        let map_of_rotary = match rotary {
+            // Copies do not mind what numbers are: two of 16 bits are one of 32.
+            Some((table, _)) => self.map(&table.as_halves([all_tokens, 2 * head_dim]), BLOCK)?,
+            None => map_of_x,
+        };
+        let maps = [map_of_x, self.map(&weight.0, head_dim as u32)?, map_of_rotary, self.map(&own, STORED_ROWS)?];
         self.gemm_call(work, element, Arguments::Heads { params, maps, _operands: operands })
     }
 
@@ -310,15 +317,15 @@ impl Kernels {
             count: terms.len() as u32,
             ..Default::default()
         };
-        let map_of_out = self.map(&out.0, STORED_ROWS)?;
-        let mut term_maps = [map_of_out; MAX_ORDER + 1];
+        let map_of_o = self.map(o, BLOCK)?;
+        let mut term_maps = [map_of_o; MAX_ORDER + 1];
         for (index, (term, weight)) in terms.iter().enumerate() {
             check_matrix("a term", term, out.shape(), element)?;
             (term_maps[index], params.weights[index]) = (self.map(&term.0, BLOCK)?, *weight);
         }
-        let map_of_o = self.map(o, BLOCK)?;
         let map_of_further = further.as_ref().map_or(Ok(map_of_o), |further| self.map(&further.0, BLOCK))?;
-        let maps = [map_of_o, map_of_further, self.map(&weight.0, TILE_COLUMNS as u32)?, map_of_out];
+        let map_of_weight = self.map(&weight.0, TILE_COLUMNS as u32)?;
+        let maps = [map_of_o, map_of_further, map_of_weight, self.map(&out.0, STORED_ROWS)?];
         self.gemm_call(work, element, Arguments::Out { params, maps, terms: term_maps, _operands: operands })
     }
 
@@ -385,9 +392,9 @@ impl GemmCall {
         // SAFETY: as in `plan`; the operands are held by `self` too.
         unsafe {
             match &self.launch {
-                Arguments::Heads { params, maps: [x, weight, out], .. } => {
-                    let [x, weight, out] = [x, weight, out].map(Argument::of);
-                    self.function.launch(stream, launch, &[Argument::of(params), x, weight, out])
+                Arguments::Heads { params, maps: [x, weight, rotary, out], .. } => {
+                    let [x, weight, rotary, out] = [x, weight, rotary, out].map(Argument::of);
+                    self.function.launch(stream, launch, &[Argument::of(params), x, weight, rotary, out])
                 }
                 Arguments::Out { params, maps: [o, further, weight, out], terms, .. } => {
                     let [o, further, weight, out] = [o, further, weight, out].map(Argument::of);

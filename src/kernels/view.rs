@@ -137,6 +137,12 @@ impl FloatView {
         FloatView { address, len, _memory: None }
     }
 
+    /// The same bytes as a matrix of twice as many numbers of 16 bits.
+    pub(super) fn as_halves(&self, [rows, columns]: [usize; 2]) -> TensorView {
+        let (shape, strides) = ([1, 1, rows, columns], [rows * columns, rows * columns, columns]);
+        TensorView { address: self.address, shape, strides, element: Element::Bf16, _memory: self._memory.clone() }
+    }
+
     pub(super) fn check(&self, name: &str, len: usize) -> Result<()> {
         if self.len >= len && self.address.is_multiple_of(16) {
             return Ok(());

@@ -55,6 +55,7 @@ inline u32 min(u32 a, u32 b) { return a < b ? a : b; }
 inline u32 max(u32 a, u32 b) { return a > b ? a : b; }
 inline float __fdividef(float a, float b) { return a / b; }
 inline int __popcll(u64 x) { return __builtin_popcountll(x); }
+inline int __ffsll(u64 x) { return __builtin_ffsll(x); }
 inline int __clzll(u64 x) { return x == 0 ? 64 : __builtin_clzll(x); }
 
 // Caches are not emulated.

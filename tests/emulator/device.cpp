@@ -32,8 +32,7 @@ struct Device {
     Grid grid{};
     Schedule schedule;
     Random* random = nullptr;
-    void (*kernel)(const AttentionParams&) = nullptr;
-    const AttentionParams* params = nullptr;
+    const std::function<void()>* kernel = nullptr;
     std::vector<Block*> blocks;
     Thread* current = nullptr;
     u64 step = 0;
@@ -46,7 +45,7 @@ std::vector<std::unique_ptr<Fiber>> fibers;
 std::vector<u8*> memories;
 
 void run_kernel() {
-    device.kernel(*device.params);
+    (*device.kernel)();
     device.current->is_done = true;
     for (;;) device.current->fiber->leave();
 }
@@ -205,15 +204,13 @@ void catch_signals() {
 
 } // namespace
 
-void launch(
-    const Grid& grid, const Schedule& schedule, Random& random, void (*kernel)(const AttentionParams&), const AttentionParams& params) {
+void launch(const Grid& grid, const Schedule& schedule, Random& random, const std::function<void()>& kernel) {
     catch_signals();
     device = Device();
     device.grid = grid;
     device.schedule = schedule;
     device.random = &random;
-    device.kernel = kernel;
-    device.params = &params;
+    device.kernel = &kernel;
     gridDim = {grid.blocks, 1, 1};
     blockDim = {grid.threads, 1, 1};
     std::vector<u32> order;

@@ -5,6 +5,7 @@
 // and the report of a deadlock asks it for its name.
 #pragma once
 #include <array>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -18,8 +19,6 @@ struct Dim3 {
     u32 x, y, z;
 };
 extern Dim3 threadIdx, blockIdx, blockDim, gridDim;
-
-struct AttentionParams;
 
 namespace emulator {
 
@@ -140,8 +139,7 @@ struct Grid {
 };
 
 // Runs a kernel to its end, or reports why it never comes to one.
-void launch(
-    const Grid& grid, const Schedule& schedule, Random& random, void (*kernel)(const AttentionParams&), const AttentionParams& params);
+void launch(const Grid& grid, const Schedule& schedule, Random& random, const std::function<void()>& kernel);
 
 // Prints what went wrong and where every warp stands, and ends the process.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));

@@ -21,7 +21,10 @@ u32 shared_address(const void* pointer);
 // Copies a box to shared memory some time later, swizzled by 128 bytes, zeros where the tensor ends.
 void cp_async_bulk_tensor(u32 destination, const TensorBox& box, u32 barrier, std::array<u32, 4> corner);
 
-// The way back some time later, but for what lies beyond the tensor's ends; groups are those of the thread that issues it.
+// Copies bytes that lie together to shared memory some time later.
+void cp_async_bulk(u32 destination, const void* source, u32 bytes, u32 barrier);
+
+// The way back of a box some time later, but for what lies beyond the tensor's ends; groups are those of the thread that issues it.
 void cp_async_bulk_tensor_store(const TensorBox& box, u32 source, std::array<u32, 4> corner);
 void cp_async_bulk_commit_group();
 void cp_async_bulk_wait_group_read(u32 pending);

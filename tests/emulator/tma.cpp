@@ -1,4 +1,4 @@
-// Shared memory, and the copy engine: cp.async.bulk.tensor takes effect at a random time after it was issued. Until then the destination
+// Shared memory, and the copy engine: cp.async.bulk and cp.async.bulk.tensor take effect at a random time after it was issued. Until then the destination
 // in shared memory holds NaN, and nobody may be using it.
 #include <cstring>
 
@@ -16,23 +16,43 @@ struct Copy {
     u32 barrier;           // of a load
     const Thread* storing; // null for a load
     u32 group;             // of a store
+    const void* line;      // what a load without a box takes; null otherwise
+    u32 line_bytes;
 
-    u32 bytes() const { return box.rows * 128; }
+    u32 bytes() const { return line != nullptr ? line_bytes : box.rows * 128; }
     bool is_committed() const { return storing == nullptr || group < storing->store_groups; }
 };
 
 std::vector<Copy> under_way;
 
-void check(const Copy& copy) {
+void check_place(const Copy& copy) {
     u32 first = copy.address, end = first + copy.bytes();
-    if (first % 1024 != 0) fail("copy at %u: not a multiple of 1024, as a swizzle of 128 bytes needs", first);
     if (first < SHARED_BASE || end > shared_end()) fail("copy at %u .. %u, outside of shared memory", first, end);
-    if (copy.corner[2] >= copy.box.extent[2] || copy.corner[3] >= copy.box.extent[3]) {
-        fail("copy of head %u of batch entry %u, which are not there", copy.corner[2], copy.corner[3]);
-    }
     if (overlaps_copy(*copy.block, first, end)) fail("copy at %u while another one is under way at the same place", first);
     const char* operand = overlaps_product(*copy.block, first, end);
     if (operand != nullptr) fail("copy at %u over %s of a wgmma under way", first, operand);
+}
+
+void check_box(const Copy& copy) {
+    const TensorBox& box = copy.box;
+    if (copy.address % 1024 != 0) fail("copy at %u: not a multiple of 1024, as a swizzle of 128 bytes needs", copy.address);
+    bool is_aligned = reinterpret_cast<size_t>(box.data) % 16 == 0;
+    for (u32 i = 1; i < 4; ++i) is_aligned &= box.extent[i] == 1 || box.stride[i] % 8 == 0;
+    if (!is_aligned || box.extent[0] % 8 != 0) fail("a tensor map whose rows are not at multiples of 16 bytes, or end elsewhere");
+    if (box.rows > 256) fail("a box of %u rows", box.rows);
+    if (int(copy.corner[0]) < 0 || int(copy.corner[1]) < 0) fail("a copy that begins before the tensor");
+    if (copy.corner[2] >= box.extent[2] || copy.corner[3] >= box.extent[3]) {
+        fail("copy of head %u of batch entry %u, which are not there", copy.corner[2], copy.corner[3]);
+    }
+}
+
+// From now on the destination is the copy engine's.
+void begin_load(const Copy& copy) {
+    mbarrier_at(*copy.block, copy.barrier);
+    check_place(copy);
+    std::memset(copy.block->memory + copy.address, UNWRITTEN, copy.bytes());
+    under_way.push_back(copy);
+    yield_sometimes();
 }
 
 // Calls act(chunk of 16 bytes in shared memory, its place in the tensor or null where that has ended).
@@ -52,13 +72,17 @@ void each_chunk(const Copy& copy, Act act) {
 }
 
 void carry_out_load(const Copy& copy) {
-    each_chunk(copy, [](u8* to, const u16* from) {
-        if (from == nullptr) {
-            std::memset(to, 0, 16);
-        } else {
-            std::memcpy(to, from, 16);
-        }
-    });
+    if (copy.line != nullptr) {
+        std::memcpy(copy.block->memory + copy.address, copy.line, copy.line_bytes);
+    } else {
+        each_chunk(copy, [](u8* to, const u16* from) {
+            if (from == nullptr) {
+                std::memset(to, 0, 16);
+            } else {
+                std::memcpy(to, from, 16);
+            }
+        });
+    }
     Mbarrier& barrier = mbarrier_at(*copy.block, copy.barrier);
     barrier.missing_bytes -= copy.bytes();
     if (barrier.missing_bytes < 0) fail("more bytes than mbarrier %s expects", name_of_mbarrier(copy.barrier).c_str());
@@ -95,18 +119,22 @@ u32 shared_address(const void* pointer) {
 }
 
 void cp_async_bulk_tensor(u32 destination, const TensorBox& box, u32 barrier, std::array<u32, 4> corner) {
-    Copy copy{this_thread().block, destination, box, corner, barrier, nullptr, 0};
-    mbarrier_at(*copy.block, barrier);
-    check(copy);
-    std::memset(copy.block->memory + destination, UNWRITTEN, copy.bytes());
-    under_way.push_back(copy);
-    yield_sometimes();
+    Copy copy{this_thread().block, destination, box, corner, barrier, nullptr, 0, nullptr, 0};
+    check_box(copy);
+    begin_load(copy);
+}
+
+void cp_async_bulk(u32 destination, const void* source, u32 bytes, u32 barrier) {
+    bool is_aligned = destination % 16 == 0 && reinterpret_cast<size_t>(source) % 16 == 0 && bytes % 16 == 0;
+    if (!is_aligned) fail("cp.async.bulk of what is not at a multiple of 16, or not as long");
+    begin_load({this_thread().block, destination, {}, {}, barrier, nullptr, 0, source, bytes});
 }
 
 void cp_async_bulk_tensor_store(const TensorBox& box, u32 source, std::array<u32, 4> corner) {
     Thread& thread = this_thread();
-    Copy copy{thread.block, source, box, corner, 0, &thread, thread.store_groups};
-    check(copy);
+    Copy copy{thread.block, source, box, corner, 0, &thread, thread.store_groups, nullptr, 0};
+    check_box(copy);
+    check_place(copy);
     under_way.push_back(copy);
     yield_sometimes();
 }

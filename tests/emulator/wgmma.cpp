@@ -15,7 +15,7 @@ namespace emulator {
 struct Accumulator {
     u32 columns;
     float* registers[LANES];
-    float values[16][128];
+    float values[16][256];
     u32 under_way;  // products
     u32 last_group; // that has one
 };
@@ -142,6 +142,7 @@ Accumulator& accumulator_of(Warp& warp, float* const (&registers)[LANES], const 
     for (auto& known : warp.accumulators) {
         if (known->registers[0] != registers[0]) continue;
         if (!std::equal(registers, registers + LANES, known->registers)) fail("lanes of a warp accumulate in different places");
+        if (known->columns != first.columns) fail("products of %u and of %u columns on one accumulator", known->columns, first.columns);
         if (!first.accumulate) fail("an accumulator is cleared while a wgmma on it is under way");
         return *known;
     }
@@ -205,7 +206,7 @@ void read_a(const Warp& warp, const Wgmma& product, float (&a)[16][16]) {
     }
 }
 
-void read_b(const u8* memory, const Wgmma& product, float (&b)[16][128]) {
+void read_b(const u8* memory, const Wgmma& product, float (&b)[16][256]) {
     Descriptor at(product.b);
     float chunk[8];
     if (product.has_registers) {
@@ -229,7 +230,7 @@ void read_b(const u8* memory, const Wgmma& product, float (&b)[16][128]) {
 using Vector = float __attribute__((vector_size(64)));
 constexpr u32 AT_ONCE = sizeof(Vector) / sizeof(float);
 
-void multiply(float (&values)[16][128], const float (&a)[16][16], const float (&b)[16][128], u32 columns) {
+void multiply(float (&values)[16][256], const float (&a)[16][16], const float (&b)[16][256], u32 columns) {
     for (u32 first = 0; first < columns; first += AT_ONCE) {
         for (u32 row = 0; row < 16; ++row) {
             Vector sums;
@@ -245,7 +246,7 @@ void multiply(float (&values)[16][128], const float (&a)[16][16], const float (&
 }
 
 void carry_out(const Warp& warp, const Wgmma& product) {
-    static float a[16][16], b[16][128];
+    static float a[16][16], b[16][256];
     read_a(warp, product, a);
     read_b(warp.block->memory, product, b);
     multiply(product.accumulator->values, a, b, product.columns);

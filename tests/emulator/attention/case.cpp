@@ -6,40 +6,10 @@
 #include <cmath>
 #include <cstdio>
 
-#include "numbers.h"
-
 namespace {
 
 constexpr u32 MOST_THREAD_BLOCKS = 6;
 constexpr u32 TOKEN_MASKS = 3;
-
-u64 bit(u32 index) { return 1ull << index % 64; }
-bool has(const u64* words, u32 index) { return words[index / 64] & bit(index); }
-u32 words_for(u32 bits) { return (bits + 63) / 64; }
-
-std::vector<u16> normal_numbers(u32 count) {
-    emulator::Random random(1);
-    std::vector<u16> numbers(count);
-    for (u16& x : numbers) {
-        double radius = std::sqrt(-2 * std::log(1 - random.uniform()));
-        x = emulator::narrow(float(radius * std::cos(6.283185307179586 * random.uniform())), OMNI_BF16);
-    }
-    return numbers;
-}
-
-// Starts of blocks of `size` tokens, the last one shorter if need be.
-std::vector<u32> regular_blocks(u32 tokens, u32 size) {
-    std::vector<u32> starts{0};
-    while (starts.back() < tokens) starts.push_back(std::min(tokens, starts.back() + size));
-    return starts;
-}
-
-// Starts of `count` blocks of any length, most of them full.
-std::vector<u32> irregular_blocks(emulator::Random& random, u32 count, u32 size) {
-    std::vector<u32> starts{0};
-    while (starts.size() <= count) starts.push_back(starts.back() + (random.one_in(3) ? random.between(1, size) : size));
-    return starts;
-}
 
 } // namespace
 
@@ -120,22 +90,11 @@ void Case::choose_symbols() {
     params.symbols.tiles = tiles;
 }
 
-// Heads before tokens or after them, with or without padding between rows. What is not filled is NaN.
+// What is not filled is NaN.
 Tensor4 Case::tensor(u32 heads, u32 tokens, bool is_filled, size_t& numbers) {
-    u64 line = HEAD_DIM + 8 * random.below(3);
-    bool has_tokens_first = random.one_in(2);
-    Tensor4 it;
-    it.token_stride = has_tokens_first ? line * heads : line;
-    it.head_stride = has_tokens_first ? line : line * tokens;
-    it.batch_stride = line * heads * tokens;
-    numbers = it.batch_stride * params.shape.batch;
-    u16* data = memory.array<u16>(numbers, UNTOUCHED);
-    it.data = data;
-    if (!is_filled) return it;
-    // Normal numbers from a table: they need not be independent, and logarithms take time.
-    static const std::vector<u16> normal = normal_numbers(1 << 12);
-    for (size_t i = 0; i < numbers; ++i) {
-        if (i % line < HEAD_DIM) data[i] = normal[random.below(u32(normal.size()))];
+    Tensor4 it = make_tensor(memory, random, {params.shape.batch, heads, tokens, HEAD_DIM}, numbers);
+    for (u32 i = 0; is_filled && i < params.shape.batch * heads * tokens; ++i) {
+        fill_normal(random, line_of(it, i / tokens / heads, i / tokens % heads, i % tokens), HEAD_DIM);
     }
     return it;
 }

@@ -1,41 +1,13 @@
 // One random case of attention: shapes, symbols, tensors and a launch, all from its seed.
 #pragma once
-#include <cstdlib>
-#include <cstring>
-#include <memory>
+#include <string>
 #include <vector>
 
 #include "attention/config.cuh"
+#include "cases.h"
 #include "kernels.h"
-#include "random.h"
 
 constexpr u32 MASK_WORDS_PER_ROW = KV_BLOCK / 64;
-
-// Memory of the device: every array begins at a multiple of 64 bytes and lives as long as the case.
-class Memory {
-public:
-    template <class T>
-    T* array(size_t count, u8 byte) {
-        size_t bytes = (count * sizeof(T) + 127) / 64 * 64;
-        void* pointer = std::aligned_alloc(64, bytes);
-        arrays.emplace_back(pointer, std::free);
-        std::memset(pointer, byte, bytes);
-        return static_cast<T*>(pointer);
-    }
-
-    template <class T>
-    T* copy(const std::vector<T>& values) {
-        T* own = array<T>(values.size(), 0);
-        std::memcpy(own, values.data(), values.size() * sizeof(T));
-        return own;
-    }
-
-private:
-    std::vector<std::unique_ptr<void, void (*)(void*)>> arrays;
-};
-
-// What was never written by the kernel.
-constexpr u8 UNTOUCHED = 0xFF;
 
 struct Case {
     explicit Case(u64 seed);

@@ -44,10 +44,6 @@ struct Query {
     u32 batch, head, row, q_block, token;
 };
 
-const u16* line(const Tensor4& tensor, u32 batch, u32 head, u32 token) {
-    return static_cast<const u16*>(tensor.data) + batch * tensor.batch_stride + head * tensor.head_stride + token * tensor.token_stride;
-}
-
 struct Expected {
     double out[HEAD_DIM] = {};
     double lse = -INFINITY;
@@ -82,10 +78,10 @@ void attend(const Case& it, const Query& query, Expected& expected) {
     std::vector<u32> keys = keys_of(it, query);
     if (keys.empty()) return;
     float q[HEAD_DIM];
-    for (u32 d = 0; d < HEAD_DIM; ++d) q[d] = widen(line(params.q, query.batch, query.head, query.token)[d]);
+    for (u32 d = 0; d < HEAD_DIM; ++d) q[d] = widen(line_of(params.q, query.batch, query.head, query.token)[d]);
     std::vector<double> scores;
     for (u32 key : keys) {
-        const u16* k = line(params.k, query.batch, kv_head, key);
+        const u16* k = line_of(params.k, query.batch, kv_head, key);
         double score = 0;
         for (u32 d = 0; d < HEAD_DIM; ++d) score += double(q[d]) * widen(k[d]);
         scores.push_back(score * it.scale);
@@ -93,7 +89,7 @@ void attend(const Case& it, const Query& query, Expected& expected) {
     double largest = *std::max_element(scores.begin(), scores.end()), sum = 0;
     for (size_t i = 0; i < keys.size(); ++i) {
         double weight = std::exp(scores[i] - largest);
-        const u16* v = line(params.v, query.batch, kv_head, keys[i]);
+        const u16* v = line_of(params.v, query.batch, kv_head, keys[i]);
         for (u32 d = 0; d < HEAD_DIM; ++d) expected.out[d] += weight * widen(v[d]);
         sum += weight;
     }
@@ -126,7 +122,7 @@ bool is_untouched(float x) { return emulator::bits_of(x) == 0xFFFFFFFF; }
 
 void compare(const Case& it, const Query& query) {
     Expected expected = expect(it, query);
-    const u16* out = line(it.params.out, query.batch, query.head, query.token);
+    const u16* out = line_of(it.params.out, query.batch, query.head, query.token);
     char place[100];
     const char* format = "batch entry %u, head %u, q-block %u, token %u: ";
     std::snprintf(place, sizeof place, format, query.batch, query.head, query.q_block, query.token);

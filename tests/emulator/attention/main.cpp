@@ -9,39 +9,20 @@
 #include <vector>
 
 #include "case.h"
-#include "device.h"
-
-using emulator::Random;
-using emulator::Schedule;
+#include "schedules.h"
 
 namespace {
 
-constexpr u32 SCHEDULES = 2;
-
-// A slow engine shows who does not wait for it, and a quick one who lets it begin too early; most of all one of them beside the other.
-// Pairs are the chances of a copy and of a product.
-Schedule any_schedule(Random& random) {
-    const double quick = 1, slow = 0.004;
-    const double chances[][2] = {{quick, slow}, {slow, quick}, {slow, quick}, {0.1, 0.1}};
-    const double(&chosen)[2] = chances[random.below(4)];
-    Schedule schedule;
-    schedule.copy = chosen[0];
-    schedule.product = chosen[1];
-    schedule.splits_warps = random.one_in(2);
-    schedule.sleep = random.one_in(2) ? 0.0005 : 0;
-    return schedule;
-}
-
 void plan(Case& it) {
     emulator::name_of_barrier = nullptr;
-    launch({it.plan_blocks, PLAN_THREADS, 0, OMNI_BF16, true}, any_schedule(it.random), it.random, run_plan, it.params);
+    launch({it.plan_blocks, PLAN_THREADS, 0, OMNI_BF16, true}, any_schedule(it.random), it.random, [&] { run_plan(it.params); });
 }
 
 void attend(Case& it) {
     emulator::name_of_barrier = ATTENTION.name_of_barrier;
     it.clear_output();
     emulator::Grid grid{it.params.plan.ctas, ATTENTION.threads, ATTENTION.shared_bytes, OMNI_BF16, false};
-    launch(grid, any_schedule(it.random), it.random, ATTENTION.run, it.params);
+    launch(grid, any_schedule(it.random), it.random, [&] { ATTENTION.run(it.params); });
 }
 
 // Output and lse, to compare bits.

@@ -39,6 +39,7 @@ inline void mbarrier_wait(u32 barrier, u32 parity) { emulator::mbarrier_wait(bar
 // Memory is coherent here: a fence that is missing is not found, only what comes in between.
 inline void fence_mbarrier_init() {}
 inline void fence_proxy_async() { emulator::yield_sometimes(); }
+inline void fence_proxy_async_global() { emulator::yield_sometimes(); }
 
 template <u32 COUNT>
 void setmaxnreg_inc() {}
@@ -46,6 +47,9 @@ template <u32 COUNT>
 void setmaxnreg_dec() {}
 
 inline void prefetch_tensormap(const TensorMap*) {}
+inline void cp_async_bulk(u32 destination, const void* source, u32 bytes, u32 barrier) {
+    emulator::cp_async_bulk(destination, source, bytes, barrier);
+}
 inline void cp_async_bulk_tensor_4d(u32 destination, const TensorMap* map, u32 barrier, u32 x0, u32 x1, u32 x2, u32 x3, u64) {
     emulator::cp_async_bulk_tensor(destination, map->box, barrier, {x0, x1, x2, x3});
 }
