@@ -4,10 +4,11 @@
 //! attend to each other. `cargo run --release --example embed_block`
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
-use flashomni::cpu::{PackedWeight, Weight, linear_to_heads};
-use flashomni::runtime::Session;
+use flashomni::cpu::RotaryPairs;
+use flashomni::runtime::{AttentionBlock, CpuBlock, Linear, Norm, RotaryTable, Session, StreamInput, TokenStream};
 use flashomni::tensor::{Dtype, Tensor};
 
 const HEADS: usize = 8;
@@ -31,53 +32,35 @@ const STRATEGY: &str = "
         keep image -> image where top_p(map, mass)
     }";
 
-/// Weights of one stream, packed once.
-struct Stream {
-    tokens: Range<usize>,
-    q: PackedWeight,
-    k: PackedWeight,
-    v: PackedWeight,
-    out: PackedWeight,
+/// Weights of one stream.
+fn stream(tokens: Range<usize>, seed: u64) -> TokenStream {
+    let linear = |index: u64| Linear { weight: noise(&[WIDTH, WIDTH], seed + index, 0.05), bias: None };
+    let norm = || Some(Norm { weight: noise(&[HEAD_DIM], seed, 1.0), eps: 1e-6 });
+    let [q, k, v, out] = [0, 1, 2, 3].map(linear);
+    TokenStream { tokens, q, k, v, out, q_norm: norm(), k_norm: norm() }
 }
 
-impl Stream {
-    fn new(tokens: Range<usize>, seed: u64) -> flashomni::Result<Self> {
-        let weight = |index: u64| noise(&[WIDTH, WIDTH], seed + index, 0.05);
-        let (q, k, v, out) = (weight(0), weight(1), weight(2), weight(3));
-        Ok(Stream {
-            tokens,
-            // These are projected head by head: cached queries can be left out, and all come out as attention wants them.
-            q: Weight::new(q.as_ref())?.pack_heads(HEAD_DIM)?,
-            k: Weight::new(k.as_ref())?.pack_heads(HEAD_DIM)?,
-            v: Weight::new(v.as_ref())?.pack_heads(HEAD_DIM)?,
-            out: Weight::new(out.as_ref())?.pack(),
-        })
-    }
+/// The angles of all tokens, by their place in the sequence.
+fn rotary() -> flashomni::Result<RotaryTable> {
+    let angle = |token: usize, pair: usize| token as f32 / 100_f32.powf(2.0 * pair as f32 / HEAD_DIM as f32);
+    let angles = (0..TOKENS).flat_map(|token| (0..HEAD_DIM / 2).map(move |pair| angle(token, pair)));
+    let angles = angles.flat_map(|angle| [angle.cos(), angle.sin()]).collect();
+    Ok(RotaryTable { angles: Tensor::from_f32(&[TOKENS, HEAD_DIM / 2, 2], angles)?, pairs: RotaryPairs::Interleaved })
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut session = Session::new(flashomni::compile(STRATEGY)?)?;
-    let streams = [Stream::new(0..TEXT, 10)?, Stream::new(TEXT..TOKENS, 20)?];
-    let by_heads = [HEADS, TOKENS, HEAD_DIM];
-    let [mut q, mut k, mut v, mut o] = [(); 4].map(|()| Tensor::zeros(&by_heads, Dtype::F32));
+    let streams = vec![stream(0..TEXT, 10), stream(TEXT..TOKENS, 20)];
+    // Packed once, for all steps.
+    let block = CpuBlock::new(&AttentionBlock::new(HEADS, HEAD_DIM, streams, Some(Arc::new(rotary()?)))?)?;
+    let [mut text, mut image] = [TEXT, IMAGE].map(|tokens| Tensor::zeros(&[tokens, WIDTH], Dtype::F32));
     for step in 0..12 {
+        let inputs = [TEXT, IMAGE].map(|tokens| noise(&[tokens, WIDTH], 1, 1.0 + 0.01 * step as f32));
         let start = Instant::now();
-        let mut at = session.begin(step, 0)?;
-        let inputs = streams.each_ref().map(|stream| noise(&[stream.tokens.len(), WIDTH], 1, 1.0 + 0.01 * step as f32));
-        if !at.kind().is_reuse() {
-            for (stream, x) in streams.iter().zip(&inputs) {
-                at.project_q(x.as_ref(), &stream.q, None, stream.tokens.clone(), q.as_mut())?;
-                linear_to_heads(x.as_ref(), &stream.k, None, stream.tokens.clone(), k.as_mut())?;
-                linear_to_heads(x.as_ref(), &stream.v, None, stream.tokens.clone(), v.as_mut())?;
-            }
-            // A host applies the norm and rotary embedding of q and k here.
-            at.attention_live(q.as_ref(), k.as_ref(), v.as_ref(), o.as_mut())?;
-        }
-        for stream in &streams {
-            let mut out = Tensor::zeros(&[stream.tokens.len(), WIDTH], Dtype::F32);
-            at.project_out(o.as_ref(), &stream.out, None, stream.tokens.clone(), out.as_mut())?;
-        }
-        let kind = format!("{:?}", at.kind()).to_lowercase();
+        let inputs = inputs.each_ref().map(|x| StreamInput::of(x.as_ref()));
+        // A host adds the outputs to its tokens, and goes on with its feed-forward network.
+        let report = session.begin(step, 0)?.block(&block, &inputs, &[], &mut [text.as_mut(), image.as_mut()])?;
+        let kind = format!("{:?}", report.kind).to_lowercase();
         println!("step {step:2}  {kind:8}  {:6.1} ms", start.elapsed().as_secs_f64() * 1e3);
     }
     Ok(())

@@ -100,3 +100,23 @@ struct AttentionParams {
     Forecast forecast;
 };
 static_assert(sizeof(AttentionParams) == 368, "mirrored by AttentionParams in src/kernels/params.rs");
+
+// The differences of a feature at an update; tensors are contiguous, `pieces` times 8 numbers of 16 bits.
+struct FeaturesUpdate {
+    const void* feature;
+    void* terms[MAX_ORDER + 1]; // F_0 .. of the update before; those of this one afterwards
+    u64 pieces;
+    float distance; // steps from the update before
+    u32 count;      // terms that are known afterwards, 1 to MAX_ORDER + 1
+};
+static_assert(sizeof(FeaturesUpdate) == 64, "mirrored by FeaturesUpdate in src/kernels/params.rs");
+
+// A weighted sum of tensors, contiguous, `pieces` times 8 numbers of 16 bits.
+struct FeaturesSum {
+    void* out;
+    const void* terms[MAX_ORDER + 1];
+    u64 pieces;
+    float weights[MAX_ORDER + 1];
+    u32 count; // terms
+};
+static_assert(sizeof(FeaturesSum) == 80, "mirrored by FeaturesSum in src/kernels/params.rs");

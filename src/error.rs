@@ -56,6 +56,16 @@ pub enum Error {
         /// The GPU, its number, its compute capability and the driver.
         device: String,
     },
+    /// A GPU has less memory than a generation takes; nothing was allocated.
+    #[error("the generation takes {:.2} GB of GPU memory, but there are {:.2} GB: {parts}", *needed as f64 / 1e9, *available as f64 / 1e9)]
+    Memory {
+        /// Bytes that it takes, at most.
+        needed: u64,
+        /// Bytes that are free, or that the host allows.
+        available: u64,
+        /// What takes them, the largest first.
+        parts: String,
+    },
     /// A GPU kernel did not compile.
     #[error("{what} does not compile{}:\n{log}", saved.as_ref().map_or_else(String::new, |path| format!(" (its source is in `{}`)", path.display())))]
     Kernel {

@@ -333,6 +333,29 @@ fn run_compares_with_dense_attention() {
 }
 
 #[test]
+fn whole_blocks_are_compared_with_the_dense_block() {
+    let folder = folder();
+    let called = omni(folder.path(), &["run", "choosing.omni", "--block", "--synthetic", "--steps", "..3", "--json"]);
+    assert_eq!(called.code, 0, "{}", called.err);
+    let results: serde_json::Value = serde_json::from_str(&called.out).unwrap();
+    let steps = results["steps"].as_array().unwrap();
+    assert_eq!(
+        steps.iter().map(|step| step["kind"].as_str().unwrap()).collect::<Vec<_>>()[..2],
+        ["update", "dispatch"]
+    );
+    let errors = [0, 1].map(|step| steps[step]["relative_error"].as_f64().unwrap());
+    assert!(errors[0] == 0.0 && errors[1] > 0.0 && errors[1] < 1.0, "{errors:?}");
+    let text = omni(folder.path(), &["run", "choosing.omni", "--block", "--synthetic", "--steps", "1"]);
+    assert!(text.out.contains("to dense") && text.out.contains("update"), "{}{}", text.out, text.err);
+    refused(folder.path(), &["run", "choosing.omni", "--synthetic", "--memory", "8"], "--block");
+    refused(
+        folder.path(),
+        &["run", "choosing.omni", "--synthetic", "--block", "--memory", "0"],
+        "no number of GB above 0",
+    );
+}
+
+#[test]
 fn symbols_come_packed_or_as_bytes() {
     let folder = folder();
     let packed = omni(folder.path(), &["symbols", "band.omni", "--out", "packed.safetensors"]);

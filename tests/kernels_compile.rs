@@ -109,3 +109,11 @@ fn work_lists_and_the_naive_kernel() {
         check_those(Kernel::Naive, compute, |variant| variant.kv_block == 64 && variant.masks);
     }
 }
+
+#[test]
+fn features() {
+    for compute in [[8, 0], [8, 9], [9, 0], [10, 0], [12, 0]] {
+        check(Kernel::FeaturesUpdate, compute);
+        check(Kernel::FeaturesSum, compute);
+    }
+}

@@ -1,26 +1,17 @@
 //! Sessions against a simulation in double precision that follows the papers' formulas row by row.
 
-use std::sync::Arc;
+mod simulation;
 
 use flashomni::cpu::{Weight, linear};
 use flashomni::error::Error;
 use flashomni::ir::StepKind;
 use flashomni::plan::Plan;
-use flashomni::runtime::{LayerSymbols, Placement, Selection, Session, Tensors};
-use flashomni::tensor::{Dtype, Tensor, TensorRef};
+use flashomni::runtime::{Placement, Selection, Session, Tensors};
+use flashomni::tensor::{Dtype, Tensor};
+use simulation::{DIM, HEADS, History, Rows, all_rows, attend, close, plan, rows_of};
 
-const HEADS: usize = 4;
-/// All of them.
+/// All heads.
 const ALL: [u32; HEADS] = [0, 1, 2, 3];
-const DIM: usize = 16;
-
-fn plan(tokens: &str, steps: u32, strategy: &str) -> Plan {
-    let source = format!(
-        "model small {{ layers 2 heads {HEADS} head_dim {DIM} steps {steps} tokens {tokens} }}
-         strategy s {{ {strategy} }}"
-    );
-    flashomni::compile(&source).unwrap_or_else(|error| panic!("{error}"))
-}
 
 struct Noise(u64);
 
@@ -36,6 +27,11 @@ impl Noise {
         let values = (0..shape.iter().product()).map(|_| 2.0 * self.next()).collect();
         Tensor::from_f32(shape, values).unwrap()
     }
+}
+
+/// Tensors in double precision.
+fn exact(tensors: &[Tensor; 3]) -> [Vec<f64>; 3] {
+    tensors.each_ref().map(|tensor| tensor.as_ref().to_f32().into_iter().map(f64::from).collect())
 }
 
 /// q, k and v of a step; they drift from step to step, as features of a sampler do.
@@ -60,105 +56,6 @@ impl Series {
         };
         [mix(0), mix(1), mix(2)]
     }
-}
-
-/// Which keys a query token attends to; `None` for a token whose output is cached.
-type Rows = Vec<Vec<Option<Vec<usize>>>>;
-
-/// The symbols of a layer, token by token in the model's order.
-fn rows_of(plan: &Plan, symbols: &LayerSymbols) -> Rows {
-    let tokens = plan.model.tokens() as usize;
-    let mut rows: Rows = vec![vec![None; tokens]; HEADS];
-    for group in &symbols.groups {
-        let Placement { q_order, kv_order, blocks } = &*group.placement;
-        let old =
-            |order: &Option<Arc<[u32]>>, new: u32| order.as_ref().map_or(new, |order| order[new as usize]) as usize;
-        for (position, &head) in group.heads.iter().enumerate() {
-            for q_block in (0..blocks.q_blocks()).filter(|&block| group.symbols.cache.get(position, block)) {
-                let row = position * blocks.q_blocks() + q_block;
-                for query in blocks.q[q_block]..blocks.q[q_block + 1] {
-                    let mut keys = Vec::new();
-                    for kv_block in group.symbols.skip.ones_of_row(row) {
-                        let tile = group.symbols.partial.as_ref().and_then(|partial| partial.tile(row, kv_block));
-                        for key in blocks.kv[kv_block]..blocks.kv[kv_block + 1] {
-                            let within = ((query - blocks.q[q_block]) as usize, (key - blocks.kv[kv_block]) as usize);
-                            if tile.is_none_or(|tile| tile.get(within.0, within.1)) {
-                                keys.push(old(kv_order, key));
-                            }
-                        }
-                    }
-                    rows[head as usize][old(q_order, query)] = Some(keys);
-                }
-            }
-        }
-    }
-    rows
-}
-
-fn all_rows(tokens: usize) -> Rows {
-    vec![vec![Some((0..tokens).collect()); tokens]; HEADS]
-}
-
-/// Attention of the rows, in double precision; cached rows come from `cached`.
-fn attend(qkv: &[Tensor; 3], rows: &Rows, cached: impl Fn(usize) -> f64) -> Vec<f64> {
-    let [q, k, v] = [0, 1, 2].map(|index| qkv[index].as_ref().to_f32());
-    let tokens = qkv[0].shape()[1];
-    let mut out = vec![0.0; q.len()];
-    for (head, rows) in rows.iter().enumerate() {
-        for (query, keys) in rows.iter().enumerate() {
-            let at = |token: usize| (head * tokens + token) * DIM;
-            let Some(keys) = keys else {
-                (0..DIM).for_each(|i| out[at(query) + i] = cached(at(query) + i));
-                continue;
-            };
-            let dot = |key: usize| -> f64 {
-                (0..DIM).map(|i| f64::from(q[at(query) + i]) * f64::from(k[at(key) + i])).sum::<f64>()
-                    / (DIM as f64).sqrt()
-            };
-            let weights: Vec<f64> = keys.iter().map(|&key| dot(key).exp()).collect();
-            let sum: f64 = weights.iter().sum();
-            for (&key, weight) in keys.iter().zip(&weights) {
-                (0..DIM).for_each(|i| out[at(query) + i] += weight / sum * f64::from(v[at(key) + i]));
-            }
-        }
-    }
-    out
-}
-
-/// A feature at its updates, and its Taylor series by divided differences of neighbouring updates.
-#[derive(Default)]
-struct History(Vec<(u32, Vec<f64>)>);
-
-impl History {
-    fn forecast(&self, step: u32, order: usize) -> Vec<f64> {
-        let mut levels = self.0.clone();
-        let x = f64::from(step - levels.last().unwrap().0);
-        let mut sum = vec![0.0; levels[0].1.len()];
-        let mut factor = 1.0;
-        for power in 0..=order {
-            let (_, last) = levels.last().unwrap();
-            sum.iter_mut().zip(last).for_each(|(sum, value)| *sum += factor * value);
-            factor *= x / (power + 1) as f64;
-            if levels.len() < 2 {
-                break;
-            }
-            levels = levels
-                .windows(2)
-                .map(|pair| {
-                    let gap = f64::from(pair[1].0 - pair[0].0);
-                    (pair[1].0, pair[1].1.iter().zip(&pair[0].1).map(|(now, before)| (now - before) / gap).collect())
-                })
-                .collect();
-        }
-        sum
-    }
-}
-
-fn close(found: TensorRef<'_>, wanted: &[f64], what: &str) {
-    let found = found.to_f32();
-    let error: f64 = found.iter().zip(wanted).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum();
-    let norm: f64 = wanted.iter().map(|b| b * b).sum();
-    assert!(error.sqrt() <= 1e-5 * norm.sqrt(), "{what}: relative error {:e}", (error / norm).sqrt());
 }
 
 /// Runs a generation and compares each step with the simulation; gives the kinds of the steps.
@@ -188,21 +85,23 @@ fn simulate(plan: Plan, order: usize) -> Vec<StepKind> {
         }
         let wanted = match kind {
             StepKind::Shared => panic!("a simulation has one branch"),
-            StepKind::Dense | StepKind::Update => attend(&qkv, &all_rows(plan.model.tokens() as usize), |_| 0.0),
+            StepKind::Dense | StepKind::Update => {
+                attend(&exact(&qkv), &all_rows(plan.model.tokens() as usize), |_| 0.0)
+            }
             StepKind::Refresh | StepKind::Dispatch => {
                 let cached = if features.0.is_empty() { Vec::new() } else { features.forecast(step, order) };
-                attend(&qkv, rows.as_ref().unwrap(), |index| cached[index])
+                attend(&exact(&qkv), rows.as_ref().unwrap(), |index| cached[index])
             }
             StepKind::Reuse(_) => outputs.forecast(step, order),
             StepKind::Residual => {
-                let sparse = attend(&qkv, rows.as_ref().unwrap(), |_| f64::NAN);
+                let sparse = attend(&exact(&qkv), rows.as_ref().unwrap(), |_| f64::NAN);
                 sparse.iter().zip(&lost).map(|(sparse, lost)| sparse + lost).collect()
             }
         };
         close(out.as_ref(), &wanted, &format!("step {step}, {kind:?}"));
         if kind == StepKind::Update {
             features.0.push((step, wanted.clone()));
-            let sparse = rows.as_ref().map(|rows| attend(&qkv, rows, |index| wanted[index]));
+            let sparse = rows.as_ref().map(|rows| attend(&exact(&qkv), rows, |index| wanted[index]));
             lost = wanted.iter().zip(sparse.iter().flatten()).map(|(full, sparse)| full - sparse).collect();
         }
         if !kind.is_reuse() {

@@ -69,7 +69,7 @@ impl<'a> Tiles<'a> {
         Tiles { cache, q_blocks, tokens: 0..q_blocks.last().map_or(0, |&end| end as usize) }
     }
 
-    fn check(&self, heads: usize, tokens: usize) -> Result<()> {
+    pub(super) fn check(&self, heads: usize, tokens: usize) -> Result<()> {
         check::offsets("q_blocks", self.q_blocks, tokens)?;
         check::part("tokens", self.tokens.start, self.tokens.len(), tokens)?;
         check::bits("cache", self.cache, heads, self.q_blocks.len() - 1)

@@ -21,6 +21,7 @@ mod gemm;
 mod microkernel;
 mod pack;
 mod rearrange;
+mod rotary;
 mod scratch;
 mod weight;
 
@@ -29,6 +30,8 @@ pub use forecast::{MAX_ORDER, Taylor, Terms, Weights};
 pub(crate) use gemm::whole_blocks;
 pub use gemm::{Part, Start, Tiles, gemm_o, gemm_o_split, gemm_q, linear, linear_from_heads, linear_to_heads};
 pub(crate) use rearrange::{gather_heads, gathered_heads, head_to_f32, scatter_heads};
+pub use rotary::RotaryPairs;
+pub(crate) use rotary::{HeadNorm, Rotary, check_norm, check_rotary, norm_and_turn};
 pub use weight::{AnyWeight, PackedWeight, Weight};
 
 /// The instruction set whose inner loops this machine uses: `avx2` or `portable`.

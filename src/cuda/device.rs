@@ -141,6 +141,19 @@ impl Device {
         &self.properties
     }
 
+    /// Bytes of its memory that are free.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] when the driver refuses.
+    pub fn free_bytes(&self) -> Result<u64> {
+        self.bind()?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: a context is current; the driver writes two numbers.
+        let result = unsafe { sys::cuMemGetInfo_v2(&raw mut free, &raw mut total) };
+        self.check("cuMemGetInfo", result, || "its memory".to_owned())?;
+        Ok(free as u64)
+    }
+
     /// Makes its context current in this thread.
     pub(super) fn bind(&self) -> Result<()> {
         // SAFETY: the context lives as long as `self`.

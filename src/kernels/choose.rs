@@ -35,6 +35,10 @@ pub enum Kernel {
     GemmOSm80,
     /// The work list of both.
     GemmPlanSm80,
+    /// Differences of features at an update.
+    FeaturesUpdate,
+    /// Weighted sums of features.
+    FeaturesSum,
 }
 
 /// The kernels of GEMM-Q and GEMM-O for a device.
@@ -135,6 +139,8 @@ impl Kernel {
             Kernel::GemmQSm80 => "gemm/gemm_q_sm80.cu",
             Kernel::GemmOSm80 => "gemm/gemm_o_sm80.cu",
             Kernel::GemmPlanSm90 | Kernel::GemmPlanSm80 => "gemm/plan.cu",
+            Kernel::FeaturesUpdate => "features/update.cu",
+            Kernel::FeaturesSum => "features/sum.cu",
         }
     }
 
@@ -148,6 +154,8 @@ impl Kernel {
             Kernel::GemmQSm90 | Kernel::GemmQSm80 => "gemm_q",
             Kernel::GemmOSm90 | Kernel::GemmOSm80 => "gemm_o",
             Kernel::GemmPlanSm90 | Kernel::GemmPlanSm80 => "gemm_plan",
+            Kernel::FeaturesUpdate => "features_update",
+            Kernel::FeaturesSum => "features_sum",
         }
     }
 
@@ -276,11 +284,13 @@ impl Variant {
             (Kernel::AttentionSm80, _) if is_small || self.compute.major >= 10 => geometry(128, 2, 49_664),
             (Kernel::AttentionSm80, _) => geometry(128, 3, 49_664),
             // Stages of both operands, and output on its way.
-            (Kernel::GemmQSm90 | Kernel::GemmOSm90, _) => geometry(384, 1, 232_448),
+            (Kernel::GemmQSm90 | Kernel::GemmOSm90, _) => geometry(384, 1, 4 * 49_152 + 32_768 + SMALL),
             (Kernel::GemmQSm80 | Kernel::GemmOSm80, _) if is_small => geometry(128, 2, 3 * 16_384 + 1_024),
             (Kernel::GemmQSm80 | Kernel::GemmOSm80, _) => geometry(128, 2, 4 * 16_384 + 1_024),
             (Kernel::Plan | Kernel::GemmPlanSm90 | Kernel::GemmPlanSm80, _) => geometry(1024, 1, 0),
             (Kernel::Naive, _) => geometry(128, 1, 0),
+            // As many as a multiprocessor holds: they wait for memory.
+            (Kernel::FeaturesUpdate | Kernel::FeaturesSum, _) => geometry(256, 8, 0),
         }
     }
 
@@ -322,6 +332,8 @@ pub fn variants(kernel: Kernel, compute: Version) -> impl Iterator<Item = Varian
         // Plans have fewer, each of which is its own plan, and projections do not look at keys.
         Kernel::Plan => *variant == variant.plan(),
         Kernel::GemmPlanSm90 | Kernel::GemmPlanSm80 => *variant == variant.plan() && variant.has_default_keys(),
+        // They do not look at heads either.
+        Kernel::FeaturesUpdate | Kernel::FeaturesSum => variant.has_default_keys() && variant.head_dim == BLOCK,
         _ => kernel.tile_columns().is_none() || variant.has_default_keys(),
     })
 }

@@ -14,6 +14,7 @@ use super::symbols::{DeviceSymbols, Sizes};
 use super::view::{FloatView, MatrixView, TensorView};
 use super::work::{WorkList, Workspace};
 use super::{Element, Kernels};
+pub use crate::cpu::RotaryPairs;
 use crate::cuda::{Argument, Buffer, Function, Launch, Stream, TensorMap};
 use crate::error::{Error, Result};
 
@@ -79,15 +80,6 @@ pub struct GemmWork {
     kernel: Kernel,
     _set: TileSet,
     _heads: Buffer,
-}
-
-/// Which channels of a head turn together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RotaryPairs {
-    /// 2 i and 2 i + 1.
-    Interleaved,
-    /// i and i + head_dim / 2.
-    Halves,
 }
 
 /// What GEMM-Q reads and writes: `out[h, t] = rotary(norm(x[t] w[h]^T + bias[h]))`.

@@ -10,12 +10,14 @@
 //! | [`work`] | the work list of a launch |
 //! | [`attention`] | a prepared launch of attention |
 //! | [`gemm`] | one of GEMM-Q or GEMM-O |
+//! | [`features`] | differences and forecasts of cached features |
 //!
 //! A [`Kernels`] compiles for one device what is asked for and keeps it, in memory and on the disk. Preparing allocates and may
 //! compile; launching does neither, nor does it wait, so that it can be recorded in a graph.
 
 pub mod attention;
 pub mod choose;
+pub mod features;
 pub mod gemm;
 pub mod params;
 pub mod source;

@@ -135,6 +135,32 @@ mirrored! {
         /// What cached rows get.
         forecast: Forecast,
     }
+    /// The differences of a feature at an update.
+    FeaturesUpdate, 64 {
+        /// Its new value.
+        feature: u64,
+        /// Addresses of the differences.
+        terms: [u64; MAX_ORDER + 1],
+        /// Lengths over 8.
+        pieces: u64,
+        /// Steps between the updates.
+        distance: f32,
+        /// Differences that are known afterwards.
+        count: u32,
+    }
+    /// A weighted sum.
+    FeaturesSum, 80 {
+        /// The sum.
+        out: u64,
+        /// Addresses of the terms.
+        terms: [u64; MAX_ORDER + 1],
+        /// Lengths over 8.
+        pieces: u64,
+        /// Weights of the terms.
+        weights: [f32; MAX_ORDER + 1],
+        /// Number of terms.
+        count: u32,
+    }
     /// The sizes of a projection.
     GemmShape, 48 {
         /// Batch entries.

@@ -4,7 +4,8 @@
 //! features and their forecasts. A host asks it layer by layer:
 //!
 //! * [`Session::attention`]: attention alone, for hosts that keep their projections;
-//! * [`Session::begin`]: a [`Step`] with GEMM-Q, attention and GEMM-O, where what is cached saves projections too.
+//! * [`Session::begin`]: a [`Step`] with GEMM-Q, attention and GEMM-O, where what is cached saves projections too, call by call
+//!   or, by [`Step::block`], as a whole from the weights of an [`AttentionBlock`].
 //!
 //! What a step does follows from the plan's schedule ([`StepKind`](crate::ir::StepKind)):
 //!
@@ -22,7 +23,8 @@
 //! A step that needs what no earlier step left, as when a host joins in the middle of a generation, is done as an update:
 //! it costs time and never quality. [`Selection`] gives symbols without running anything.
 //!
-//! Attention runs on the CPU, or by [`Session::on`] on a GPU ([`Backend`]); the rest is the CPU's.
+//! Attention of a session runs on the CPU, or by [`Session::on`] on a GPU ([`Backend`]); the rest is the CPU's. A [`DeviceSession`] runs whole
+//! blocks on a GPU, from tokens in its memory to outputs in its memory; what it takes is known before ([`MemoryPlan`]).
 //!
 //! # Numbers
 //! What is cached is the output of attention in single precision at the last updates, for all heads and q-blocks: when
@@ -33,8 +35,17 @@
 //! FlashOmni, arXiv 2509.25401, section 3; forecasts as in TaylorSeer, arXiv 2503.06923.
 
 mod backend;
+mod block;
 mod clusters;
+mod course;
+mod cpu_block;
+mod device_block;
+mod device_lists;
+mod device_session;
+mod device_terms;
 mod gpu;
+mod memory;
+mod merged;
 mod placement;
 mod projections;
 mod reuse;
@@ -44,6 +55,11 @@ mod token_masks;
 mod unpacked;
 
 pub use backend::Backend;
+pub use block::{AttentionBlock, Linear, Norm, RotaryTable, StreamInput, StreamShape, TokenStream};
+pub use cpu_block::CpuBlock;
+pub use device_block::{DeviceBlock, DeviceMatrix};
+pub use device_session::{DeviceInput, DeviceOptions, DeviceReport, DeviceSession};
+pub use memory::{MemoryPlan, Part, Use};
 pub use placement::Placement;
 pub use selection::{HeadGroup, LayerSymbols, Selection, Tensors};
 pub use session::{Report, Session, Step};

@@ -12,8 +12,8 @@ use super::reuse::Output;
 use super::selection::{HeadGroup, LayerSymbols};
 use super::session::{Step, copy, up_to};
 use crate::cpu::{
-    AnyWeight, Part, Start, Taylor, Tiles, Weights, gather_heads, gathered_heads, gemm_o, gemm_o_split, gemm_q,
-    linear_from_heads, linear_to_heads, scatter_heads, whole_blocks,
+    AnyWeight, HeadNorm, Part, Rotary, Start, Taylor, Tiles, Weights, gather_heads, gathered_heads, gemm_o,
+    gemm_o_split, gemm_q, linear_from_heads, linear_to_heads, norm_and_turn, scatter_heads, whole_blocks,
 };
 use crate::error::{Error, Result};
 use crate::ir::{StepKind, Unit};
@@ -68,7 +68,7 @@ impl Step<'_> {
         mut q: TensorMut<'_>,
     ) -> Result<()> {
         let weight = weight.into();
-        let plan = Arc::clone(self.session.selection.plan());
+        let plan = Arc::clone(self.session.course.plan());
         super::selection::check_heads(&plan, "q", q.as_ref())?;
         let Some(symbols) = &self.symbols else { return linear_to_heads(x, weight, bias, tokens, q) };
         for group in &symbols.groups {
@@ -83,6 +83,27 @@ impl Step<'_> {
             gemm_q(x.as_ref(), weight, bias, &tiles, part.as_mut())?;
             let all: Vec<u32> = (0..plan.model.heads).collect();
             scatter_heads(part.as_ref(), &all, rows.order, &tiles, &[], q.reborrow())?;
+        }
+        Ok(())
+    }
+
+    /// The norm and rotary embedding of the queries that [`Step::project_q`] has projected; others stay untouched.
+    pub(super) fn turn_q(
+        &self,
+        norm: Option<HeadNorm<'_>>,
+        rotary: Option<Rotary<'_>>,
+        tokens: Range<usize>,
+        mut q: TensorMut<'_>,
+    ) -> Result<()> {
+        let plan = self.session.course.plan();
+        let Some(symbols) = &self.symbols else {
+            let q_blocks = whole_blocks(plan.model.tokens() as usize);
+            let cache = BitMatrix::ones(plan.model.heads as usize, q_blocks.len() - 1);
+            return norm_and_turn(q, &Tiles { cache: &cache, q_blocks: &q_blocks, tokens }, None, norm, rotary);
+        };
+        for group in &symbols.groups {
+            let rows = Rows::of(group, plan, Tile::Live);
+            norm_and_turn(q.reborrow(), &rows.tiles(&tokens), rows.order, norm, rotary)?;
         }
         Ok(())
     }
@@ -156,10 +177,12 @@ impl Step<'_> {
         bias: Option<TensorRef<'_>>,
         out: TensorMut<'_>,
     ) -> Result<()> {
-        let (kind, state) = (self.kind, self.state());
+        let is_update = self.kind == StepKind::Update;
+        let chosen = self.session.course.current(self.layer);
+        let chosen = chosen.filter(|symbols| is_update && symbols.has_cached()).cloned();
+        let state = self.state();
         let tokens = state.projected[index].tokens.clone();
         let start = Start { bias, terms: &[] };
-        let chosen = state.current().filter(|symbols| kind == StepKind::Update && symbols.has_cached()).cloned();
         if let Some(symbols) = chosen
             && let [group] = symbols.groups.as_slice()
             && group.placement.q_order.is_none()
@@ -185,7 +208,7 @@ impl Step<'_> {
         bias: Option<TensorRef<'_>>,
         out: TensorMut<'_>,
     ) -> Result<()> {
-        let plan = Arc::clone(self.session.selection.plan());
+        let plan = Arc::clone(self.session.course.plan());
         let step = self.step as usize;
         self.make_biases(index, symbols, weight)?;
         // A residual has something in every row.
@@ -218,7 +241,7 @@ impl Step<'_> {
 
     /// Projects the cached features, unless that was done for these symbols and features.
     fn make_biases(&mut self, index: usize, symbols: &Arc<LayerSymbols>, weight: AnyWeight<'_>) -> Result<()> {
-        let plan = Arc::clone(self.session.selection.plan());
+        let plan = Arc::clone(self.session.course.plan());
         let state = self.state();
         let projected = &mut state.projected[index];
         let features = state.features.as_ref().filter(|features| features.known() > 0 && symbols.has_cached());

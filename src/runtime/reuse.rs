@@ -16,7 +16,7 @@ use crate::plan::Plan;
 use crate::tensor::{TensorMut, TensorRef};
 
 /// The highest order of the forecasts of each unit, by its place in [`Unit::ALL`], where some step reuses it.
-type Orders = [Option<usize>; Unit::ALL.len()];
+pub(super) type Orders = [Option<usize>; Unit::ALL.len()];
 
 /// An output that is kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,7 +64,7 @@ pub(super) fn units(plan: &Plan) -> impl Iterator<Item = Unit> {
 }
 
 /// What the steps of a layer reuse.
-fn orders(plan: &Plan, layer: u32) -> Orders {
+pub(super) fn orders(plan: &Plan, layer: u32) -> Orders {
     let mut orders = Orders::default();
     for step in 0..plan.model.steps {
         if let StepKind::Reuse(unit) = plan.schedule.kind(step, layer) {

@@ -1,20 +1,20 @@
 //! One generation: what each layer does at each step, and what it remembers.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use half::{bf16, f16};
 
 use super::backend::{Backend, Engine, Forecast};
+use super::course::{Course, Known, adds_residual, cached_order};
+use super::cpu_block::Work;
 use super::projections::Projected;
 use super::reuse::{self, Memory, Output};
-use super::selection::{Chosen, LayerSymbols, Selection, Tensors, check_heads, check_place};
+use super::selection::{LayerSymbols, Tensors, check_heads};
 use crate::cpu::{Taylor, Terms};
 use crate::error::{Error, Result};
 use crate::ir::{Model, StepKind, Unit};
-use crate::plan::{Body, Class, Plan, Role};
-use crate::symbols::BitMatrix;
+use crate::plan::Plan;
 use crate::tensor::{Tensor, TensorMut, TensorRef, ValuesMut};
 
 /// A generation under a plan, on the CPU or, by [`Session::on`], with attention on a GPU.
@@ -43,25 +43,18 @@ use crate::tensor::{Tensor, TensorMut, TensorRef, ValuesMut};
 /// ```
 #[derive(Debug)]
 pub struct Session {
-    pub(super) selection: Selection,
+    pub(super) course: Course,
     pub(super) layers: Vec<Layer>,
     engine: Engine,
-    /// Symbols that need no q and k, by the classes of the heads: layers that agree share them.
-    shared: HashMap<Vec<u32>, Weak<LayerSymbols>>,
     /// What some step of the plans so far reuses.
     units: Vec<Unit>,
+    /// Room for whole blocks, once one was run.
+    pub(super) work: Option<Work>,
 }
 
 /// What a layer remembers.
 #[derive(Debug)]
 pub(super) struct Layer {
-    last_step: Option<u32>,
-    /// What the last update or refresh chose for each head.
-    chosen: Vec<Option<Chosen>>,
-    /// Counts updates and refreshes.
-    choices: u64,
-    /// The symbols in force, and what they were made of.
-    current: Option<Current>,
     /// The output of attention at updates, where some step takes cached features.
     pub(super) features: Option<Taylor>,
     /// Outputs at every step that computed them, where some step reuses them.
@@ -70,13 +63,6 @@ pub(super) struct Layer {
     residual: Option<Taylor>,
     /// What projections of its output remember.
     pub(super) projected: Vec<Projected>,
-}
-
-#[derive(Debug)]
-struct Current {
-    classes: Vec<u32>,
-    choices: u64,
-    symbols: Arc<LayerSymbols>,
 }
 
 /// What a step did, and how long it took.
@@ -110,17 +96,18 @@ impl Session {
     /// As [`Session::new`]; [`Error::Shape`] when the model's heads are larger than the GPU's kernels take (128),
     /// [`Error::Cuda`] when its memory does not hold the model's tensors.
     pub fn on(plan: impl Into<Arc<Plan>>, backend: Backend) -> Result<Self> {
-        let selection = Selection::new(plan)?;
-        let engine = Engine::new(backend, selection.plan())?;
-        let layers = (0..selection.plan().model.layers).map(|layer| Layer::new(selection.plan(), layer));
-        let units = reuse::units(selection.plan()).collect();
-        Ok(Session { layers: layers.collect::<Result<_>>()?, engine, selection, shared: HashMap::new(), units })
+        let course = Course::new(plan)?;
+        let engine = Engine::new(backend, course.plan())?;
+        let layers = (0..course.plan().model.layers).map(|layer| Layer::new(course.plan(), layer));
+        let units = reuse::units(course.plan()).collect();
+        let layers = layers.collect::<Result<_>>()?;
+        Ok(Session { course, layers, engine, units, work: None })
     }
 
     /// The plan.
     #[must_use]
     pub fn plan(&self) -> &Plan {
-        self.selection.plan()
+        self.course.plan()
     }
 
     /// Goes on under a plan of the same strategy with another schedule, as it follows from what the host has measured
@@ -182,12 +169,13 @@ impl Session {
                 state.residual = Some(Taylor::new(0, &shape)?);
             }
         }
-        self.selection.set_plan(plan);
+        self.course.set_plan(plan);
         Ok(())
     }
 
     /// Forgets the generation; the next step may be any.
     pub fn reset(&mut self) {
+        self.course.reset();
         self.layers.iter_mut().for_each(Layer::reset);
         self.engine.reset();
     }
@@ -196,7 +184,7 @@ impl Session {
     /// before the first, and for a layer the plan has not.
     #[must_use]
     pub fn symbols(&self, layer: u32) -> Option<&LayerSymbols> {
-        self.layers.get(layer as usize)?.current().map(Arc::as_ref)
+        self.course.current(layer).map(Arc::as_ref)
     }
 
     /// Attention of a layer at a step: computes what the schedule and the symbols leave, forecasts the rest.
@@ -247,132 +235,36 @@ impl Session {
     /// # Errors
     /// [`Error::State`] when the plan has no such step or layer, or the step does not follow the layer's last one.
     pub fn begin(&mut self, step: u32, layer: u32) -> Result<Step<'_>> {
-        check_place(self.plan(), step, layer)?;
-        let last = self.layers[layer as usize].last_step;
-        if let Some(last) = last.filter(|&last| last >= step) {
-            return Err(Error::State(format!(
-                "step {step} of layer {layer} follows step {last}: steps ascend, and `reset` begins a new generation"
-            )));
-        }
-        let scheduled = self.plan().schedule.kind(step, layer);
-        let kind = if self.is_missing(scheduled, step, layer) { StepKind::Update } else { scheduled };
-        let obeys_chosen = matches!(kind, StepKind::Dispatch | StepKind::Residual);
-        let symbols = if obeys_chosen { Some(self.in_force(step, layer)?) } else { None };
-        self.layers[layer as usize].last_step = Some(step);
+        let known = |layer: u32| self.layers[layer as usize].known();
+        let (kind, symbols) = self.course.begin(step, layer, known)?;
         let has_chosen = !matches!(kind, StepKind::Update | StepKind::Refresh | StepKind::Shared);
         Ok(Step { session: self, step, layer, kind, symbols, has_chosen, selection: Duration::ZERO })
-    }
-
-    /// Whether a step needs what no earlier one left.
-    fn is_missing(&self, kind: StepKind, step: u32, layer: u32) -> bool {
-        let state = &self.layers[layer as usize];
-        let plan = self.plan();
-        let mut heads = (0..plan.model.heads).map(|head| (head as usize, plan.class(step, layer, head)));
-        let no_features = state.features.as_ref().is_none_or(|features| features.known() == 0);
-        match kind {
-            StepKind::Dense | StepKind::Update | StepKind::Shared => false,
-            StepKind::Refresh => no_features && heads.any(|(_, class)| caches(plan, class)),
-            StepKind::Residual if state.residual.as_ref().is_none_or(|residual| residual.known() == 0) => true,
-            StepKind::Dispatch | StepKind::Residual => heads.any(|(head, class)| {
-                let unknown = plan.needs_qk(class) && state.chosen[head].is_none();
-                unknown || (no_features && caches(plan, class))
-            }),
-            StepKind::Reuse(unit) => state.memory.lacks(unit),
-        }
-    }
-
-    /// The symbols of a dispatch step: its own where they need no q and k, else those chosen last.
-    fn in_force(&mut self, step: u32, layer: u32) -> Result<Arc<LayerSymbols>> {
-        let plan = Arc::clone(self.selection.plan());
-        let first = plan.place(step, layer, 0);
-        let classes = &plan.class_of[first..first + plan.model.heads as usize];
-        let state = &self.layers[layer as usize];
-        if let Some(current) = &state.current
-            && current.classes == classes
-            && current.choices == state.choices
-        {
-            return Ok(Arc::clone(&current.symbols));
-        }
-        let all_known = classes.iter().all(|&class| !plan.needs_qk(&plan.classes[class as usize]));
-        let known = if all_known { self.shared.get(classes).and_then(Weak::upgrade) } else { None };
-        let symbols = match known {
-            Some(symbols) => symbols,
-            None => {
-                let mut of_class: HashMap<u32, Chosen> = HashMap::new();
-                let mut chosen = Vec::with_capacity(classes.len());
-                for ((head, &class), last) in (0..).zip(classes).zip(&state.chosen) {
-                    if let Some(known) = of_class.get(&class) {
-                        chosen.push(Chosen { head, ..known.clone() });
-                    } else if let Some(known) = self.selection.known(class, head) {
-                        of_class.insert(class, known.clone());
-                        chosen.push(known);
-                    } else if let Some(last) = last {
-                        chosen.push(last.clone());
-                    } else {
-                        return Err(Error::State(format!("layer {layer} has no symbols at step {step}")));
-                    }
-                }
-                Arc::new(self.selection.assemble(&chosen)?)
-            }
-        };
-        if all_known {
-            self.shared.insert(classes.to_vec(), Arc::downgrade(&symbols));
-        }
-        let state = &mut self.layers[layer as usize];
-        let current = Current { classes: classes.to_vec(), choices: state.choices, symbols: Arc::clone(&symbols) };
-        state.current = Some(current);
-        Ok(symbols)
-    }
-
-    /// Chooses symbols.
-    fn choose(&mut self, step: u32, layer: u32, tensors: Tensors<'_>) -> Result<Arc<LayerSymbols>> {
-        let heads: Vec<u32> = (0..self.plan().model.heads).collect();
-        let chosen = self.selection.choose([step; 2], layer, &heads, tensors, &self.layers[layer as usize].chosen)?;
-        let symbols = Arc::new(self.selection.assemble(&chosen)?);
-        let classes = chosen.iter().map(|chosen| chosen.class).collect();
-        let state = &mut self.layers[layer as usize];
-        state.choices += 1;
-        state.current = Some(Current { classes, choices: state.choices, symbols: Arc::clone(&symbols) });
-        state.chosen = chosen.into_iter().map(Some).collect();
-        Ok(symbols)
     }
 }
 
 impl Layer {
     fn new(plan: &Plan, layer: u32) -> Result<Self> {
-        let model = &plan.model;
-        let shape = head_shape(model);
-        let mut cached_order: Option<u8> = None;
-        for step in 0..model.steps {
-            for head in 0..model.heads {
-                let class = plan.class(step, layer, head);
-                if cached_order < Some(class.forecast_order) && caches(plan, class) {
-                    cached_order = Some(class.forecast_order);
-                }
-            }
-        }
+        let shape = head_shape(&plan.model);
         let taylor = |order: Option<usize>| order.map(|order| Taylor::new(order, &shape)).transpose();
         Ok(Layer {
-            last_step: None,
-            chosen: vec![None; model.heads as usize],
-            choices: 0,
-            current: None,
-            features: taylor(cached_order.map(usize::from))?,
+            features: taylor(cached_order(plan, layer).map(usize::from))?,
             memory: Memory::new(plan, layer),
             residual: taylor(adds_residual(plan, layer).then_some(0))?,
             projected: Vec::new(),
         })
     }
 
-    /// The symbols in force.
-    pub(super) fn current(&self) -> Option<&Arc<LayerSymbols>> {
-        self.current.as_ref().map(|current| &current.symbols)
+    /// What earlier steps have left.
+    fn known(&self) -> Known {
+        let has = |taylor: &Option<Taylor>| taylor.as_ref().is_some_and(|taylor| taylor.known() > 0);
+        Known {
+            features: has(&self.features),
+            residual: has(&self.residual),
+            outputs: Unit::ALL.map(|unit| !self.memory.lacks(unit)),
+        }
     }
 
     fn reset(&mut self) {
-        self.last_step = None;
-        self.chosen.iter_mut().for_each(|chosen| *chosen = None);
-        self.current = None;
         self.features.iter_mut().for_each(Taylor::reset);
         self.memory.reset();
         self.residual.iter_mut().for_each(Taylor::reset);
@@ -397,27 +289,10 @@ fn head_shape(model: &Model) -> [usize; 3] {
     [model.heads, model.tokens(), model.head_dim].map(|size| size as usize)
 }
 
-/// Whether steps of a layer add what an update lost.
-fn adds_residual(plan: &Plan, layer: u32) -> bool {
-    (0..plan.model.steps).any(|step| plan.schedule.kind(step, layer) == StepKind::Residual)
-}
-
-/// Whether heads of a class may take cached features.
-fn caches(plan: &Plan, class: &Class) -> bool {
-    match &class.body {
-        Body::Static { cache, .. } => {
-            let cache: &BitMatrix = &plan.masks[*cache as usize];
-            cache.count() < cache.columns()
-        }
-        Body::Dynamic { program, .. } => {
-            plan.programs[*program as usize].terms.iter().any(|(role, _)| *role == Role::Cache)
-        }
-    }
-}
-
 /// A layer at a step.
 ///
 /// A host that keeps its projections calls [`Step::attention`]. One that lets cached blocks save projections too calls
+/// [`Step::block`] with the weights of the whole block, or
 /// [`Step::project_q`], [`Step::attention_live`] and [`Step::project_out`] in this order; at a step of kind
 /// [`StepKind::Reuse`] only the last, and at one of kind [`StepKind::Shared`] [`Step::share_out`] in place of all. Where rules
 /// choose by what the host measures, [`Step::choose`] comes first. A feed-forward network is the same with experts for heads,
@@ -469,7 +344,7 @@ impl Step<'_> {
             self.kind = StepKind::Update;
         }
         let start = Instant::now();
-        let chosen = self.session.choose(self.step, self.layer, tensors)?;
+        let chosen = self.session.course.choose(self.step, self.layer, tensors)?;
         self.selection = start.elapsed();
         self.has_chosen = true;
         if self.kind == StepKind::Refresh {
@@ -484,7 +359,7 @@ impl Step<'_> {
     /// # Errors
     /// [`Error::Shape`] when a tensor does not fit the model; [`Error::State`] at another step.
     pub fn share(mut self, other: TensorRef<'_>, mut out: TensorMut<'_>) -> Result<()> {
-        let plan = Arc::clone(self.session.selection.plan());
+        let plan = Arc::clone(self.session.course.plan());
         check_heads(&plan, "other", other)?;
         check_heads(&plan, "out", out.as_ref())?;
         self.is_shared()?;
@@ -559,7 +434,7 @@ impl Step<'_> {
         mut out: TensorMut<'_>,
         cached: CachedRows,
     ) -> Result<Report> {
-        let plan = Arc::clone(self.session.selection.plan());
+        let plan = Arc::clone(self.session.course.plan());
         check_tensors(&plan, [q, k, v], &out)?;
         self.choose(Tensors { v: Some(v), ..Tensors::of(q, k) })?;
         let attention = Duration::ZERO;
@@ -591,7 +466,7 @@ impl Step<'_> {
                 if let Some(features) = self.state().features.as_mut().filter(|_| kind == StepKind::Update) {
                     features.update(step, out.as_ref())?;
                 }
-                let symbols = self.state().current().filter(|_| kind == StepKind::Update).cloned();
+                let symbols = self.session.course.current(self.layer).filter(|_| kind == StepKind::Update).cloned();
                 if let (Some(symbols), true) = (symbols, self.state().residual.is_some()) {
                     let lost = lost(&mut self.session.engine, &plan, &symbols, [q, k, v], out.as_ref())?;
                     self.state().residual.iter_mut().try_for_each(|residual| residual.update(step, lost.as_ref()))?;

@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod attention;
+pub mod block;
 pub mod gemm;
 pub mod numbers;
 mod random;

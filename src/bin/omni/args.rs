@@ -286,6 +286,9 @@ pub struct Part {
 ///
 /// On a GPU (--device cuda) attention runs in 16 bits, times are those of its kernels, without copies and without the choice of
 /// blocks, and errors are against the CPU's dense attention where that takes seconds, else against the GPU's own.
+///
+/// Whole blocks (--block) are compared with the dense block on the same device and, on a GPU, with the CPU at every step. Their tokens
+/// have queries, keys and values side by side, which projections copy out, so that attention sees the same numbers everywhere.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -310,6 +313,12 @@ pub struct Run {
     /// Where attention runs: cuda, or cuda:N for the GPU of that number; without, on the CPU
     #[arg(long, value_name = "DEVICE", default_value_t, hide_default_value = true)]
     pub device: Device,
+    /// Run whole attention blocks: projections around attention too, whose output weights are made up
+    #[arg(long, conflicts_with = "output")]
+    pub block: bool,
+    /// Memory of the GPU that whole blocks may take, in GB; without, what is free
+    #[arg(long, value_name = "GB", requires = "block", value_parser = gigabytes)]
+    pub memory: Option<f64>,
     /// Threads to use; without, one for each core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -594,6 +603,11 @@ fn pair(text: &str) -> Result<(String, String), String> {
 
 fn finite(text: &str) -> Result<f32, String> {
     text.parse().ok().filter(|number: &f32| number.is_finite()).ok_or_else(|| "expected a finite number".to_owned())
+}
+
+fn gigabytes(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number > 0.0);
+    number.ok_or_else(|| format!("`{text}` is no number of GB above 0"))
 }
 
 fn share(text: &str) -> Result<f64, String> {

@@ -29,6 +29,7 @@ mod show;
 mod source;
 mod symbols;
 mod table;
+mod whole;
 
 use std::process::ExitCode;
 
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         Verb::Fmt(args) => fmt::fmt(args, &console),
         Verb::Build(args) => build::build(args, &console),
         Verb::Show(args) => show::show(args, &console),
+        Verb::Run(args) if args.block => whole::run(args, &console),
         Verb::Run(args) => run::run(args, &console),
         Verb::Bench(args) => bench::bench(args, &console),
         Verb::Sample(args) => sample::sample(args, &console),

@@ -338,12 +338,12 @@ fn made_up(model: &Model, seed: u64, step: u32, layer: u32) -> Result<[Tensor; 3
 }
 
 /// Numbers from -1 to 1 that look random (SplitMix64).
-struct Noise(u64);
+pub struct Noise(u64);
 
 impl Noise {
     const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
-    fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self::after(seed, 0)
     }
 
@@ -352,7 +352,7 @@ impl Noise {
         Noise(seed.wrapping_add((count as u64).wrapping_mul(Self::STEP)))
     }
 
-    fn next(&mut self) -> f32 {
+    pub fn next(&mut self) -> f32 {
         self.0 = self.0.wrapping_add(Self::STEP);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,0 +1,661 @@
+//! A generation on a GPU: whole attention blocks, from tokens in its memory to outputs in its memory.
+//!
+//! | step | queries | keys, values | attention | output projection |
+//! |---|---|---|---|---|
+//! | dense | all | all | in full | all |
+//! | update | all | all | in full | cached blocks once for each order, into the biases; then the live ones on top |
+//! | refresh | all | all | under the symbols just chosen | as dispatch, after cached blocks |
+//! | dispatch | live blocks | all | under the symbols | live blocks, and the forecast of the biases as terms |
+//! | reuse | | | | the forecast of earlier outputs |
+//!
+//! An update therefore costs one output projection and the higher orders of the cached blocks. A dispatch step only launches kernels:
+//! it allocates nothing, waits for nothing and copies nothing to the host, so that it can be recorded in a
+//! [`Graph`](crate::cuda::Graph). What is new for symbols, work lists above all, is made at the step that first obeys them.
+//!
+//! Strategies whose rules need q and k choose on the CPU at updates and refreshes: q and k are copied to the host there.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::Tensors;
+use super::block::StreamShape;
+use super::course::{Course, Known};
+use super::device_block::{DeviceBlock, DeviceMatrix, tensor_of};
+use super::device_lists::{Attention, Launcher, Lists, Prepared};
+use super::device_terms::DeviceTerms;
+use super::memory::{Kept, MemoryPlan};
+use super::merged::check_orders;
+use super::selection::LayerSymbols;
+use crate::cpu::check::{ensure, shape};
+use crate::cuda::{Buffer, Stream};
+use crate::error::{Error, Result};
+use crate::ir::{Source, StepKind, Unit};
+use crate::kernels::choose::BLOCK;
+use crate::kernels::{
+    DeviceSymbols, Element, GemmSizes, HeadsOperands, Kernels, MatrixView, Operands, OutOperands, Projection,
+    TensorView, TileSet,
+};
+use crate::plan::Plan;
+use crate::symbols::{Blocks, Symbols};
+use crate::tensor::Tensor;
+
+/// A generation on a GPU under a plan.
+///
+/// Steps of a layer come in ascending order. Sessions on streams of their own run beside each other, and may share
+/// blocks and kernels. All memory of tensors is allocated when it is made.
+#[derive(Debug)]
+pub struct DeviceSession {
+    course: Course,
+    launcher: Launcher,
+    blocks: Vec<Arc<DeviceBlock>>,
+    memory: MemoryPlan,
+    element: Element,
+    /// Heads, channels of a head, tokens.
+    size: [usize; 3],
+    q: Arc<Buffer>,
+    k: Arc<Buffer>,
+    v: Arc<Buffer>,
+    o: Arc<Buffer>,
+    /// The output under symbols at an update, where some layer has a residual.
+    sparse: Option<Arc<Buffer>>,
+    /// The projection of attention alone, where outputs with further inputs are reused.
+    attended: Option<Arc<Buffer>>,
+    dense: Attention,
+    all: Lists,
+    /// Of projections of no head: what further inputs and terms give.
+    none: Lists,
+    prepared: Vec<Prepared>,
+    layers: Vec<DeviceLayer>,
+}
+
+/// What a layer keeps.
+#[derive(Debug)]
+struct DeviceLayer {
+    features: Option<DeviceTerms>,
+    /// The projections of cached blocks: of each stream, of each order.
+    biases: Vec<Vec<Arc<Buffer>>>,
+    /// What the biases are of.
+    made: Option<Made>,
+    /// Of each stream, where steps reuse them.
+    outputs: Vec<DeviceTerms>,
+    /// Of each stream.
+    residual: Vec<Arc<Buffer>>,
+    knows_residual: bool,
+}
+
+/// The symbols and the update that biases were made for, and of how many orders.
+#[derive(Debug)]
+struct Made {
+    symbols: Weak<LayerSymbols>,
+    update: u32,
+    orders: usize,
+}
+
+/// How a generation runs on a GPU.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceOptions {
+    /// Where its work is put; without, a stream of its own.
+    pub stream: Option<Arc<Stream>>,
+    /// Bytes of the GPU's memory that it may take; without, what is free.
+    pub memory_limit: Option<u64>,
+}
+
+/// What a stream brings to a step.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceInput<'a> {
+    /// `[tokens.len(), in]`.
+    pub x: &'a DeviceMatrix,
+    /// Further inputs of the output projection, `[tokens.len(), further]`; where the block has such, and only there.
+    pub further: Option<&'a DeviceMatrix>,
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceReport {
+    /// The schedule's kind, or [`StepKind::Update`] where something was missing.
+    pub kind: StepKind,
+    /// Choosing symbols on the CPU, with the copies of queries and keys, for which the GPU waits; zero where nothing was chosen.
+    pub selection: Duration,
+}
+
+impl DeviceSession {
+    /// Begins a generation. `blocks` are those of the model's layers.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] when the limit or the GPU's memory does not suffice: nothing is allocated then; [`Error::Shape`] when the blocks are
+    /// not those of the model, or of different types; [`Error::Unavailable`] when the strategy moves tokens, when there are no projections
+    /// for the GPU, and when LLVM refuses the machine.
+    pub fn new(
+        plan: impl Into<Arc<Plan>>,
+        kernels: &Arc<Kernels>,
+        blocks: Vec<Arc<DeviceBlock>>,
+        options: DeviceOptions,
+    ) -> Result<Self> {
+        let DeviceOptions { stream, memory_limit } = options;
+        let course = Course::new(plan)?;
+        let plan = Arc::clone(course.plan());
+        check_orders(&plan)?;
+        let device = kernels.device();
+        let shapes: Vec<&[StreamShape]> = blocks.iter().map(|block| block.shapes()).collect();
+        let memory = MemoryPlan::new(&plan, &shapes, device.properties().multiprocessors)?;
+        let Some(first) = blocks.first() else {
+            return Err(Error::Shape("a generation needs the block of each layer".to_owned()));
+        };
+        for block in &blocks {
+            super::block::check_model(&plan, block.size)?;
+            ensure(block.element == first.element, || "the blocks of a generation have one type".to_owned())?;
+        }
+        memory.check(device.free_bytes()?.min(memory_limit.unwrap_or(u64::MAX)))?;
+        let (size, element) = (first.size, first.element);
+        let [heads, head_dim, tokens] = size;
+        let stream = stream.map_or_else(|| Stream::new(device).map(Arc::new), Ok)?;
+        let inputs = shapes.iter().flat_map(|streams| streams.iter()).map(|stream| stream.inputs).max().unwrap_or(1);
+        let sizes = GemmSizes {
+            batch: 1,
+            heads,
+            head_dim,
+            all_tokens: tokens,
+            tokens: 0..tokens,
+            projection: Projection::Heads { inputs },
+        };
+        // The pieces of projections are the largest.
+        let workspace = Arc::clone(kernels.gemm_work(&stream, TileSet::All, sizes, None)?.workspace());
+        let launcher = Launcher { kernels: Arc::clone(kernels), stream, workspace };
+        let blocks_of_tokens = Blocks::regular(tokens, tokens, BLOCK as usize, BLOCK as usize);
+        let full = Symbols::dense(heads, blocks_of_tokens.q_blocks(), blocks_of_tokens.kv_blocks());
+        let full = DeviceSymbols::upload(&launcher.stream, &full, &blocks_of_tokens, 1)?;
+        let kept: Vec<Kept> = (0..plan.model.layers).map(|layer| Kept::of(&plan, layer)).collect();
+        let by_heads = || Buffer::new(device, heads * tokens * head_dim * 2).map(Arc::new);
+        let with_further = |(kept, streams): (&Kept, &&[StreamShape])| {
+            let streams = streams.iter().filter(|stream| kept.outputs > 0 && stream.further > 0);
+            streams.map(|stream| stream.tokens.len() * stream.outputs).max()
+        };
+        let widest = kept.iter().zip(&shapes).filter_map(with_further).max();
+        let layers = kept.iter().zip(&shapes).map(|(kept, streams)| DeviceLayer::new(&launcher, *kept, streams, size));
+        Ok(DeviceSession {
+            q: by_heads()?,
+            k: by_heads()?,
+            v: by_heads()?,
+            o: by_heads()?,
+            sparse: kept.iter().any(|kept| kept.residual).then(by_heads).transpose()?,
+            attended: widest.map(|len| Buffer::new(device, len * 2).map(Arc::new)).transpose()?,
+            dense: Attention::new(&launcher, &full, head_dim)?,
+            all: Lists::new(TileSet::All),
+            none: Lists::new(TileSet::Cached(full)),
+            prepared: Vec::new(),
+            layers: layers.collect::<Result<_>>()?,
+            course,
+            blocks,
+            memory,
+            element,
+            size,
+            launcher,
+        })
+    }
+
+    /// The plan.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        self.course.plan()
+    }
+
+    /// The memory it takes, at most.
+    #[must_use]
+    pub fn memory(&self) -> &MemoryPlan {
+        &self.memory
+    }
+
+    /// Its stream, where outputs are ready once it gets there.
+    #[must_use]
+    pub fn stream(&self) -> &Arc<Stream> {
+        &self.launcher.stream
+    }
+
+    /// The symbols in force in a layer, as [`Session::symbols`](super::Session::symbols).
+    #[must_use]
+    pub fn symbols(&self, layer: u32) -> Option<&LayerSymbols> {
+        self.course.current(layer).map(Arc::as_ref)
+    }
+
+    /// Forgets the generation; the next step may be any.
+    pub fn reset(&mut self) {
+        self.course.reset();
+        self.layers.iter_mut().for_each(DeviceLayer::reset);
+    }
+
+    /// The attention block of a layer at a step, put into the stream: as [`Step::block`](super::Step::block).
+    ///
+    /// # Shapes
+    /// One of each for every stream of the block, of the blocks' type:
+    ///
+    /// | matrix | shape |
+    /// |---|---|
+    /// | `x` | `[tokens.len(), in]` |
+    /// | `further` | `[tokens.len(), further]` |
+    /// | `outputs` | `[tokens.len(), out]` |
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when something does not fit; [`Error::State`] when the plan has no such step or layer, the step does not follow
+    /// the layer's last one, or something measured is missing; [`Error::Value`] when symbols are to be chosen and queries or keys are not
+    /// finite; [`Error::Unavailable`] when heads have blocks of their own; [`Error::Cuda`] when the driver refuses.
+    pub fn block(
+        &mut self,
+        step: u32,
+        layer: u32,
+        inputs: &[DeviceInput<'_>],
+        measured: &[(String, Tensor)],
+        outputs: &[&DeviceMatrix],
+    ) -> Result<DeviceReport> {
+        if let Some(block) = self.blocks.get(layer as usize) {
+            check(block, inputs, outputs)?;
+        }
+        let Self { course, layers, .. } = self;
+        let (kind, symbols) = course.begin(step, layer, |layer| layers[layer as usize].known())?;
+        let block = Arc::clone(&self.blocks[layer as usize]);
+        // There is no other branch here.
+        let kind = if kind == StepKind::Shared { StepKind::Update } else { kind };
+        let mut at = At { session: self, block: &block, layer: layer as usize, step, inputs, outputs };
+        let mut report = DeviceReport { kind, selection: Duration::ZERO };
+        match (kind, symbols) {
+            (StepKind::Reuse(_), _) => at.reuse()?,
+            (StepKind::Dense, _) => {
+                at.attend_all()?;
+                at.project(None, &[])?;
+            }
+            (_, Some(symbols)) => {
+                let mut prepared = at.session.take_prepared(&symbols)?;
+                let done = at.dispatch(kind, &symbols, &mut prepared);
+                at.session.prepared.push(prepared);
+                done?;
+            }
+            (kind, None) => {
+                at.project_heads(None)?;
+                if kind == StepKind::Update {
+                    at.attend_in_full()?;
+                }
+                let (symbols, time) = at.session.choose(step, layer, measured)?;
+                report.selection = time;
+                let mut prepared = at.session.take_prepared(&symbols)?;
+                let done = if kind == StepKind::Update {
+                    at.update(&symbols, &mut prepared)
+                } else {
+                    at.obey(kind, &symbols, &mut prepared)
+                };
+                at.session.prepared.push(prepared);
+                done?;
+            }
+        }
+        Ok(report)
+    }
+
+    /// The work lists of symbols, taken out of those that are there.
+    fn take_prepared(&mut self, symbols: &Arc<LayerSymbols>) -> Result<Prepared> {
+        if let Some(index) = self.prepared.iter().position(|prepared| prepared.is_of(symbols)) {
+            return Ok(self.prepared.swap_remove(index));
+        }
+        self.prepared.retain(Prepared::is_in_force);
+        Prepared::new(&self.launcher, symbols, self.size[1])
+    }
+
+    /// Chooses symbols on the CPU, and says how long it took.
+    fn choose(
+        &mut self,
+        step: u32,
+        layer: u32,
+        measured: &[(String, Tensor)],
+    ) -> Result<(Arc<LayerSymbols>, Duration)> {
+        let plan = Arc::clone(self.course.plan());
+        let start = Instant::now();
+        let needs_qk = (0..plan.model.heads).any(|head| plan.needs_qk(plan.class(step, layer, head)));
+        let download = |memory: &Buffer, is_needed: bool| -> Result<Option<Tensor>> {
+            if !is_needed {
+                return Ok(None);
+            }
+            let [heads, head_dim, tokens] = self.size;
+            let mut bits = vec![0_u16; heads * tokens * head_dim];
+            memory.download(&self.launcher.stream, 0, &mut bits)?;
+            tensor_of(&[heads, tokens, head_dim], &bits, self.element).map(Some)
+        };
+        let reads_v = needs_qk && plan.programs.iter().any(|program| program.reads(Source::Value));
+        let (q, k, v) = (download(&self.q, needs_qk)?, download(&self.k, needs_qk)?, download(&self.v, reads_v)?);
+        let [q, k, v] = [&q, &k, &v].map(|tensor| tensor.as_ref().map(Tensor::as_ref));
+        let symbols = self.course.choose(step, layer, Tensors { q, k, v, measured })?;
+        Ok((symbols, start.elapsed()))
+    }
+}
+
+/// The matrices must be those of the block.
+fn check(block: &DeviceBlock, inputs: &[DeviceInput<'_>], outputs: &[&DeviceMatrix]) -> Result<()> {
+    let count = block.shapes.len();
+    ensure(inputs.len() == count && outputs.len() == count, || {
+        let (inputs, outputs) = (inputs.len(), outputs.len());
+        format!("{inputs} inputs and {outputs} outputs were given for {count} streams of the block")
+    })?;
+    for ((stream, input), out) in block.shapes.iter().zip(inputs).zip(outputs) {
+        let tokens = stream.tokens.len();
+        shape("x", &input.x.shape(), &[tokens, stream.inputs])?;
+        shape("out", &out.shape(), &[tokens, stream.outputs])?;
+        match input.further {
+            Some(further) => shape("further", &further.shape(), &[tokens, stream.further])?,
+            None => ensure(stream.further == 0, || {
+                let further = stream.further;
+                format!("tokens {:?} came without further inputs, the block has {further} of them", stream.tokens)
+            })?,
+        }
+    }
+    Ok(())
+}
+
+impl DeviceLayer {
+    fn new(
+        launcher: &Launcher,
+        kept: Kept,
+        streams: &[StreamShape],
+        [heads, head_dim, tokens]: [usize; 3],
+    ) -> Result<Self> {
+        let len = |stream: &StreamShape| stream.tokens.len() * stream.outputs;
+        let matrix = |stream: &StreamShape| Buffer::new(launcher.stream.device(), len(stream) * 2).map(Arc::new);
+        let features =
+            (kept.features > 0).then(|| DeviceTerms::new(launcher, kept.features, heads * tokens * head_dim));
+        let biases = streams.iter().map(|stream| (0..kept.features).map(|_| matrix(stream)).collect());
+        let outputs = streams.iter().filter(|_| kept.outputs > 0);
+        let outputs = outputs.map(|stream| DeviceTerms::new(launcher, kept.outputs, len(stream)));
+        Ok(DeviceLayer {
+            features: features.transpose()?,
+            biases: biases.collect::<Result<_>>()?,
+            made: None,
+            outputs: outputs.collect::<Result<_>>()?,
+            residual: streams.iter().filter(|_| kept.residual).map(matrix).collect::<Result<_>>()?,
+            knows_residual: false,
+        })
+    }
+
+    fn known(&self) -> Known {
+        let has_outputs = self.outputs.first().is_some_and(|terms| terms.known() > 0);
+        Known {
+            features: self.features.as_ref().is_some_and(|terms| terms.known() > 0),
+            residual: self.knows_residual,
+            outputs: [has_outputs; Unit::ALL.len()],
+        }
+    }
+
+    fn reset(&mut self) {
+        self.features.iter_mut().for_each(DeviceTerms::reset);
+        self.made = None;
+        self.outputs.iter_mut().for_each(DeviceTerms::reset);
+        self.knows_residual = false;
+    }
+}
+
+/// A layer at a step.
+struct At<'a> {
+    session: &'a mut DeviceSession,
+    block: &'a DeviceBlock,
+    layer: usize,
+    step: u32,
+    inputs: &'a [DeviceInput<'a>],
+    outputs: &'a [&'a DeviceMatrix],
+}
+
+impl At<'_> {
+    fn sizes(&self, stream: &StreamShape, projection: Projection) -> GemmSizes {
+        let [heads, head_dim, all_tokens] = self.session.size;
+        GemmSizes { batch: 1, heads, head_dim, all_tokens, tokens: stream.tokens.clone(), projection }
+    }
+
+    /// A tensor `[1, heads, tokens, head_dim]`.
+    fn heads(&self, memory: &Arc<Buffer>) -> Result<TensorView> {
+        let [heads, head_dim, tokens] = self.session.size;
+        TensorView::of(memory, [1, heads, tokens, head_dim], self.session.element)
+    }
+
+    /// A matrix `[1, tokens.len(), outputs]` of a stream.
+    fn rows(&self, memory: &Arc<Buffer>, stream: &StreamShape) -> Result<MatrixView> {
+        MatrixView::of(memory, [1, stream.tokens.len(), stream.outputs], self.session.element)
+    }
+
+    fn operands(&self, out: &Arc<Buffer>) -> Result<Operands> {
+        let DeviceSession { q, k, v, .. } = &*self.session;
+        Ok(Operands { q: self.heads(q)?, k: self.heads(k)?, v: self.heads(v)?, out: self.heads(out)?, lse: None })
+    }
+
+    /// Queries, keys and values, behind norms and rotary embedding; queries of live blocks alone where there are symbols.
+    fn project_heads(&mut self, mut prepared: Option<&mut Prepared>) -> Result<()> {
+        for (index, stream) in self.block.shapes.iter().enumerate() {
+            let own = &self.block.streams[index];
+            let sizes = self.sizes(stream, Projection::Heads { inputs: stream.inputs });
+            let x = self.inputs[index].x.view()?;
+            let rotary = &self.block.rotary;
+            let DeviceSession { q, k, v, .. } = &*self.session;
+            let parts = [(&own.q, &own.q_norm, rotary, q), (&own.k, &own.k_norm, rotary, k), (&own.v, &None, &None, v)];
+            let calls = parts.map(|(linear, norm, rotary, out)| {
+                Ok(HeadsOperands {
+                    x: x.clone(),
+                    weight: linear.weight.clone(),
+                    out: self.heads(out)?,
+                    bias: linear.bias.clone(),
+                    norm: norm.clone(),
+                    rotary: rotary.clone(),
+                })
+            });
+            let [q, k, v]: [Result<HeadsOperands>; 3] = calls;
+            let DeviceSession { all, launcher, .. } = &mut *self.session;
+            match prepared.as_deref_mut() {
+                Some(prepared) => prepared.live.gemm_q(launcher, &sizes, q?)?,
+                None => all.gemm_q(launcher, &sizes, q?)?,
+            }
+            all.gemm_q(launcher, &sizes, k?)?;
+            all.gemm_q(launcher, &sizes, v?)?;
+        }
+        Ok(())
+    }
+
+    fn attend_in_full(&mut self) -> Result<()> {
+        let operands = self.operands(&self.session.o)?;
+        self.session.dense.run(&self.session.launcher, operands)
+    }
+
+    fn attend_all(&mut self) -> Result<()> {
+        self.project_heads(None)?;
+        self.attend_in_full()
+    }
+
+    /// An update, once attention in full and the choice of symbols are done.
+    fn update(&mut self, symbols: &Arc<LayerSymbols>, prepared: &mut Prepared) -> Result<()> {
+        let (layer, step, element) = (self.layer, self.step, self.session.element);
+        let DeviceSession { layers, launcher, o, .. } = &mut *self.session;
+        if let Some(features) = &mut layers[layer].features {
+            features.update(launcher, step, o, element)?;
+        }
+        if !self.session.layers[layer].residual.is_empty() {
+            self.lose(prepared)?;
+        }
+        let orders = self.make_biases(symbols, prepared)?;
+        // Blocks that keep nothing are computed at an update, and are in no set.
+        if orders == 0 || prepared.has_empty {
+            return self.project(None, &[]);
+        }
+        self.project(Some(prepared), &[1.0])
+    }
+
+    fn dispatch(&mut self, kind: StepKind, symbols: &Arc<LayerSymbols>, prepared: &mut Prepared) -> Result<()> {
+        self.project_heads(Some(prepared))?;
+        self.obey(kind, symbols, prepared)
+    }
+
+    /// Attention under symbols, and its projection.
+    fn obey(&mut self, kind: StepKind, symbols: &Arc<LayerSymbols>, prepared: &mut Prepared) -> Result<()> {
+        let operands = self.operands(&self.session.o)?;
+        prepared.attention.run(&self.session.launcher, operands)?;
+        let orders = self.make_biases(symbols, prepared)?;
+        let layer = &self.session.layers[self.layer];
+        let weights = match &layer.features {
+            Some(features) if orders > 0 => features.weights(self.step)?.as_slice()[..orders].to_vec(),
+            _ => Vec::new(),
+        };
+        debug_assert!(kind != StepKind::Residual || layer.knows_residual);
+        self.project_with(Some(prepared), &weights, kind == StepKind::Residual)
+    }
+
+    /// Projects cached blocks of each known order, unless that was done for these symbols and this update; gives the number of orders.
+    fn make_biases(&mut self, symbols: &Arc<LayerSymbols>, prepared: &mut Prepared) -> Result<usize> {
+        let layer = &self.session.layers[self.layer];
+        let Some(features) = layer.features.as_ref().filter(|features| features.known() > 0) else { return Ok(0) };
+        let update = features.step();
+        let wanted = prepared.cached.iter().map(|(_, count)| count).sum::<usize>().min(features.known());
+        if let Some(made) = &layer.made
+            && made.update == update
+            && made.orders == wanted
+            && std::ptr::eq(made.symbols.as_ptr(), Arc::as_ptr(symbols))
+        {
+            return Ok(wanted);
+        }
+        let terms = features.terms()[..wanted].to_vec();
+        let mut order = 0;
+        for (lists, count) in &mut prepared.cached {
+            for term in terms.iter().skip(order).take(*count) {
+                for (index, stream) in self.block.shapes.iter().enumerate() {
+                    let own = &self.block.streams[index];
+                    let projection = Projection::Out { further: 0, outputs: stream.outputs };
+                    let bias = &self.session.layers[self.layer].biases[index][order];
+                    let operands = OutOperands {
+                        o: self.heads(term)?,
+                        further: None,
+                        weight: own.out_heads.clone(),
+                        bias: None,
+                        terms: Vec::new(),
+                        out: self.rows(bias, stream)?,
+                    };
+                    lists.gemm_o(&self.session.launcher, &self.sizes(stream, projection), operands)?;
+                }
+                order += 1;
+            }
+        }
+        self.session.layers[self.layer].made = Some(Made { symbols: Arc::downgrade(symbols), update, orders: wanted });
+        Ok(wanted)
+    }
+
+    /// Projects what symbols leave out of the output in full.
+    fn lose(&mut self, prepared: &mut Prepared) -> Result<()> {
+        let Some(sparse) = self.session.sparse.clone() else { return Ok(()) };
+        let (o, element) = (Arc::clone(&self.session.o), self.session.element);
+        let len = self.session.size.iter().product();
+        let launcher = &self.session.launcher;
+        // Cached rows are left out whole: nothing of them is lost.
+        launcher.kernels.features_sum(&[(Arc::clone(&o), 1.0)], &sparse, len, element)?.run(&launcher.stream)?;
+        prepared.attention.run(launcher, self.operands(&sparse)?)?;
+        let difference = [(o, 1.0), (Arc::clone(&sparse), -1.0)];
+        launcher.kernels.features_sum(&difference, &sparse, len, element)?.run(&launcher.stream)?;
+        for (index, stream) in self.block.shapes.iter().enumerate() {
+            let operands = OutOperands {
+                o: self.heads(&sparse)?,
+                further: None,
+                weight: self.block.streams[index].out_heads.clone(),
+                bias: None,
+                terms: Vec::new(),
+                out: self.rows(&self.session.layers[self.layer].residual[index], stream)?,
+            };
+            let sizes = self.sizes(stream, Projection::Out { further: 0, outputs: stream.outputs });
+            let DeviceSession { all, launcher, .. } = &mut *self.session;
+            all.gemm_o(launcher, &sizes, operands)?;
+        }
+        self.session.layers[self.layer].knows_residual = true;
+        Ok(())
+    }
+
+    fn project(&mut self, prepared: Option<&mut Prepared>, weights: &[f32]) -> Result<()> {
+        self.project_with(prepared, weights, false)
+    }
+
+    /// The output projection, of live blocks or of all, with the biases under these weights and the residual.
+    fn project_with(
+        &mut self,
+        mut prepared: Option<&mut Prepared>,
+        weights: &[f32],
+        with_residual: bool,
+    ) -> Result<()> {
+        for (index, stream) in self.block.shapes.iter().enumerate() {
+            let own = &self.block.streams[index];
+            let layer = &self.session.layers[self.layer];
+            let keeps = !layer.outputs.is_empty();
+            let mut terms = Vec::new();
+            for (bias, weight) in layer.biases[index].iter().zip(weights) {
+                terms.push((self.rows(bias, stream)?, *weight));
+            }
+            if with_residual {
+                terms.push((self.rows(&layer.residual[index], stream)?, 1.0));
+            }
+            // Where later steps reuse what attention gives, further inputs are added apart.
+            let apart = self.session.attended.clone().filter(|_| keeps && stream.further > 0);
+            let (out, further, weight) = match &apart {
+                Some(attended) => (self.rows(attended, stream)?, None, &own.out_heads),
+                None => (self.outputs[index].view()?, self.further(index)?, &own.out.weight),
+            };
+            let projection =
+                Projection::Out { further: further.as_ref().map_or(0, |_| stream.further), outputs: stream.outputs };
+            let sizes = self.sizes(stream, projection);
+            let operands = OutOperands {
+                o: self.heads(&self.session.o)?,
+                further,
+                weight: weight.clone(),
+                bias: own.out.bias.clone(),
+                terms,
+                out,
+            };
+            let DeviceSession { all, launcher, .. } = &mut *self.session;
+            match prepared.as_deref_mut() {
+                Some(prepared) => prepared.live.gemm_o(launcher, &sizes, operands)?,
+                None => all.gemm_o(launcher, &sizes, operands)?,
+            }
+            if keeps {
+                let kept = apart.as_ref().unwrap_or(&self.outputs[index].memory);
+                let DeviceSession { layers, launcher, element, .. } = &mut *self.session;
+                layers[self.layer].outputs[index].update(launcher, self.step, kept, *element)?;
+            }
+            if let Some(attended) = &apart {
+                self.add_further(index, &[(Arc::clone(attended), 1.0)])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn further(&self, index: usize) -> Result<Option<MatrixView>> {
+        self.inputs[index].further.filter(|_| self.block.shapes[index].further > 0).map(DeviceMatrix::view).transpose()
+    }
+
+    /// The output of a stream from terms and its further inputs.
+    fn add_further(&mut self, index: usize, terms: &[(Arc<Buffer>, f32)]) -> Result<()> {
+        let (stream, own) = (&self.block.shapes[index], &self.block.streams[index]);
+        let terms = terms.iter().map(|(term, weight)| Ok((self.rows(term, stream)?, *weight)));
+        let operands = OutOperands {
+            o: self.heads(&self.session.o)?,
+            further: self.further(index)?,
+            weight: own.out.weight.clone(),
+            bias: None,
+            terms: terms.collect::<Result<_>>()?,
+            out: self.outputs[index].view()?,
+        };
+        let sizes = self.sizes(stream, Projection::Out { further: stream.further, outputs: stream.outputs });
+        let DeviceSession { none, launcher, .. } = &mut *self.session;
+        none.gemm_o(launcher, &sizes, operands)
+    }
+
+    /// The forecast of earlier outputs.
+    fn reuse(&mut self) -> Result<()> {
+        let order = self.session.plan().schedule.reuse_order(self.step, self.layer as u32);
+        for (index, stream) in self.block.shapes.iter().enumerate() {
+            let kept = &self.session.layers[self.layer].outputs[index];
+            let weights = kept.weights(self.step)?;
+            let terms = kept.terms().iter().cloned().zip(weights.as_slice().iter().copied()).take(order + 1);
+            let terms: Vec<(Arc<Buffer>, f32)> = terms.collect();
+            if stream.further > 0 {
+                self.add_further(index, &terms)?;
+                continue;
+            }
+            let (out, len) = (&self.outputs[index].memory, stream.tokens.len() * stream.outputs);
+            let Launcher { kernels, stream, .. } = &self.session.launcher;
+            kernels.features_sum(&terms, out, len, self.session.element)?.run(stream)?;
+        }
+        Ok(())
+    }
+}
