@@ -131,6 +131,15 @@ pub fn attention_of(properties: &Properties, path: Path) -> Result<(Kernel, &'st
     })
 }
 
+/// The architecture of a compute capability, as in `sm_90a`.
+#[must_use]
+pub fn architecture_of(compute: Version) -> String {
+    let Version { major, minor } = compute;
+    // The suffix gives what only this architecture has, such as wgmma; code is made for the device that is there.
+    let suffix = if major >= 9 { "a" } else { "" };
+    format!("sm_{major}{minor}{suffix}")
+}
+
 /// A head must have a size that kernels are written for.
 ///
 /// # Errors
@@ -165,10 +174,7 @@ impl Variant {
     /// The architecture it is compiled for, as in `sm_90a`.
     #[must_use]
     pub fn architecture(&self) -> String {
-        let Version { major, minor } = self.compute;
-        // The suffix gives what only this architecture has, such as wgmma; code is made for the device that is there.
-        let suffix = if major >= 9 { "a" } else { "" };
-        format!("sm_{major}{minor}{suffix}")
+        architecture_of(self.compute)
     }
 
     /// Its constants.

@@ -36,6 +36,16 @@ const FILES: &[File] = &files![
     "common/work.cuh",
     "params.cuh",
     "reference/naive.cu",
+    "selector/arithmetic.cuh",
+    "selector/lines.cu",
+    "selector/move.cu",
+    "selector/pack.cu",
+    "selector/params.cuh",
+    "selector/pool.cu",
+    "selector/rank.cuh",
+    "selector/select.cu",
+    "selector/select_long.cu",
+    "selector/vectors.cu",
 ];
 
 /// The text of a file, each of its includes in place of the line that first asks for it.
@@ -53,6 +63,12 @@ pub fn bundle(path: &str) -> Result<String> {
 #[must_use]
 pub fn params_header() -> &'static str {
     embedded("params.cuh").unwrap_or("")
+}
+
+/// The header of the selector kernels' parameters.
+#[must_use]
+pub fn selector_params_header() -> &'static str {
+    embedded("selector/params.cuh").unwrap_or("")
 }
 
 fn embedded(path: &str) -> Option<&'static str> {
