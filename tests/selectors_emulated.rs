@@ -156,9 +156,8 @@ fn run(
     heads: &[u32],
     place: (u32, u32),
 ) -> (Symbols, bool) {
-    let masks: Vec<&BitMatrix> = layer.masks.iter().collect();
     let places = [(0, 0), place];
-    let setup = layer.setup(program, &masks, heads, &places);
+    let setup = layer.setup(program, heads, &places);
     // Slots in reverse order, and one more than there are heads.
     let slots: Vec<u32> = (0..heads.len() as u32).rev().collect();
     let [q_blocks, kv_blocks] = [layer.blocks.q_blocks(), layer.blocks.kv_blocks()];

@@ -1,11 +1,44 @@
 //! The strategies of `examples/strategies`, each compiled for a small model that has what it asks for.
 
-use std::path::Path;
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::path::{Path, PathBuf};
 
 use flashomni::check::InputTensor;
 use flashomni::ir::Kind;
-use flashomni::plan::Plan;
+use flashomni::plan::{Body, Plan};
+use flashomni::syntax::{self, ast};
 use flashomni::{Compiler, Error};
+
+/// Every strategy that has selector programs, by name.
+pub fn dynamic() -> Vec<(String, Plan)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/strategies");
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|ending| ending == "omni"));
+    paths.sort();
+    let mut plans = Vec::new();
+    for path in paths {
+        let (tree, _) = syntax::parse(0, &std::fs::read_to_string(&path).unwrap());
+        for item in &tree.items {
+            let ast::Item::Strategy(strategy) = item else { continue };
+            let name = strategy.name.node.clone();
+            let plan = compiled(&path, &name);
+            if plan.classes.iter().any(|class| matches!(class.body, Body::Dynamic { .. })) {
+                plans.push((name, plan));
+            }
+        }
+    }
+    plans
+}
+
+/// A step and layer at which some head has a class, and those of its heads that have it there.
+pub fn place_of(plan: &Plan, class: usize) -> ((u32, u32), Vec<u32>) {
+    let heads = plan.model.heads;
+    let first = plan.class_of.iter().position(|&own| own as usize == class).expect("every class is some head's");
+    let (step, layer) = (first as u32 / heads / plan.model.layers, first as u32 / heads % plan.model.layers);
+    let own = (0..heads).filter(|&head| plan.class_of[plan.place(step, layer, head)] as usize == class);
+    ((step, layer), own.collect())
+}
 
 /// The plan of a strategy for the first of some small models that has what it asks for.
 pub fn compiled(path: &Path, name: &str) -> Plan {

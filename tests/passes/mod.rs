@@ -69,14 +69,9 @@ impl Layer {
     }
 
     /// What a pass for some heads is made of.
-    pub fn setup<'a>(
-        &'a self,
-        program: &'a Program,
-        masks: &'a [&'a BitMatrix],
-        heads: &'a [u32],
-        places: &'a [(u32, u32)],
-    ) -> Setup<'a> {
+    pub fn setup<'a>(&'a self, program: &'a Program, heads: &'a [u32], places: &'a [(u32, u32)]) -> Setup<'a> {
         let Layer { model, blocks, order, .. } = self;
+        let masks = self.masks.iter().collect();
         Setup { program, model, blocks, order: order.as_deref(), masks, heads, places }
     }
 
@@ -163,7 +158,7 @@ pub fn flashomni(dim: usize) -> Program {
     let taken = b.softmax(taken, Side::Query);
     let guidance = b.reduce(Reduction::Sum, taken, Side::Key);
     let tau_q = of_head(&mut b, 0.3, 0.1);
-    let mut cached = |b: &mut Build, value: ValueId| {
+    let cached = |b: &mut Build, value: ValueId| {
         let sum = b.reduce(Reduction::Sum, value, Side::Query);
         let share = b.binary(Binary::Divide, value, sum);
         b.select(Selector::BottomMass, share, tau_q, Side::Query)
@@ -200,9 +195,31 @@ pub fn all(dim: usize) -> Vec<(&'static str, Program)> {
     for (name, build) in builders {
         let mut b = Build::default();
         build(&mut b, dim);
+        join(&mut b);
         all.push((name, b.program()));
     }
     all
+}
+
+/// All terms that decide blocks as one that differs where an odd number of them does, so that each bit of each shows. Roles have a
+/// program of their own, [`scalars`].
+fn join(b: &mut Build) {
+    const AT_ONCE: usize = 12;
+    if b.terms.iter().any(|(role, _)| *role == Role::Cache) {
+        return;
+    }
+    let mut open: Vec<ValueId> = b.terms.drain(..).map(|(_, id)| id).collect();
+    // A term over all blocks, so that the others are spread over them.
+    open.push(b.mask(0, MATRIX));
+    while open.len() > 1 {
+        let joined = |few: &[ValueId], b: &mut Build| {
+            let all = few[1..].iter().fold(few[0], |all, &id| b.binary(Binary::Xor, all, id));
+            // What is moved ends a chain, which has room for so many arrays.
+            b.embed(all)
+        };
+        open = open.chunks(AT_ONCE).map(|few| joined(few, b)).collect();
+    }
+    b.term(Role::Whole, open[0]);
 }
 
 fn statistics(b: &mut Build, dim: usize) {
@@ -308,27 +325,9 @@ fn selections(b: &mut Build, dim: usize) {
         for value in [score, shares, masked] {
             for over in [Side::Key, Side::Query] {
                 let selected = b.select_at_least(rule, value, amount, Some(at_least), over);
-                // Every other one is turned, so that all of them decide.
-                let selected = if index % 2 == 0 { selected } else { b.unary(Unary::Not, selected) };
-                b.term(if index % 3 == 0 { Role::Whole } else { Role::Skip }, selected);
+                b.term(Role::Whole, selected);
             }
         }
-    }
-    // Terms are few: what does not fit is joined.
-    let terms = std::mem::take(&mut b.terms);
-    for role in [Role::Whole, Role::Skip] {
-        let mut joined: Option<ValueId> = None;
-        for (index, &(_, id)) in terms.iter().filter(|(own, _)| *own == role).enumerate() {
-            joined = Some(match joined {
-                Some(all) if index % 5 > 0 => b.binary(Binary::Xor, all, id),
-                Some(all) => {
-                    b.term(role, all);
-                    id
-                }
-                None => id,
-            });
-        }
-        joined.into_iter().for_each(|all| b.term(role, all));
     }
 }
 
@@ -341,11 +340,7 @@ fn maps_and_layers(b: &mut Build, dim: usize) {
             let at_least = b.int(1);
             let value = if over == Over::Layer { score } else { shares };
             let selected = b.select_at_least(rule, value, amount, Some(at_least), over);
-            let near = b.compare(Comparison::Less, score, shares);
-            let selected = b.binary(Binary::Xor, selected, near);
-            if index % 2 == 0 {
-                b.term(if over == Over::Both { Role::Whole } else { Role::Skip }, selected);
-            }
+            b.term(Role::Whole, selected);
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::codegen::{Access, Map, maps};
 use crate::error::{Error, Result};
 use crate::ir::scalar::At;
 use crate::ir::{Extent, Graph, Kind, Model, SetId, Side, Source, ValueId};
-use crate::plan::{Program, Role};
+use crate::plan::{Body, Class, Plan, Program, Role};
 use crate::reference::SelectorInput;
 use crate::reference::input::{HeadTensors, check_program, crosses_heads, live_values};
 use crate::symbols::cut::{Parts, parts};
@@ -23,7 +23,7 @@ use super::uniforms::Uniforms;
 use crate::kernels::choose::BLOCK;
 
 /// What a pass is made for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Setup<'a> {
     /// The program.
     pub program: &'a Program,
@@ -34,11 +34,36 @@ pub struct Setup<'a> {
     /// Where each token of the arrangement stands in the tensors, `order[new] = old`; `None` where they are in place.
     pub order: Option<&'a [u32]>,
     /// The bitmaps of the program's mask slots.
-    pub masks: &'a [&'a BitMatrix],
+    pub masks: Vec<&'a BitMatrix>,
     /// The heads of the model whose symbols are wanted.
     pub heads: &'a [u32],
     /// The steps and layers that it will run at.
     pub places: &'a [(u32, u32)],
+}
+
+impl<'a> Setup<'a> {
+    /// A pass for heads of a class of a plan, at some steps and layers. Tensors are in the model's order of tokens.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where clusters give each head its own blocks; [`Error::State`] for a class without a program.
+    pub fn of_class(plan: &'a Plan, class: &Class, heads: &'a [u32], places: &'a [(u32, u32)]) -> Result<Self> {
+        let Body::Dynamic { program, masks } = &class.body else {
+            return Err(Error::State("the symbols of this class are known: it has no selector program".to_owned()));
+        };
+        let arrangement = &plan.arrangements[class.arrangement as usize];
+        if arrangement.clustering.is_some() {
+            return Err(unavailable("clusters of tokens, which give each head its own blocks"));
+        }
+        Ok(Setup {
+            program: &plan.programs[*program as usize],
+            model: &plan.model,
+            blocks: &arrangement.blocks,
+            order: arrangement.order.as_deref(),
+            masks: masks.iter().map(|&mask| &plan.masks[mask as usize]).collect(),
+            heads,
+            places,
+        })
+    }
 }
 
 /// Where symbols are written.
@@ -127,7 +152,7 @@ pub fn lower(setup: &Setup<'_>, target: &Target<'_>, base: u64) -> Result<Recipe
     let input = SelectorInput {
         model: setup.model,
         blocks: setup.blocks,
-        masks: setup.masks,
+        masks: &setup.masks,
         at: At::default(),
         tensors: &none,
         layer: None,
