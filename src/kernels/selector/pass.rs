@@ -22,6 +22,9 @@ use crate::symbols::cut::{Parts, parts};
 /// Words of the longest parameters.
 const WORDS: usize = MOST_PARAMS / 8;
 
+/// Where the uniforms of each step and layer begin.
+type Records = HashMap<(u32, u32), u64>;
+
 /// The tensors of a layer `[1, heads of the model, tokens, head_dim]`, in one type; what no rule asks for may be missing.
 ///
 /// Tokens stand in the model's order where the pass was given the arrangement's, else in that of the arrangement.
@@ -42,8 +45,7 @@ pub struct SelectorPass {
     functions: Vec<Arc<Function>>,
     /// All arrays of the recipe.
     memory: Buffer,
-    /// Where the uniforms of each step and layer begin.
-    records: HashMap<(u32, u32), u64>,
+    records: Records,
     /// The records; many places share one.
     _uniforms: Buffer,
     /// Heads, tokens and channels of the tensors.
@@ -123,7 +125,7 @@ fn load_maps(_: &Kernels, _: &Setup<'_>) -> Result<Arc<crate::cuda::Module>> {
 }
 
 /// The records of all places, each different one once.
-fn upload_records(stream: &Stream, recipe: &Recipe, setup: &Setup<'_>) -> Result<(Buffer, HashMap<(u32, u32), u64>)> {
+fn upload_records(stream: &Stream, recipe: &Recipe, setup: &Setup<'_>) -> Result<(Buffer, Records)> {
     let mut bytes: Vec<u8> = Vec::new();
     let mut known: HashMap<Vec<u8>, u64> = HashMap::new();
     let mut places = HashMap::new();
