@@ -72,8 +72,9 @@ fn microseconds(stream: &Stream, mut work: impl FnMut() -> Result<()>) -> Result
 fn measure(kernels: &Kernels, stream: &Stream, image: [u32; 2], block: &str) -> Result<()> {
     let plan = plan(image, block)?;
     let is_dynamic = |place: &usize| matches!(plan.classes[plan.class_of[*place] as usize].body, Body::Dynamic { .. });
-    // An update late enough for its shares to be those of most steps.
-    let place = (0..plan.class_of.len()).filter(is_dynamic).nth(plan.class_of.len() / 2).unwrap_or(0);
+    // In the middle of the steps, where shares are neither the smallest nor the largest.
+    let dynamic: Vec<usize> = (0..plan.class_of.len()).filter(is_dynamic).collect();
+    let place = dynamic[dynamic.len() / 2];
     let (step, layer) = (place / HEADS / 2, place / HEADS % 2);
     let at = (step as u32, layer as u32);
     let class = plan.class(at.0, at.1, 0);

@@ -2,7 +2,9 @@
 //! and dyadic inputs, bf16 and fp16.
 //!
 //! Inputs are fresh in each run; the seed is printed, and `OMNI_SEED` repeats it. Skipped, and saying so, where there is no GPU;
-//! `OMNI_REQUIRE_GPU=1` makes that a failure.
+//! `OMNI_REQUIRE_GPU=1` makes that a failure. Passes need a build with LLVM.
+
+#![cfg(feature = "llvm")]
 
 mod gallery_plans;
 mod passes;
@@ -67,9 +69,18 @@ struct Prepared {
 
 impl Prepared {
     fn new(gpu: &Gpu, layer: &Layer, setup: &Setup<'_>) -> Self {
-        let shape = [1, layer.model.heads, layer.model.tokens(), layer.model.head_dim].map(|size| size as usize);
+        let [heads, tokens, dim] =
+            [layer.model.heads, layer.model.tokens(), layer.model.head_dim].map(|size| size as usize);
+        // Rows begin at multiples of 16 bytes; what is behind a row's channels is NaN.
+        let width = dim.next_multiple_of(8);
+        let shape = [1, heads, tokens, width];
         let tensors = layer.tensors.each_ref().map(|tensor| {
-            let memory = Arc::new(Buffer::of(&gpu.stream, tensor).unwrap());
+            let mut padded = vec![0xFFFF_u16; heads * tokens * width];
+            padded
+                .chunks_exact_mut(width)
+                .zip(tensor.chunks_exact(dim))
+                .for_each(|(row, own)| row[..dim].copy_from_slice(own));
+            let memory = Arc::new(Buffer::of(&gpu.stream, &padded).unwrap());
             TensorView::of(&memory, shape, layer.element).unwrap()
         });
         let heads = setup.heads.len();

@@ -7,66 +7,58 @@
 //   in    x [heads, tokens, dim] of 16-bit numbers, blocks as offsets
 //   out   floats [heads][blocks][dim], or [heads][blocks]; status becomes 1 where a sum is not finite
 //
-// Sums have one order, so a channel of a block is one chain of additions. There are heads * blocks * dim of them, hundreds of
-// thousands: pool gives eight neighbouring channels to a thread, which reads 16 bytes of each token and keeps eight tokens on their way.
-// The tensor is read once, at the memory's speed.
+// Sums have one order, so a channel of a block is one chain of additions. There are heads * blocks * dim of them, tens to hundreds of
+// thousands: pool gives two neighbouring channels to a thread, so that a warp reads 128 bytes of a token in one piece, and each thread has
+// 32 tokens on their way before it adds the first. The tensor is read once, and there are enough reads under way for short sequences too.
 //
 // Who does what: pool and centre, any threads along x for the channels of all blocks, heads along y. similarity: a thread block of
 // 256 for a block of tokens; each thread finds the norm of a token, then sums a channel. Shared memory: 2 KiB in similarity alone.
 #include "selector/arithmetic.cuh"
 
-constexpr u32 CHANNELS = 8; // of a thread: 16 bytes
-constexpr u32 AHEAD = 8;    // tokens on their way
+constexpr u32 CHANNELS = 2; // of a thread: 4 bytes
+constexpr u32 AHEAD = 32;   // tokens on their way
 
 __device__ __forceinline__ const u16* row_of(const Tokens& tokens, u32 head, u32 token) {
     const u32 place = tokens.order == nullptr ? token : __ldg(tokens.order + token);
     return tokens.data + tokens.heads[head] * tokens.head_stride + place * tokens.token_stride;
 }
 
-// What is gathered of eight channels.
+// What is gathered of two channels.
 struct Statistics {
     float sum[CHANNELS];
     float least[CHANNELS];
     float most[CHANNELS];
 
     template <bool BF16, bool EXTREMES>
-    __device__ __forceinline__ void add(uint4 numbers) {
-        const u32 words[4] = {numbers.x, numbers.y, numbers.z, numbers.w};
+    __device__ __forceinline__ void add(u32 numbers) {
 #pragma unroll
         for (u32 c = 0; c < CHANNELS; ++c) {
-            const float x = widen(u16(words[c / 2] >> (c % 2 * 16)), BF16);
+            const float x = widen(u16(numbers >> (c * 16)), BF16);
             sum[c] += x;
             if (EXTREMES) least[c] = smaller(least[c], x), most[c] = larger(most[c], x);
         }
     }
 };
 
-// Eight channels from `channel` on, of which a row may have fewer: such rows are read number by number.
-__device__ __forceinline__ uint4 load(const u16* row, u32 channel, u32 dim) {
-    if (dim % CHANNELS == 0) return __ldg(reinterpret_cast<const uint4*>(row + channel));
-    u32 words[4] = {};
-#pragma unroll
-    for (u32 c = 0; c < CHANNELS; ++c) {
-        if (channel + c < dim) words[c / 2] |= u32(row[channel + c]) << (c % 2 * 16);
-    }
-    return make_uint4(words[0], words[1], words[2], words[3]);
+// Two channels from `channel` on; where their number is odd, the last row may end behind the first of them.
+__device__ __forceinline__ u32 load(const u16* row, u32 channel, u32 dim) {
+    if (dim % CHANNELS == 0) return __ldg(reinterpret_cast<const u32*>(row + channel));
+    return row[channel] | (channel + 1 < dim ? u32(row[channel + 1]) << 16 : 0);
 }
 
 template <bool BF16, bool EXTREMES>
 __device__ __forceinline__ void walk(const PoolParams& params, u32 block, u32 channel, Statistics& found) {
     const u32 end = params.offsets[block + 1];
-    u32 token = params.offsets[block];
-    for (; token + AHEAD <= end; token += AHEAD) {
-        uint4 numbers[AHEAD];
+    for (u32 token = params.offsets[block]; token < end; token += AHEAD) {
+        u32 numbers[AHEAD];
 #pragma unroll
         for (u32 i = 0; i < AHEAD; ++i) {
-            numbers[i] = load(row_of(params.tokens, blockIdx.y, token + i), channel, params.tokens.dim);
+            if (token + i < end) numbers[i] = load(row_of(params.tokens, blockIdx.y, token + i), channel, params.tokens.dim);
         }
 #pragma unroll
-        for (u32 i = 0; i < AHEAD; ++i) found.add<BF16, EXTREMES>(numbers[i]);
-    }
-    for (; token < end; ++token) {
-        found.add<BF16, EXTREMES>(load(row_of(params.tokens, blockIdx.y, token), channel, params.tokens.dim));
+        for (u32 i = 0; i < AHEAD; ++i) {
+            if (token + i < end) found.add<BF16, EXTREMES>(numbers[i]);
+        }
     }
 }
 

@@ -16,7 +16,7 @@ const MOST_CHANNELS: u32 = 256;
 /// Most tokens of a block of the same.
 const MOST_TOKENS: u32 = 256;
 /// Channels of a thread of the pooling kernel.
-const POOLED_CHANNELS: u32 = 8;
+const POOLED_CHANNELS: u32 = 2;
 /// Tiles of 64 x 64 products below which smaller ones are used: less than two for each multiprocessor of a large device.
 const FEW_TILES: u64 = 256;
 
