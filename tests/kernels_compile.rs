@@ -7,7 +7,8 @@ use flashomni::cuda::device::Version;
 use flashomni::cuda::nvrtc::Nvrtc;
 use flashomni::env;
 use flashomni::kernels::choose::variants;
-use flashomni::kernels::{Element, Kernel, Variant, compile_log};
+use flashomni::kernels::selector::recipe::FILES;
+use flashomni::kernels::{Element, Kernel, Variant, compile_log, compile_selector_log};
 
 /// Whether NVRTC is there; fails where it has to be.
 fn has_nvrtc() -> bool {
@@ -32,13 +33,18 @@ fn findings(variant: &Variant) -> Vec<String> {
         Ok(log) => log,
         Err(error) => return vec![error.to_string()],
     };
+    remarks(variant, &log).collect()
+}
+
+/// What ptxas says of spills, serialised instructions and the like.
+fn remarks<'a>(what: &'a impl std::fmt::Display, log: &'a str) -> impl Iterator<Item = String> + 'a {
     assert!(log.contains("bytes spill stores"), "ptxas says nothing of spills:\n{log}");
     let is_wrong = |line: &&str| {
         let spills = line.contains("spill") && !line.contains(" 0 bytes spill stores, 0 bytes spill loads");
         // C7500 to C7599: wgmma is serialised, setmaxnreg is ignored and the like.
         spills || line.contains("C75") || line.contains("warning")
     };
-    log.lines().filter(is_wrong).map(|line| format!("{variant}: {}", line.trim())).collect()
+    log.lines().filter(is_wrong).map(move |line| format!("{what}: {}", line.trim()))
 }
 
 fn check(kernel: Kernel, [major, minor]: [u32; 2]) {
@@ -116,4 +122,21 @@ fn features() {
         check(Kernel::FeaturesUpdate, compute);
         check(Kernel::FeaturesSum, compute);
     }
+}
+
+#[test]
+fn selectors() {
+    if !has_nvrtc() {
+        return;
+    }
+    let mut wrong = Vec::new();
+    for [major, minor] in [[8, 0], [8, 9], [9, 0], [10, 0], [12, 0]] {
+        for file in FILES {
+            match compile_selector_log(file, Version { major, minor }) {
+                Ok(log) => wrong.extend(remarks(&format!("{file} for {major}.{minor}"), &log)),
+                Err(error) => wrong.push(error.to_string()),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

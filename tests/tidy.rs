@@ -61,7 +61,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("selector", &["codegen", "env", "error", "ir", "plan", "reference", "symbols"]),
     ("cpu", &["error", "symbols", "tensor"]),
     ("cuda", &["env", "error", "files"]),
-    ("kernels", &["cpu", "cuda", "env", "error", "symbols"]),
+    ("kernels", &["codegen", "cpu", "cuda", "env", "error", "ir", "plan", "reference", "symbols"]),
     (
         "runtime",
         &["codegen", "cpu", "cuda", "error", "geometry", "ir", "kernels", "plan", "selector", "symbols", "tensor"],

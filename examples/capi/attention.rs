@@ -88,7 +88,7 @@ unsafe fn prepare(opened: &Opened, problem: &Problem) -> Result<Prepared> {
     let work = kernels.work(stream, &symbols, [batch, head_dim], &options, None)?;
     let [q, k, v, out] = [problem.q, problem.k, problem.v, problem.out].map(view);
     let call = kernels.attention(&work, Operands { q, k, v, out, lse }, options)?;
-    Ok(Prepared { call: Call::Attention(call), device: Arc::clone(kernels.device()), _offsets: offsets })
+    Ok(Prepared { call: Call::Attention(Box::new(call)), device: Arc::clone(kernels.device()), _offsets: offsets })
 }
 
 /// The problem's symbols, and what has to live as long as they.

@@ -43,7 +43,7 @@ pub struct Opened {
 
 /// What can be launched.
 enum Call {
-    Attention(AttentionCall),
+    Attention(Box<AttentionCall>),
     Gemm(GemmCall),
 }
 

@@ -10,7 +10,7 @@ use super::stream::Stream;
 use crate::error::{Error, Result};
 
 /// Most arguments of a kernel.
-const MAX_ARGUMENTS: usize = 8;
+const MAX_ARGUMENTS: usize = 32;
 
 /// How many threads run a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,12 @@ impl<'a> Argument<'a> {
     #[must_use]
     pub fn of<T: Copy>(value: &'a T) -> Self {
         Argument { address: std::ptr::from_ref(value).cast(), life: PhantomData }
+    }
+
+    /// The same of a structure that is given by its bytes, of which the kernel takes as many as it declares.
+    #[must_use]
+    pub fn of_bytes(bytes: &'a [u8]) -> Self {
+        Argument { address: bytes.as_ptr().cast(), life: PhantomData }
     }
 }
 

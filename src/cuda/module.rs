@@ -8,7 +8,7 @@ use cudarc::driver::sys::{self, CUfunction_attribute as Attribute};
 use super::device::Device;
 use crate::error::{Error, Result};
 
-/// A cubin that a device has loaded.
+/// A cubin or PTX that a device has loaded.
 #[derive(Debug)]
 pub struct Module {
     device: Arc<Device>,
@@ -49,6 +49,21 @@ impl Module {
         // SAFETY: a context is current, and the image comes whole from the compiler or the cache, which checks it.
         let result = unsafe { sys::cuModuleLoadDataEx(&raw mut raw, cubin.as_ptr().cast(), 0, none, none.cast()) };
         device.check("cuModuleLoadDataEx", result, || format!("kernel `{name}`, {} bytes", cubin.len()))?;
+        Ok(Arc::new(Module { device: Arc::clone(device), raw }))
+    }
+
+    /// Loads PTX, which the driver compiles for the device, of kernels that have this name in messages.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] when the driver refuses it.
+    pub fn load_ptx(device: &Arc<Device>, name: &str, ptx: &str) -> Result<Arc<Self>> {
+        let text = CString::new(ptx).map_err(|_| Error::Value(format!("the PTX of `{name}` has a zero in it")))?;
+        device.bind()?;
+        let mut raw = std::ptr::null_mut();
+        let none = std::ptr::null_mut();
+        // SAFETY: a context is current, and the text ends in a zero.
+        let result = unsafe { sys::cuModuleLoadDataEx(&raw mut raw, text.as_ptr().cast(), 0, none, none.cast()) };
+        device.check("cuModuleLoadDataEx", result, || format!("PTX of `{name}`, {} bytes", ptx.len()))?;
         Ok(Arc::new(Module { device: Arc::clone(device), raw }))
     }
 

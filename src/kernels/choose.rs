@@ -205,6 +205,15 @@ fn row_of(properties: &Properties) -> Result<&'static Row> {
     })
 }
 
+/// The architecture of a compute capability, as in `sm_90a`.
+#[must_use]
+pub fn architecture_of(compute: Version) -> String {
+    let Version { major, minor } = compute;
+    // The suffix gives what only this architecture has, such as wgmma; code is made for the device that is there.
+    let suffix = if major >= 9 { "a" } else { "" };
+    format!("sm_{major}{minor}{suffix}")
+}
+
 /// A head must have a size that kernels are written for.
 ///
 /// # Errors
@@ -248,10 +257,7 @@ impl Variant {
     /// The architecture it is compiled for, as in `sm_90a`.
     #[must_use]
     pub fn architecture(&self) -> String {
-        let Version { major, minor } = self.compute;
-        // The suffix gives what only this architecture has, such as wgmma; code is made for the device that is there.
-        let suffix = if major >= 9 { "a" } else { "" };
-        format!("sm_{major}{minor}{suffix}")
+        architecture_of(self.compute)
     }
 
     /// Its constants.

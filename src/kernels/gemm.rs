@@ -141,7 +141,7 @@ enum Params {
 #[derive(Debug)]
 enum Sources {
     /// By tensor maps: four, and those of the terms of GEMM-O.
-    Maps([TensorMap; 4], Option<[TensorMap; MAX_ORDER + 1]>),
+    Maps(Box<[TensorMap; 4]>, Option<Box<[TensorMap; MAX_ORDER + 1]>>),
     /// By addresses.
     Heads(params::GemmQOperands),
     Out(params::GemmOOperands),
@@ -282,7 +282,7 @@ impl Kernels {
         let address = |name: &str, view: Option<&FloatView>, len: usize| {
             view.map_or(Ok(0), |view| view.check(name, len).map(|()| view.address))
         };
-        let own = out.from_token(tokens);
+        let own = out.of_tokens(tokens);
         let params = params::GemmQParams {
             gemm: work.params,
             out: own.params(),
@@ -300,7 +300,7 @@ impl Kernels {
                 None => map_of_x,
             };
             let map_of_weight = self.map(&weight.0, head_dim as u32)?;
-            Sources::Maps([map_of_x, map_of_weight, map_of_rotary, self.map(&own, STORED_ROWS)?], None)
+            Sources::Maps(Box::new([map_of_x, map_of_weight, map_of_rotary, self.map(&own, STORED_ROWS)?]), None)
         } else {
             let w = weight.0.params();
             let w = params::Tensor4 { head_stride: w.token_stride * head_dim as u64, ..w };
@@ -353,7 +353,10 @@ impl Kernels {
             for (map, (term, _)) in of_terms.iter_mut().zip(terms) {
                 *map = self.map(&term.0, BLOCK)?;
             }
-            Sources::Maps([map_of_o, map_of_further, map_of_weight, self.map(&out.0, STORED_ROWS)?], Some(of_terms))
+            Sources::Maps(
+                Box::new([map_of_o, map_of_further, map_of_weight, self.map(&out.0, STORED_ROWS)?]),
+                Some(Box::new(of_terms)),
+            )
         } else {
             let mut sources = params::GemmOOperands {
                 o: o.params(),
@@ -445,7 +448,9 @@ impl GemmCall {
                 Sources::Maps(maps, terms) => {
                     let [a, b, c, d] = maps.each_ref().map(Argument::of);
                     match terms {
-                        Some(terms) => self.function.launch(stream, launch, &[params, a, b, c, d, Argument::of(terms)]),
+                        Some(terms) => {
+                            self.function.launch(stream, launch, &[params, a, b, c, d, Argument::of(&**terms)])
+                        }
                         None => self.function.launch(stream, launch, &[params, a, b, c, d]),
                     }
                 }

@@ -1,4 +1,5 @@
-//! What runs on a GPU: attention under sparse symbols and the projections around it, by the kernels of `runtime_kernels/`.
+//! What runs on a GPU: attention under sparse symbols, the projections around it, and the selector programs that make symbols, by the kernels of
+//! `runtime_kernels/`.
 //!
 //! | module | what it has |
 //! |---|---|
@@ -11,6 +12,7 @@
 //! | [`attention`] | a prepared launch of attention |
 //! | [`gemm`] | one of GEMM-Q or GEMM-O |
 //! | [`features`] | differences and forecasts of cached features |
+//! | [`selector`] | selector programs: symbols from q and k, where they lie |
 //!
 //! A [`Kernels`] compiles for one device what is asked for and keeps it, in memory and on the disk. Preparing allocates and may
 //! compile; launching does neither, nor does it wait, so that it can be recorded in a graph.
@@ -19,7 +21,9 @@ pub mod attention;
 pub mod choose;
 pub mod features;
 pub mod gemm;
+mod mirrored;
 pub mod params;
+pub mod selector;
 pub mod source;
 pub mod symbols;
 pub mod view;
@@ -30,6 +34,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cuda::cache::{Cache, Key};
+use crate::cuda::device::Version;
 use crate::cuda::nvrtc::{Nvrtc, Program};
 use crate::cuda::{Device, Function, Module};
 use crate::error::{Error, Result};
@@ -48,6 +53,8 @@ pub struct Kernels {
     compiler: Nvrtc,
     cache: Cache,
     compiled: Mutex<HashMap<Variant, Arc<Function>>>,
+    /// Of selectors, by file.
+    modules: Mutex<HashMap<&'static str, Arc<Module>>>,
 }
 
 impl Kernels {
@@ -73,7 +80,13 @@ impl Kernels {
                 driver.major
             )));
         }
-        Ok(Kernels { device: Arc::clone(device), compiler, cache, compiled: Mutex::default() })
+        Ok(Kernels {
+            device: Arc::clone(device),
+            compiler,
+            cache,
+            compiled: Mutex::default(),
+            modules: Mutex::default(),
+        })
     }
 
     /// The device.
@@ -92,26 +105,52 @@ impl Kernels {
         if let Some(known) = compiled.get(&variant) {
             return Ok(Arc::clone(known));
         }
-        let function = Arc::new(self.load(variant)?);
+        let function = Arc::new(self.load_variant(variant)?);
         compiled.insert(variant, Arc::clone(&function));
         Ok(function)
     }
 
-    fn load(&self, variant: Variant) -> Result<Function> {
-        let source = source::bundle(variant.kernel.file())?;
-        let (architecture, options) = (variant.architecture(), variant.options());
+    /// A kernel of selector programs, compiled now unless it was before.
+    ///
+    /// # Errors
+    /// As [`Kernels::function`].
+    pub fn selector_function(&self, entry: selector::Entry) -> Result<Function> {
+        let (file, name) = entry.place();
+        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = modules.get(file) {
+            return known.function(name);
+        }
+        let architecture = choose::architecture_of(self.device.properties().compute);
+        let module =
+            self.load(file, &architecture, &selector_options(), |cubin| Module::load(&self.device, file, cubin))?;
+        let function = module.function(name)?;
+        modules.insert(file, module);
+        Ok(function)
+    }
+
+    fn load_variant(&self, variant: Variant) -> Result<Function> {
         let name = variant.kernel.file();
-        let program = Program { name, source: &source, architecture: &architecture, options: &options };
-        let key = Key::of(&program, self.compiler.version(), self.device.properties().driver);
-        let entry = variant.kernel.entry();
-        let finish = |cubin: &[u8]| -> Result<Function> {
-            let function = Module::load(&self.device, name, cubin)?.function(entry)?;
+        self.load(name, &variant.architecture(), &variant.options(), |cubin| {
+            let function = Module::load(&self.device, name, cubin)?.function(variant.kernel.entry())?;
             function.allow_shared_bytes(variant.geometry().shared_bytes)?;
             Ok(function)
-        };
+        })
+    }
+
+    /// What `finish` makes of the cubin of a file, which comes from the cache or is compiled.
+    fn load<T>(
+        &self,
+        name: &str,
+        architecture: &str,
+        options: &[String],
+        finish: impl Fn(&[u8]) -> Result<T>,
+    ) -> Result<T> {
+        let source = source::bundle(name)?;
+        let program = Program { name, source: &source, architecture, options };
+        let key = Key::of(&program, self.compiler.version(), self.device.properties().driver);
         // What the driver refuses although it is whole is compiled again, and its error is that of the fresh one.
-        if let Some(function) = self.cache.get(&key).and_then(|cubin| finish(&cubin).ok()) {
-            return Ok(function);
+        if let Some(finished) = self.cache.get(&key).and_then(|cubin| finish(&cubin).ok()) {
+            return Ok(finished);
         }
         let compiled = self.compiler.compile(&program).map_err(|error| match error {
             Error::Kernel { what, log, .. } => {
@@ -119,9 +158,9 @@ impl Kernels {
             }
             other => other,
         })?;
-        let function = finish(&compiled.cubin)?;
+        let finished = finish(&compiled.cubin)?;
         self.cache.put(&key, &compiled.cubin);
-        Ok(function)
+        Ok(finished)
     }
 }
 
@@ -131,16 +170,30 @@ impl fmt::Debug for Kernels {
     }
 }
 
+/// Selectors are compiled without contraction: each operation is rounded on its own.
+fn selector_options() -> Vec<String> {
+    vec!["--fmad=false".to_owned()]
+}
+
 /// The log of compiling a variant with ptxas's statistics, without a device: what tests look for spills in.
 ///
 /// # Errors
 /// [`Error::Unavailable`] without NVRTC, [`Error::Kernel`] when it does not compile.
 pub fn compile_log(variant: &Variant) -> Result<String> {
-    let source = source::bundle(variant.kernel.file())?;
-    let mut options = variant.options();
+    log_of(variant.kernel.file(), variant.options(), &variant.architecture())
+}
+
+/// The same of a file of selector kernels, for a compute capability.
+///
+/// # Errors
+/// As [`compile_log`].
+pub fn compile_selector_log(file: &str, compute: Version) -> Result<String> {
+    log_of(file, selector_options(), &choose::architecture_of(compute))
+}
+
+fn log_of(name: &str, mut options: Vec<String>, architecture: &str) -> Result<String> {
+    let source = source::bundle(name)?;
     options.push("--ptxas-options=-v".to_owned());
-    let architecture = variant.architecture();
-    let program =
-        Program { name: variant.kernel.file(), source: &source, architecture: &architecture, options: &options };
+    let program = Program { name, source: &source, architecture, options: &options };
     Ok(Nvrtc::load()?.compile(&program)?.log)
 }

@@ -2,33 +2,12 @@
 //!
 //! Addresses are numbers here, and 0 is null. What each of them points to is said there; a test compares names, order and sizes.
 
-use bytemuck::{Pod, Zeroable};
-
+use super::mirrored::mirrored;
 use crate::cpu;
 
 /// Highest order of a forecast.
 pub const MAX_ORDER: usize = 4;
 const _: () = assert!(MAX_ORDER == cpu::MAX_ORDER);
-
-macro_rules! mirrored {
-    ($($(#[$doc:meta])* $name:ident, $size:literal { $($(#[$about:meta])* $field:ident: $type:ty,)* })*) => {
-        $(
-            $(#[$doc])*
-            #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
-            #[repr(C)]
-            pub struct $name {
-                $($(#[$about])* pub $field: $type,)*
-            }
-            const _: () = assert!(size_of::<$name>() == $size);
-        )*
-
-        /// Name, size, and names and offsets of the fields of each structure.
-        #[cfg(test)]
-        const MIRRORED: &[(&str, usize, &[(&str, usize)])] = &[
-            $((stringify!($name), $size, &[$((stringify!($field), std::mem::offset_of!($name, $field))),*])),*
-        ];
-    };
-}
 
 mirrored! {
     /// A tensor `[batch, heads, tokens, head_dim]` of 16-bit numbers; strides count elements.
@@ -268,6 +247,7 @@ pub const CUT_BYTES: usize = 8;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::mirrored::{check, structures};
     use crate::kernels::source;
 
     /// Both headers.
@@ -275,34 +255,10 @@ mod tests {
         source::bundle("gemm/gemm_params.cuh").unwrap()
     }
 
-    /// The bodies of the structures of the headers.
-    fn structures() -> Vec<(String, Vec<String>)> {
-        let text = header();
-        let mut found = Vec::new();
-        for part in text.split("\nstruct ").skip(1) {
-            let (name, rest) = part.split_once(" {").unwrap();
-            let body = rest.split_once("\n};").unwrap().0;
-            let fields = body.lines().filter_map(|line| {
-                let code = line.split("//").next().unwrap().trim().strip_suffix(';')?;
-                Some(code.split('[').next()?.rsplit([' ', '*']).next()?.to_owned())
-            });
-            found.push((name.to_owned(), fields.collect()));
-        }
-        found
-    }
-
     #[test]
     fn the_header_has_the_same_fields_in_the_same_order() {
-        let structures = structures();
-        for (name, size, fields) in MIRRORED {
-            let (_, found) = structures.iter().find(|(known, _)| known == name).unwrap();
-            let names: Vec<&str> = fields.iter().map(|(field, _)| *field).collect();
-            assert_eq!(found, &names, "{name}");
-            let offsets: Vec<usize> = fields.iter().map(|(_, offset)| *offset).collect();
-            assert!(offsets.is_sorted() && offsets.iter().all(|offset| offset < size), "{name}: {offsets:?}");
-            let assertion = format!("static_assert(sizeof({name}) == {size}, ");
-            assert!(header().contains(&assertion), "{assertion}");
-        }
+        check(&header(), MIRRORED);
+        let structures = structures(&header());
         let fields = |name: &str| structures.iter().find(|(known, _)| known == name).unwrap().1.clone();
         assert_eq!(fields("Head"), ["live", "waves", "fill", "done"].map(str::to_owned), "{HEAD_BYTES} bytes");
         assert_eq!(fields("Cut"), ["item", "tile"].map(str::to_owned), "{CUT_BYTES} bytes");

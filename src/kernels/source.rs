@@ -53,6 +53,16 @@ const FILES: &[File] = &files![
     "gemm/tile.cuh",
     "params.cuh",
     "reference/naive.cu",
+    "selector/arithmetic.cuh",
+    "selector/lines.cu",
+    "selector/move.cu",
+    "selector/pack.cu",
+    "selector/params.cuh",
+    "selector/pool.cu",
+    "selector/rank.cuh",
+    "selector/select.cu",
+    "selector/select_long.cu",
+    "selector/vectors.cu",
 ];
 
 /// The text of a file, each of its includes in place of the line that first asks for it.
@@ -64,6 +74,12 @@ pub fn bundle(path: &str) -> Result<String> {
     let mut seen = Vec::new();
     add(path, &mut seen, &mut text)?;
     Ok(text)
+}
+
+/// The header of the selector kernels' parameters.
+#[must_use]
+pub fn selector_params_header() -> &'static str {
+    embedded("selector/params.cuh").unwrap_or("")
 }
 
 fn embedded(path: &str) -> Option<&'static str> {

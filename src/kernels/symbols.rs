@@ -19,7 +19,7 @@ pub struct DeviceSymbols {
     pub(super) sizes: Sizes,
     pub(super) addresses: params::Symbols,
     /// The arrays, unless they are someone else's.
-    _memory: Option<Buffer>,
+    memory: Option<Buffer>,
 }
 
 /// What a launch has to know of symbols.
@@ -60,7 +60,7 @@ impl DeviceSymbols {
         let [cache, skip, partial, partial_start, tile_of, tiles, q_start, kv_start] =
             starts.map(|start| start.map_or(0, |start| memory.address() + start as u64));
         let addresses = params::Symbols { cache, skip, partial, partial_start, tile_of, tiles, q_start, kv_start };
-        Ok(Arc::new(DeviceSymbols { sizes, addresses, _memory: Some(memory) }))
+        Ok(Arc::new(DeviceSymbols { sizes, addresses, memory: Some(memory) }))
     }
 
     /// Symbols that are on the device already, such as those of a kernel that has just made them.
@@ -83,7 +83,30 @@ impl DeviceSymbols {
         {
             return Err(Error::Shape(format!("symbols on a GPU cannot have the sizes {sizes:?}")));
         }
-        Ok(Arc::new(DeviceSymbols { sizes, addresses, _memory: None }))
+        Ok(Arc::new(DeviceSymbols { sizes, addresses, memory: None }))
+    }
+
+    /// Copies the bits back, those of whole blocks: over blocks of at most 128 tokens, as they are on the device. Waits for the stream.
+    ///
+    /// # Errors
+    /// [`Error::State`] when the arrays are someone else's, or there are token masks; [`Error::Cuda`] with what went wrong before.
+    pub fn download(&self, stream: &Stream) -> Result<Symbols> {
+        let Some(memory) = self.memory.as_ref().filter(|_| self.addresses.partial == 0) else {
+            return Err(Error::State(
+                "only symbols of whole blocks, in memory of their own, are copied back".to_owned(),
+            ));
+        };
+        let Sizes { batches, heads, q_blocks, kv_blocks, .. } = self.sizes;
+        let heads = (batches * heads) as usize;
+        let bits = |address: u64, rows: usize, columns: u32| -> Result<BitMatrix> {
+            let mut words = vec![0_u64; rows * columns.div_ceil(64) as usize];
+            memory.download(stream, (address - memory.address()) as usize, &mut words)?;
+            BitMatrix::from_words(rows, columns as usize, words)
+                .ok_or_else(|| Error::State("bits are set behind the last block of symbols on a GPU".to_owned()))
+        };
+        let cache = bits(self.addresses.cache, heads, q_blocks)?;
+        let skip = bits(self.addresses.skip, heads * q_blocks as usize, kv_blocks)?;
+        Ok(Symbols { cache, skip, partial: None })
     }
 
     /// What a launch has to know.

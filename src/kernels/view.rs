@@ -66,7 +66,7 @@ impl TensorView {
     }
 
     /// Its tokens of a range.
-    pub(super) fn from_token(&self, tokens: &Range<usize>) -> Self {
+    pub(super) fn of_tokens(&self, tokens: &Range<usize>) -> Self {
         let [batch, heads, _, dim] = self.shape;
         let address = self.address + 2 * (tokens.start * self.strides[2]) as u64;
         TensorView { address, shape: [batch, heads, tokens.len(), dim], ..self.clone() }
@@ -103,6 +103,30 @@ impl TensorView {
     pub(super) fn params(&self) -> params::Tensor4 {
         let [batch_stride, head_stride, token_stride] = self.strides.map(|stride| stride as u64);
         params::Tensor4 { data: self.address, batch_stride, head_stride, token_stride }
+    }
+
+    /// A tensor of one batch entry that selectors read.
+    pub(super) fn check_tokens(&self, name: &str, [heads, tokens, dim]: [usize; 3]) -> Result<()> {
+        self.check(name, self.element)?;
+        let [batch, found_heads, found_tokens, found_dim] = self.shape;
+        // Heads may be padded with channels that nobody reads.
+        if (batch, found_heads, found_tokens) == (1, heads, tokens) && found_dim >= dim {
+            return Ok(());
+        }
+        let found = self.shape;
+        Err(Error::Shape(format!("`{name}` has the shape {found:?}, wanted {:?}", [1, heads, tokens, dim])))
+    }
+
+    /// Its address, and elements from one head and from one token to the next.
+    pub(super) fn place(&self) -> (u64, u64, u64) {
+        let [_, head_stride, token_stride] = self.strides.map(|stride| stride as u64);
+        (self.address, head_stride, token_stride)
+    }
+
+    /// The type of its numbers.
+    #[must_use]
+    pub fn element(&self) -> Element {
+        self.element
     }
 
     /// The layout whose boxes are one panel of 64 columns and `rows` tokens.

@@ -7,8 +7,8 @@ use super::selection::LayerSymbols;
 use crate::cuda::Stream;
 use crate::error::Result;
 use crate::kernels::{
-    DeviceSymbols, GemmSizes, GemmWork, HeadsOperands, Kernels, Operands, Options, OutOperands, TileSet, WorkPlan,
-    Workspace,
+    DeviceSymbols, GemmSizes, GemmWork, HeadsOperands, Kernels, Operands, Options, OutOperands, Path, TileSet,
+    WorkPlan, Workspace,
 };
 use crate::symbols::{Blocks, Symbols};
 
@@ -58,7 +58,7 @@ impl Lists {
             return Ok((Arc::clone(known), false));
         }
         let Launcher { kernels, stream, workspace } = launcher;
-        let work = kernels.gemm_work(stream, self.set.clone(), sizes.clone(), Some(workspace))?;
+        let work = kernels.gemm_work(stream, self.set.clone(), sizes.clone(), Path::Best, Some(workspace))?;
         self.works.push((sizes.clone(), Arc::clone(&work)));
         Ok((work, true))
     }

@@ -32,7 +32,7 @@ use crate::error::{Error, Result};
 use crate::ir::{Source, StepKind, Unit};
 use crate::kernels::choose::BLOCK;
 use crate::kernels::{
-    DeviceSymbols, Element, GemmSizes, HeadsOperands, Kernels, MatrixView, Operands, OutOperands, Projection,
+    DeviceSymbols, Element, GemmSizes, HeadsOperands, Kernels, MatrixView, Operands, OutOperands, Path, Projection,
     TensorView, TileSet,
 };
 use crate::plan::Plan;
@@ -159,7 +159,7 @@ impl DeviceSession {
             projection: Projection::Heads { inputs },
         };
         // The pieces of projections are the largest.
-        let workspace = Arc::clone(kernels.gemm_work(&stream, TileSet::All, sizes, None)?.workspace());
+        let workspace = Arc::clone(kernels.gemm_work(&stream, TileSet::All, sizes, Path::Best, None)?.workspace());
         let launcher = Launcher { kernels: Arc::clone(kernels), stream, workspace };
         let blocks_of_tokens = Blocks::regular(tokens, tokens, BLOCK as usize, BLOCK as usize);
         let full = Symbols::dense(heads, blocks_of_tokens.q_blocks(), blocks_of_tokens.kv_blocks());

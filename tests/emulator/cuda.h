@@ -54,6 +54,8 @@ inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
 inline u32 min(u32 a, u32 b) { return a < b ? a : b; }
 inline u32 max(u32 a, u32 b) { return a > b ? a : b; }
 inline float __fdividef(float a, float b) { return a / b; }
+inline float __fsqrt_rn(float x) { return std::sqrt(x); }
+inline int __popc(u32 x) { return __builtin_popcount(x); }
 inline int __popcll(u64 x) { return __builtin_popcountll(x); }
 inline int __ffsll(u64 x) { return __builtin_ffsll(x); }
 inline int __clzll(u64 x) { return x == 0 ? 64 : __builtin_clzll(x); }
@@ -127,3 +129,15 @@ inline bool __any_sync(u32, bool is_true) {
     }
     return false;
 }
+template <class T>
+T __shfl_down_sync(u32, T value, u32 distance) {
+    u32 lane = threadIdx.x % 32;
+    return emulator::shuffle(value, lane + distance < 32 ? lane + distance : lane);
+}
+inline u32 __ballot_sync(u32, bool is_true) {
+    u32 word = is_true, votes = 0;
+    const emulator::Inbox& inbox = emulator::collective("a vote", &word, 1);
+    for (u32 lane = 0; lane < 32; ++lane) votes |= u32(inbox[lane][0] != 0) << lane;
+    return votes;
+}
+inline bool __all_sync(u32 lanes, bool is_true) { return __ballot_sync(lanes, is_true) == ~0u; }

@@ -88,7 +88,7 @@ bool is_ready(const Thread& thread) {
 void run(Thread& thread) {
     device.current = &thread;
     threadIdx = {thread.index, 0, 0};
-    blockIdx = {thread.block->index, 0, 0};
+    blockIdx = {thread.block->index % gridDim.x, thread.block->index / gridDim.x, 0};
     dynamic_shared_memory = reinterpret_cast<u8(*)[]>(thread.block->memory + SHARED_BASE);
     thread.fiber->enter();
     device.current = nullptr;
@@ -211,10 +211,10 @@ void launch(const Grid& grid, const Schedule& schedule, Random& random, const st
     device.schedule = schedule;
     device.random = &random;
     device.kernel = &kernel;
-    gridDim = {grid.blocks, 1, 1};
+    gridDim = {grid.blocks, grid.rows, 1};
     blockDim = {grid.threads, 1, 1};
     std::vector<u32> order;
-    for (u32 i = 0; i < grid.blocks; ++i) order.insert(order.begin() + random.below(i + 1), i);
+    for (u32 i = 0; i < grid.blocks * grid.rows; ++i) order.insert(order.begin() + random.below(i + 1), i);
     if (!grid.one_after_another) return run_blocks(order);
     for (u32 block : order) run_blocks({block});
 }

@@ -131,11 +131,12 @@ struct Schedule {
 };
 
 struct Grid {
-    u32 blocks;
+    u32 blocks; // along x
     u32 threads;
     u32 shared_bytes;       // dynamic shared memory
     bool is_bf16;           // what tensor cores take 16-bit numbers for
     bool one_after_another; // blocks run one at a time, in random order; otherwise all at once
+    u32 rows = 1;           // blocks along y
 };
 
 // Runs a kernel to its end, or reports why it never comes to one.

@@ -1,0 +1,102 @@
+// Softmax and reductions of lines of numbers, each line by one warp.
+//
+//   softmax  out[l, i] = exp(x[l, i] - max) / (sum of the exponentials of line l); zeros where a line holds only minus infinity
+//   reduce   out[l] = sum, mean, largest or smallest of line l; NaN is ignored by the last two
+//
+//   in    x [lines][length] floats
+//   out   floats as above
+//
+// Sums run in 32 lanes by index and then pairwise, which is what a warp does by itself: lane l of the warp is lane l of the sum. Lines
+// of at most 1024 numbers stay in registers between the passes; longer ones go through `out`, where each lane reads what it wrote.
+//
+// Who does what: a warp to a line, eight warps to a thread block. No shared memory.
+#include "selector/arithmetic.cuh"
+
+constexpr u32 KEPT = 32; // numbers of a lane that stay in registers
+
+__device__ __forceinline__ u32 line_of_warp() { return (blockIdx.x * blockDim.x + threadIdx.x) / 32; }
+
+// A line of at most SLOTS * 32 numbers.
+template <u32 SLOTS>
+__device__ __forceinline__ void softmax_short(const float* values, float* out, u32 length, u32 lane) {
+    float kept[SLOTS];
+    float most = -INFINITE;
+    bool is_empty = true;
+#pragma unroll
+    for (u32 i = 0; i < SLOTS; ++i) {
+        if (i * 32 >= length) break;
+        const u32 index = i * 32 + lane;
+        kept[i] = index < length ? values[index] : -INFINITE;
+        is_empty &= kept[i] == -INFINITE;
+        most = larger(most, kept[i]);
+    }
+    is_empty = __all_sync(ALL_LANES, is_empty);
+    most = largest_of_lanes(most);
+    float sum = 0.0f;
+#pragma unroll
+    for (u32 i = 0; i < SLOTS; ++i) {
+        if (i * 32 >= length) break;
+        kept[i] = exponential(kept[i] - most);
+        if (i * 32 + lane < length) sum += kept[i];
+    }
+    sum = sum_of_lanes(sum);
+#pragma unroll
+    for (u32 i = 0; i < SLOTS; ++i) {
+        const u32 index = i * 32 + lane;
+        if (index < length) out[index] = is_empty ? 0.0f : kept[i] / sum;
+    }
+}
+
+__device__ __forceinline__ void softmax_long(const float* values, float* out, u32 length, u32 lane) {
+    float most = -INFINITE;
+    bool is_empty = true;
+    for (u32 index = lane; index < length; index += 32) {
+        is_empty &= values[index] == -INFINITE;
+        most = larger(most, values[index]);
+    }
+    is_empty = __all_sync(ALL_LANES, is_empty);
+    most = largest_of_lanes(most);
+    float sum = 0.0f;
+    for (u32 index = lane; index < length; index += 32) {
+        const float exponent = exponential(values[index] - most);
+        out[index] = exponent;
+        sum += exponent;
+    }
+    sum = sum_of_lanes(sum);
+    for (u32 index = lane; index < length; index += 32) out[index] = is_empty ? 0.0f : out[index] / sum;
+}
+
+extern "C" __global__ void __launch_bounds__(256) selector_softmax(const __grid_constant__ LinesParams params) {
+    const u32 line = line_of_warp(), lane = threadIdx.x % 32;
+    if (line >= params.lines) return;
+    const float* values = params.value + u64(line) * params.length;
+    float* out = params.out + u64(line) * params.length;
+    if (params.length <= 9 * 32) {
+        softmax_short<9>(values, out, params.length, lane);
+    } else if (params.length <= KEPT * 32) {
+        softmax_short<KEPT>(values, out, params.length, lane);
+    } else {
+        softmax_long(values, out, params.length, lane);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256) selector_reduce(const __grid_constant__ LinesParams params) {
+    const u32 line = line_of_warp(), lane = threadIdx.x % 32;
+    if (line >= params.lines) return;
+    const float* values = params.value + u64(line) * params.length;
+    float sum = 0.0f, least = INFINITE, most = -INFINITE;
+#pragma unroll 8
+    for (u32 index = lane; index < params.length; index += 32) {
+        const float x = values[index];
+        sum += x;
+        least = smaller(least, x), most = larger(most, x);
+    }
+    float result;
+    switch (Reduction(params.how)) {
+        case Reduction::SUM: result = sum_of_lanes(sum); break;
+        case Reduction::MEAN: result = sum_of_lanes(sum) / float(params.length); break;
+        case Reduction::MAX: result = largest_of_lanes(most); break;
+        default: result = smallest_of_lanes(least);
+    }
+    if (lane == 0) params.out[line] = result;
+}

@@ -1,0 +1,410 @@
+//! A selector program as launches: value by value in the order of the program, all heads in each launch.
+//!
+//! What fused chains compute on their way has no array. Lines are rows here: where an operation goes along columns, or along the heads, the
+//! value is transposed for it. What has no kernel is refused by its name.
+
+mod grids;
+mod selection;
+mod vectors;
+
+use crate::codegen::{Access, Map, maps};
+use crate::error::{Error, Result};
+use crate::ir::scalar::At;
+use crate::ir::{Extent, Graph, Kind, Model, SetId, Side, Source, ValueId};
+use crate::plan::{Body, Class, Plan, Program, Role};
+use crate::reference::SelectorInput;
+use crate::reference::input::{HeadTensors, check_program, crosses_heads, live_values};
+use crate::symbols::cut::{Parts, parts};
+use crate::symbols::{BitMatrix, Blocks};
+
+use super::params::{MAX_TERMS, PackParams, Term};
+use super::recipe::{Code, Entry, Recipe, Step, blocks_for, striding_blocks};
+use super::uniforms::Uniforms;
+use crate::kernels::choose::BLOCK;
+
+/// What a pass is made for.
+#[derive(Clone, Debug)]
+pub struct Setup<'a> {
+    /// The program.
+    pub program: &'a Program,
+    /// The model that it was compiled for.
+    pub model: &'a Model,
+    /// The blocks of the arrangement; the same for all heads.
+    pub blocks: &'a Blocks,
+    /// Where each token of the arrangement stands in the tensors, `order[new] = old`; `None` where they are in place.
+    pub order: Option<&'a [u32]>,
+    /// The bitmaps of the program's mask slots.
+    pub masks: Vec<&'a BitMatrix>,
+    /// The heads of the model whose symbols are wanted.
+    pub heads: &'a [u32],
+    /// The steps and layers that it will run at.
+    pub places: &'a [(u32, u32)],
+}
+
+impl<'a> Setup<'a> {
+    /// A pass for heads of a class of a plan, at some steps and layers. Tensors are in the model's order of tokens.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where clusters give each head its own blocks; [`Error::State`] for a class without a program.
+    pub fn of_class(plan: &'a Plan, class: &Class, heads: &'a [u32], places: &'a [(u32, u32)]) -> Result<Self> {
+        let Body::Dynamic { program, masks } = &class.body else {
+            return Err(Error::State("the symbols of this class are known: it has no selector program".to_owned()));
+        };
+        let arrangement = &plan.arrangements[class.arrangement as usize];
+        if arrangement.clustering.is_some() {
+            return Err(unavailable("clusters of tokens, which give each head its own blocks"));
+        }
+        Ok(Setup {
+            program: &plan.programs[*program as usize],
+            model: &plan.model,
+            blocks: &arrangement.blocks,
+            order: arrangement.order.as_deref(),
+            masks: masks.iter().map(|&mask| &plan.masks[mask as usize]).collect(),
+            heads,
+            places,
+        })
+    }
+}
+
+/// Where symbols are written.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// Address of `S_c` over blocks of at most 128 tokens, heads in slots.
+    pub cache: u64,
+    /// Address of `S_s`.
+    pub skip: u64,
+    /// The slot of each wanted head.
+    pub slots: &'a [u32],
+}
+
+/// An array of a value.
+#[derive(Clone, Copy, Debug)]
+enum Value {
+    /// `[heads][count][dim]` floats.
+    Vectors { address: u64, count: usize },
+    /// `[heads][q][kv]`, an axis that is missing has one element.
+    Block(Block),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    address: u64,
+    q: Option<usize>,
+    kv: Option<usize>,
+    is_bool: bool,
+}
+
+impl Block {
+    fn rows(&self) -> usize {
+        self.q.unwrap_or(1)
+    }
+
+    fn columns(&self) -> usize {
+        self.kv.unwrap_or(1)
+    }
+
+    fn size(&self) -> u64 {
+        self.rows() as u64 * self.columns() as u64
+    }
+
+    /// Of an element.
+    fn bytes(&self) -> u32 {
+        if self.is_bool { 1 } else { 4 }
+    }
+}
+
+/// Addresses of the statistics of a source, 0 where nobody wants them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pooled {
+    mean: u64,
+    sum: u64,
+    least: u64,
+    most: u64,
+}
+
+struct Lowering<'a> {
+    setup: &'a Setup<'a>,
+    input: SelectorInput<'a>,
+    /// The heads that are computed.
+    heads: Vec<u32>,
+    recipe: Recipe,
+    values: Vec<Option<Value>>,
+    maps: Vec<Map>,
+    /// Of each of [`Source::ALL`].
+    pooled: [Option<Pooled>; 3],
+    /// The tensors' heads, and the order of tokens.
+    head_list: u64,
+    order: u64,
+    /// Offsets of the blocks of queries and of keys.
+    offsets: [u64; 2],
+}
+
+/// Lowers a program for memory that begins at `base`. How much it needs does not depend on where it is.
+///
+/// # Errors
+/// [`Error::Unavailable`] names what has no kernel; [`Error::State`] for a program the compiler would not make; [`Error::Shape`] for masks
+/// or slots that do not fit.
+pub fn lower(setup: &Setup<'_>, target: &Target<'_>, base: u64) -> Result<Recipe> {
+    let program = setup.program;
+    check_program(program)?;
+    check_setup(setup, target)?;
+    let none = HeadTensors::default();
+    let input = SelectorInput {
+        model: setup.model,
+        blocks: setup.blocks,
+        masks: &setup.masks,
+        at: At::default(),
+        tensors: &none,
+        layer: None,
+        head_dim: setup.model.head_dim as usize,
+    };
+    let heads: Vec<u32> = if crosses_heads(program) { (0..setup.model.heads).collect() } else { setup.heads.to_vec() };
+    let mut recipe = Recipe::new(base);
+    recipe.uniforms = Uniforms::of_heads(&heads);
+    let head_list = recipe.constant(&heads);
+    let order = setup.order.map_or(0, |order| recipe.constant(order));
+    let offsets = [&setup.blocks.q, &setup.blocks.kv].map(|offsets| recipe.constant(offsets));
+    let mut lowering = Lowering {
+        setup,
+        input,
+        heads,
+        recipe,
+        values: vec![None; program.graph.len()],
+        maps: maps(program),
+        pooled: [None; 3],
+        head_list,
+        order,
+        offsets,
+    };
+    for id in live_values(program) {
+        lowering.values[id.0 as usize] = lowering.value(id)?;
+    }
+    lowering.pack(target)?;
+    Ok(lowering.recipe)
+}
+
+fn check_setup(setup: &Setup<'_>, target: &Target<'_>) -> Result<()> {
+    let (model, blocks) = (setup.model, setup.blocks);
+    if setup.heads.len() != target.slots.len() {
+        let (heads, slots) = (setup.heads.len(), target.slots.len());
+        return Err(Error::Shape(format!("symbols of {heads} heads were given {slots} slots")));
+    }
+    if let Some(head) = setup.heads.iter().find(|&&head| head >= model.heads) {
+        return Err(Error::Shape(format!("there is no head {head}: the model has {}", model.heads)));
+    }
+    let tokens = model.tokens();
+    let ends = [&blocks.q, &blocks.kv].map(|offsets| offsets.last().copied().unwrap_or(0));
+    if ends != [tokens; 2] || [&blocks.q, &blocks.kv].iter().any(|all| all.windows(2).any(|pair| pair[0] >= pair[1])) {
+        return Err(Error::Shape(format!(
+            "the blocks of a selector pass do not fill the {tokens} tokens of the model"
+        )));
+    }
+    match setup.order {
+        Some(order) if order.len() != tokens as usize || order.iter().any(|&token| token >= tokens) => {
+            Err(Error::Shape(format!("an order of {} tokens was given for {tokens}", order.len())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What has no kernel.
+fn unavailable(what: impl std::fmt::Display) -> Error {
+    Error::Unavailable(format!("a selector pass on a GPU has no kernel for {what}: choose symbols on the CPU"))
+}
+
+fn broken(id: ValueId) -> Error {
+    Error::State(format!("value {} of the selector program has an operand of another extent", id.0))
+}
+
+/// A size as kernels take it.
+fn size(value: usize) -> Result<u32> {
+    u32::try_from(value).map_err(|_| Error::Shape(format!("{value} elements are too many for a selector pass")))
+}
+
+impl Lowering<'_> {
+    fn graph(&self) -> &Graph {
+        &self.setup.program.graph
+    }
+
+    fn head_count(&self) -> u32 {
+        self.heads.len() as u32
+    }
+
+    fn dim(&self) -> u32 {
+        self.setup.model.head_dim
+    }
+
+    fn block(&self, id: ValueId) -> Result<Block> {
+        match self.values[id.0 as usize] {
+            Some(Value::Block(block)) => Ok(block),
+            _ => Err(broken(id)),
+        }
+    }
+
+    fn vectors(&self, id: ValueId) -> Result<(u64, usize)> {
+        match self.values[id.0 as usize] {
+            Some(Value::Vectors { address, count }) => Ok((address, count)),
+            _ => Err(broken(id)),
+        }
+    }
+
+    /// The sets along the axes of a value.
+    fn axes(&self, id: ValueId) -> [Option<SetId>; 2] {
+        match self.graph().ty(id).extent {
+            Extent::Blocks { q, kv } => [q, kv],
+            _ => [None, None],
+        }
+    }
+
+    fn sizes(&self, id: ValueId) -> [Option<usize>; 2] {
+        let count = |set, side| self.input.count_of(self.graph(), set, side);
+        let [q, kv] = self.axes(id);
+        [q.map(|set| count(set, Side::Query)), kv.map(|set| count(set, Side::Key))]
+    }
+
+    /// Room for a block value.
+    fn block_room(&mut self, id: ValueId) -> Result<Block> {
+        let [q, kv] = self.sizes(id);
+        let mut block = Block { address: 0, q, kv, is_bool: self.graph().ty(id).kind == Kind::Bool };
+        size(block.rows())?;
+        size(block.columns())?;
+        let bytes = block.size() * u64::from(self.head_count()) * u64::from(block.bytes());
+        block.address = self.recipe.room(bytes);
+        Ok(block)
+    }
+
+    /// Room for floats of each head.
+    fn floats(&mut self, of_head: u64) -> u64 {
+        self.recipe.room(of_head.saturating_mul(4 * u64::from(self.head_count())))
+    }
+
+    /// A known array, the same for all heads.
+    fn repeated<T: bytemuck::NoUninit>(&mut self, values: &[T]) -> u64 {
+        let all = values.repeat(self.heads.len());
+        self.recipe.constant(&all)
+    }
+
+    /// The value's array, `None` for scalars and for what a fused chain computes on its way.
+    fn value(&mut self, id: ValueId) -> Result<Option<Value>> {
+        if self.graph().ty(id).extent == Extent::Scalar {
+            return Ok(None);
+        }
+        let op = self.graph().op(id).clone();
+        if let Extent::Vectors(side, set) = self.graph().ty(id).extent {
+            let count = self.input.count_of(self.graph(), set, side);
+            let address = self.vectors_of(id, &op, count)?;
+            return Ok(Some(Value::Vectors { address, count }));
+        }
+        if op.is_elementwise() {
+            let Some(index) = self.maps.iter().position(|map| map.root == id) else { return Ok(None) };
+            return self.map(index).map(|block| Some(Value::Block(block)));
+        }
+        self.routine(id, &op).map(|block| Some(Value::Block(block)))
+    }
+
+    fn map(&mut self, index: usize) -> Result<Block> {
+        let map = self.maps[index].clone();
+        let out = self.block_room(map.root)?;
+        let mut words = vec![out.address];
+        for (&leaf, access) in map.leaves.iter().zip(&map.access) {
+            let leaf = self.block(leaf)?;
+            let fits = match access {
+                Access::Element => leaf.size() == out.size(),
+                Access::Row => leaf.size() == out.rows() as u64,
+                Access::Column => leaf.size() == out.columns() as u64,
+                Access::One => leaf.size() == 1,
+            };
+            if !fits {
+                return Err(broken(map.root));
+            }
+            words.push(leaf.address);
+        }
+        // Behind them two sizes; a launch takes 32 arguments.
+        if words.len() > 29 {
+            return Err(unavailable(format!("a chain over {} values", map.leaves.len())));
+        }
+        let uniforms = self.recipe.uniforms.reals(&map.uniforms);
+        let place = words.len() * 8;
+        // A vector is one row, whichever its side.
+        let (rows, columns) = match (out.q, out.kv) {
+            (Some(rows), Some(columns)) => (rows, columns),
+            (one, other) => (1, one.or(other).unwrap_or(1)),
+        };
+        words.extend([0, rows as u64, columns as u64]);
+        let threads = 256;
+        let step = Step {
+            code: Code::Map(index),
+            grid: [striding_blocks(out.size(), threads) as u32, self.head_count()],
+            threads,
+            params: bytemuck::cast_slice(&words).to_vec(),
+            uniforms: vec![(place, uniforms)],
+            source: None,
+        };
+        self.recipe.add(step);
+        Ok(out)
+    }
+
+    /// Joins the terms to symbols.
+    fn pack(&mut self, target: &Target<'_>) -> Result<()> {
+        let (q_blocks, kv_blocks) = (self.setup.blocks.q_blocks(), self.setup.blocks.kv_blocks());
+        let terms = &self.setup.program.terms;
+        if terms.len() > MAX_TERMS {
+            return Err(unavailable(format!("{} terms, {MAX_TERMS} are the most", terms.len())));
+        }
+        let mut params = PackParams { cache: target.cache, skip: target.skip, ..PackParams::default() };
+        let mut uniforms = Vec::new();
+        for (index, &(role, id)) in terms.iter().enumerate() {
+            if role == Role::Partial {
+                return Err(unavailable("blocks that are computed under a token predicate (a partial term)"));
+            }
+            let mut term = Term { role: role as u32, ..Term::default() };
+            if self.graph().ty(id).extent == Extent::Scalar {
+                let place = std::mem::offset_of!(PackParams, terms)
+                    + index * size_of::<Term>()
+                    + std::mem::offset_of!(Term, uniform);
+                uniforms.push((place, self.recipe.uniforms.reals(&[id])));
+            } else {
+                let block = self.block(id)?;
+                (term.data, term.head_stride) = (block.address, size(block.size() as usize)?);
+                term.row_stride = if block.q.is_some() { block.columns() as u32 } else { 0 };
+                term.column_stride = u32::from(block.kv.is_some());
+                let fits = [block.q.is_none_or(|q| q == q_blocks), block.kv.is_none_or(|kv| kv == kv_blocks)];
+                if !block.is_bool || fits.contains(&false) {
+                    return Err(broken(id));
+                }
+            }
+            params.terms[index] = term;
+        }
+        params.count = terms.len() as u32;
+        let slot_of = |head: &u32| {
+            let wanted = self.setup.heads.iter().position(|wanted| wanted == head);
+            wanted.map_or(u32::MAX, |index| target.slots[index])
+        };
+        let slots: Vec<u32> = self.heads.iter().map(slot_of).collect();
+        params.slots = self.recipe.constant(&slots);
+        let [q_of, kv_of] = [&self.setup.blocks.q, &self.setup.blocks.kv].map(|offsets| part_blocks(offsets));
+        (params.q_parts, params.kv_parts) = (q_of.len() as u32, kv_of.len() as u32);
+        params.q_of = if q_of.len() == q_blocks { 0 } else { self.recipe.constant(&q_of) };
+        params.kv_of = if kv_of.len() == kv_blocks { 0 } else { self.recipe.constant(&kv_of) };
+        let words = u64::from(params.q_parts) * u64::from(params.kv_parts.div_ceil(64));
+        let words = words + u64::from(params.q_parts.div_ceil(64));
+        let heads = self.head_count();
+        let blocks = blocks_for(words * 32, Entry::Pack.threads());
+        self.recipe.launch(Entry::Pack, blocks, heads, &params).uniforms = uniforms;
+        Ok(())
+    }
+
+    /// Index of a source among [`Source::ALL`].
+    fn source_index(source: Source) -> usize {
+        Source::ALL.iter().position(|&one| one == source).unwrap_or(0)
+    }
+
+    fn offsets_of(&self, side: Side) -> u64 {
+        self.offsets[usize::from(side == Side::Key)]
+    }
+}
+
+/// The block of each part of at most 128 tokens.
+fn part_blocks(offsets: &[u32]) -> Vec<u32> {
+    parts(offsets, BLOCK, Parts::Full).1.into_iter().map(|block| block as u32).collect()
+}
