@@ -12,7 +12,7 @@ use gpu::on_gpu;
 const HEADS: Projection = Projection::Heads { inputs: 520 };
 const OUT: Projection = Projection::Out { further: 0, outputs: 520 };
 const PATHS: [Path; 2] = [Path::Best, Path::Portable];
-const SETS: [Set; 3] = [Set::All, Set::Live, Set::Cached];
+const SETS: [Set; 4] = [Set::All, Set::Live, Set::Cached, Set::Uncached];
 
 #[test]
 fn every_variant() {

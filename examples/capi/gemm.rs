@@ -137,5 +137,5 @@ unsafe fn prepare(opened: &Opened, problem: &GemmProblem) -> Result<Prepared> {
         };
         kernels.gemm_o(&work, operands)?
     };
-    Ok(Prepared { call: Call::Gemm(call), device: kernels.device().clone(), _offsets: offsets })
+    Ok(Prepared { call: Call::Gemm(Box::new(call)), device: kernels.device().clone(), _offsets: offsets })
 }

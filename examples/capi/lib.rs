@@ -44,7 +44,7 @@ pub struct Opened {
 /// What can be launched.
 enum Call {
     Attention(Box<AttentionCall>),
-    Gemm(GemmCall),
+    Gemm(Box<GemmCall>),
 }
 
 /// What `omni_attention` and `omni_projection` give.

@@ -6,6 +6,7 @@
 constexpr u32 ALL_TILES = 0;    // every one; there may be no symbols then
 constexpr u32 LIVE_TILES = 1;   // those that attention computes: the bit of S_c is 1, and some bit of S_s
 constexpr u32 CACHED_TILES = 2; // those that take a cached feature: the bit of S_c is 0
+constexpr u32 UNCACHED_TILES = 3; // all others, whether they keep something or not
 
 // The sizes of a launch. A projection is about `tokens` tokens from `first_token` on, those of one stream; q-blocks are those of all tokens, and
 // of one that the range cuts the part inside counts.
@@ -21,7 +22,7 @@ struct GemmShape {
     u32 steps;   // k-steps of 64: GEMM-Q of the reduction, GEMM-O of the inputs behind the heads
     u32 columns; // GEMM-O: features of the output; GEMM-Q: 0
     u32 slots;   // tiles of a q-block, at most
-    u32 set;     // ALL_TILES, LIVE_TILES or CACHED_TILES
+    u32 set;     // ALL_TILES and so on
 };
 static_assert(sizeof(GemmShape) == 48, "mirrored by GemmShape in src/kernels/params.rs");
 

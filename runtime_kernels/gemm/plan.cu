@@ -63,7 +63,7 @@ struct GemmRows {
         const u64 row = u64(unit / shape.q_blocks) * shape.heads + head;
         const bool computes = params.symbols.cache[row * ((shape.q_blocks + 63) / 64) + q_block / 64] >> (q_block % 64) & 1;
         if (shape.set == CACHED_TILES) return !computes;
-        if (!computes) return false;
+        if (shape.set == UNCACHED_TILES || !computes) return computes;
         const u32 words = (shape.kv_blocks + 63) / 64;
         const u64* skip = params.symbols.skip + (row * shape.q_blocks + q_block) * words;
         for (u32 word = 0; word < words; ++word) {

@@ -35,6 +35,8 @@ pub enum TileSet {
     Live(Arc<DeviceSymbols>),
     /// Those that take a cached feature.
     Cached(Arc<DeviceSymbols>),
+    /// All others, whether they keep something or not.
+    Uncached(Arc<DeviceSymbols>),
 }
 
 /// What is projected.
@@ -161,16 +163,17 @@ impl TileSet {
     fn symbols(&self) -> Option<&Arc<DeviceSymbols>> {
         match self {
             TileSet::All => None,
-            TileSet::Live(symbols) | TileSet::Cached(symbols) => Some(symbols),
+            TileSet::Live(symbols) | TileSet::Cached(symbols) | TileSet::Uncached(symbols) => Some(symbols),
         }
     }
 
     fn number(&self) -> u32 {
-        let [all, live, cached] = TILE_SETS;
+        let [all, live, cached, uncached] = TILE_SETS;
         match self {
             TileSet::All => all,
             TileSet::Live(_) => live,
             TileSet::Cached(_) => cached,
+            TileSet::Uncached(_) => uncached,
         }
     }
 }

@@ -236,8 +236,8 @@ mirrored! {
     }
 }
 
-/// `ALL_TILES`, `LIVE_TILES` and `CACHED_TILES` of gemm_params.cuh.
-pub const TILE_SETS: [u32; 3] = [0, 1, 2];
+/// `ALL_TILES`, `LIVE_TILES`, `CACHED_TILES` and `UNCACHED_TILES` of gemm_params.cuh.
+pub const TILE_SETS: [u32; 4] = [0, 1, 2, 3];
 
 /// Bytes of `Head` in params.cuh, which only kernels read.
 pub const HEAD_BYTES: usize = 16;
@@ -263,7 +263,7 @@ mod tests {
         assert_eq!(fields("Head"), ["live", "waves", "fill", "done"].map(str::to_owned), "{HEAD_BYTES} bytes");
         assert_eq!(fields("Cut"), ["item", "tile"].map(str::to_owned), "{CUT_BYTES} bytes");
         assert!(header().contains(&format!("constexpr u32 MAX_ORDER = {MAX_ORDER};")));
-        for (name, value) in ["ALL_TILES", "LIVE_TILES", "CACHED_TILES"].iter().zip(TILE_SETS) {
+        for (name, value) in ["ALL_TILES", "LIVE_TILES", "CACHED_TILES", "UNCACHED_TILES"].iter().zip(TILE_SETS) {
             assert!(header().contains(&format!("constexpr u32 {name} = {value};")), "{name}");
         }
     }

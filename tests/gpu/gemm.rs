@@ -23,6 +23,7 @@ pub enum Set {
     All,
     Live,
     Cached,
+    Uncached,
 }
 
 #[derive(Clone, Debug)]
@@ -87,7 +88,7 @@ impl Case {
             path: random.pick(&[Path::Best, Path::Best, Path::Portable]),
             sizes: GemmSizes { batch, heads, head_dim, all_tokens, tokens, projection },
             element: random.pick(&[Element::Bf16, Element::F16]),
-            set: random.pick(&[Set::All, Set::Live, Set::Cached]),
+            set: random.pick(&[Set::All, Set::Live, Set::Cached, Set::Uncached]),
             symbol_batches: random.pick(&[1, batch]),
             live: [random.pick(&[0.0, 0.1, 0.5, 0.9, 1.0]), random.pick(&[0.05, 0.5, 1.0])],
             is_regular: random.chance(0.5),
@@ -133,6 +134,7 @@ impl Case {
             Set::All => TileSet::All,
             Set::Live => TileSet::Live(uploaded()),
             Set::Cached => TileSet::Cached(uploaded()),
+            Set::Uncached => TileSet::Uncached(uploaded()),
         };
         let is_in_set = |batch: usize, head: usize, token: usize| {
             let heads = if self.symbol_batches == 1 { head } else { batch * self.sizes.heads + head };
@@ -141,6 +143,7 @@ impl Case {
             match self.set {
                 Set::All => true,
                 Set::Cached => !computes,
+                Set::Uncached => computes,
                 Set::Live => computes && symbols.skip.ones_of_row(heads * blocks.q_blocks() + q_block).next().is_some(),
             }
         };

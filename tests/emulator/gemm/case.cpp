@@ -44,7 +44,7 @@ void Case::choose_blocks() {
 
 void Case::choose_symbols() {
     GemmShape& shape = gemm.shape;
-    shape.set = random.below(3);
+    shape.set = random.below(4);
     shape.kv_blocks = random.one_in(4) ? random.between(60, 140) : random.between(1, 5);
     if (shape.set == ALL_TILES && random.one_in(2)) return;
     u32 lines = shape.symbol_batches * shape.heads, words = words_for(shape.kv_blocks), cache_words = words_for(shape.q_blocks);
@@ -117,6 +117,7 @@ bool Case::is_in_set(u32 batch, u32 q_block, u32 head) const {
     u32 line = (shape.symbol_batches == 1 ? 0 : batch) * shape.heads + head, words = words_for(shape.kv_blocks);
     bool computes = has(gemm.symbols.cache + line * words_for(shape.q_blocks), q_block);
     if (shape.set == CACHED_TILES) return !computes;
+    if (shape.set == UNCACHED_TILES) return computes;
     const u64* skip = gemm.symbols.skip + (line * shape.q_blocks + q_block) * words;
     bool attends = false;
     for (u32 block = 0; block < shape.kv_blocks; ++block) attends |= has(skip, block);
