@@ -76,6 +76,20 @@ impl Buffer {
         self.device.check("cuMemsetD8Async", result, || format!("{} bytes", self.bytes))
     }
 
+    /// Takes all bytes of another buffer of its size, once the stream gets there.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the sizes differ, [`Error::Cuda`] when the driver refuses.
+    pub fn copy(&self, stream: &Stream, other: &Buffer) -> Result<()> {
+        if self.bytes != other.bytes {
+            return Err(Error::Shape(format!("{} bytes were to be copied to a buffer of {}", other.bytes, self.bytes)));
+        }
+        self.device.bind()?;
+        // SAFETY: both ranges are those of buffers.
+        let result = unsafe { sys::cuMemcpyDtoDAsync_v2(self.address, other.address, self.bytes, stream.raw()) };
+        self.device.check("cuMemcpyDtoDAsync", result, || format!("{} bytes", self.bytes))
+    }
+
     /// Copies values to the bytes from `offset` on, and waits for it.
     ///
     /// # Errors

@@ -86,6 +86,21 @@ impl DeviceSymbols {
         Ok(Arc::new(DeviceSymbols { sizes, addresses, memory: None }))
     }
 
+    /// Takes the bits of other symbols over the same blocks, once the stream gets there.
+    ///
+    /// # Errors
+    /// [`Error::State`] when the arrays of either are someone else's; [`Error::Shape`] when the sizes differ; [`Error::Cuda`] when the driver
+    /// refuses.
+    pub fn copy(&self, stream: &Stream, other: &Self) -> Result<()> {
+        match (&self.memory, &other.memory) {
+            (Some(to), Some(from)) if self.sizes == other.sizes => to.copy(stream, from),
+            (Some(_), Some(_)) => {
+                Err(Error::Shape(format!("symbols of the sizes {:?} were to become {:?}", self.sizes, other.sizes)))
+            }
+            _ => Err(Error::State("only symbols in memory of their own are copied".to_owned())),
+        }
+    }
+
     /// Copies the bits back, those of whole blocks: over blocks of at most 128 tokens, as they are on the device. Waits for the stream.
     ///
     /// # Errors

@@ -31,6 +31,8 @@ struct Place {
     choices: u64,
     /// The symbols in force, and what they were made of.
     current: Option<Current>,
+    /// Whether the last choice lies with whoever computes.
+    is_chosen_elsewhere: bool,
 }
 
 #[derive(Debug)]
@@ -79,7 +81,8 @@ impl Course {
         self.layers.get(layer as usize)?.current.as_ref().map(|current| &current.symbols)
     }
 
-    /// Begins a step of a layer: its kind, an update where something is missing, and what it obeys that was chosen before.
+    /// Begins a step of a layer: its kind, an update where something is missing, and what it obeys that was chosen before, unless that lies
+    /// elsewhere.
     pub(super) fn begin(
         &mut self,
         step: u32,
@@ -96,7 +99,8 @@ impl Course {
         let scheduled = self.plan().schedule.kind(step, layer);
         let kind = if self.is_missing(scheduled, step, layer, known(layer)) { StepKind::Update } else { scheduled };
         let obeys_chosen = matches!(kind, StepKind::Dispatch | StepKind::Residual);
-        let symbols = if obeys_chosen { Some(self.in_force(step, layer)?) } else { None };
+        let lies_here = !self.layers[layer as usize].is_chosen_elsewhere;
+        let symbols = if obeys_chosen && lies_here { Some(self.in_force(step, layer)?) } else { None };
         self.layers[layer as usize].last_step = Some(step);
         Ok((kind, symbols))
     }
@@ -111,7 +115,7 @@ impl Course {
             StepKind::Refresh => !known.features && heads.any(|(_, class)| caches(plan, class)),
             StepKind::Residual if !known.residual => true,
             StepKind::Dispatch | StepKind::Residual => heads.any(|(head, class)| {
-                let unknown = plan.needs_qk(class) && place.chosen[head].is_none();
+                let unknown = plan.needs_qk(class) && place.chosen[head].is_none() && !place.is_chosen_elsewhere;
                 unknown || (!known.features && caches(plan, class))
             }),
             StepKind::Reuse(unit) => !known.outputs[unit as usize],
@@ -161,6 +165,13 @@ impl Course {
         Ok(symbols)
     }
 
+    /// Notes that symbols of a layer were chosen, and lie elsewhere from now on.
+    pub(super) fn choose_elsewhere(&mut self, layer: u32) {
+        let place = &mut self.layers[layer as usize];
+        place.choices += 1;
+        (place.current, place.is_chosen_elsewhere) = (None, true);
+    }
+
     /// Chooses symbols.
     pub(super) fn choose(&mut self, step: u32, layer: u32, tensors: Tensors<'_>) -> Result<Arc<LayerSymbols>> {
         let heads: Vec<u32> = (0..self.plan().model.heads).collect();
@@ -177,7 +188,7 @@ impl Course {
 
 impl Place {
     fn new(heads: usize) -> Self {
-        Place { last_step: None, chosen: vec![None; heads], choices: 0, current: None }
+        Place { last_step: None, chosen: vec![None; heads], choices: 0, current: None, is_chosen_elsewhere: false }
     }
 }
 

@@ -7,8 +7,8 @@ use super::selection::LayerSymbols;
 use crate::cuda::Stream;
 use crate::error::Result;
 use crate::kernels::{
-    DeviceSymbols, GemmSizes, GemmWork, HeadsOperands, Kernels, Operands, Options, OutOperands, Path, TileSet,
-    WorkPlan, Workspace,
+    DeviceSymbols, GemmCall, GemmSizes, GemmWork, HeadsOperands, Kernels, Operands, Options, OutOperands, Path,
+    TileSet, WorkPlan, Workspace,
 };
 use crate::symbols::{Blocks, Symbols};
 
@@ -25,7 +25,15 @@ pub(super) struct Launcher {
 #[derive(Debug)]
 pub(super) struct Lists {
     set: TileSet,
-    works: Vec<(GemmSizes, Arc<GemmWork>)>,
+    works: Vec<List>,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct List {
+    sizes: GemmSizes,
+    work: Arc<GemmWork>,
+    is_planned: bool,
 }
 
 /// The work list of attention under some symbols.
@@ -38,13 +46,15 @@ pub(super) struct Attention {
 /// All work lists of the symbols of a layer.
 #[derive(Debug)]
 pub(super) struct Prepared {
+    /// Those on the host, where they are the host's.
     symbols: Weak<LayerSymbols>,
+    /// Tells these symbols from all others of the session.
+    pub(super) version: u64,
     pub(super) attention: Attention,
     pub(super) live: Lists,
+    pub(super) uncached: Lists,
     /// For the projection of each order of cached features, and of how many orders.
     pub(super) cached: Vec<(Lists, usize)>,
-    /// Whether blocks that are not cached keep nothing.
-    pub(super) has_empty: bool,
 }
 
 impl Lists {
@@ -52,33 +62,43 @@ impl Lists {
         Lists { set, works: Vec::new() }
     }
 
-    /// The work list of some sizes, and whether it is new: then it has to be planned.
-    fn work(&mut self, launcher: &Launcher, sizes: &GemmSizes) -> Result<(Arc<GemmWork>, bool)> {
-        if let Some((_, known)) = self.works.iter().find(|(known, _)| known == sizes) {
-            return Ok((Arc::clone(known), false));
-        }
-        let Launcher { kernels, stream, workspace } = launcher;
-        let work = kernels.gemm_work(stream, self.set.clone(), sizes.clone(), Path::Best, Some(workspace))?;
-        self.works.push((sizes.clone(), Arc::clone(&work)));
-        Ok((work, true))
+    /// The work list of some sizes.
+    fn list(&mut self, launcher: &Launcher, sizes: &GemmSizes) -> Result<&mut List> {
+        let index = match self.works.iter().position(|known| known.sizes == *sizes) {
+            Some(index) => index,
+            None => {
+                let Launcher { kernels, stream, workspace } = launcher;
+                let work = kernels.gemm_work(stream, self.set.clone(), sizes.clone(), Path::Best, Some(workspace))?;
+                self.works.push(List { sizes: sizes.clone(), work, is_planned: false });
+                self.works.len() - 1
+            }
+        };
+        Ok(&mut self.works[index])
     }
 
     /// Puts GEMM-Q into the stream.
     pub(super) fn gemm_q(&mut self, launcher: &Launcher, sizes: &GemmSizes, operands: HeadsOperands) -> Result<()> {
-        let (work, is_new) = self.work(launcher, sizes)?;
-        let call = launcher.kernels.gemm_q(&work, operands)?;
-        if is_new {
-            call.plan(&launcher.stream)?;
-        }
-        call.run(&launcher.stream)
+        let list = self.list(launcher, sizes)?;
+        list.run(launcher, &launcher.kernels.gemm_q(&list.work, operands)?)
     }
 
     /// Puts GEMM-O into the stream.
     pub(super) fn gemm_o(&mut self, launcher: &Launcher, sizes: &GemmSizes, operands: OutOperands) -> Result<()> {
-        let (work, is_new) = self.work(launcher, sizes)?;
-        let call = launcher.kernels.gemm_o(&work, operands)?;
-        if is_new {
+        let list = self.list(launcher, sizes)?;
+        list.run(launcher, &launcher.kernels.gemm_o(&list.work, operands)?)
+    }
+
+    /// The bits of the symbols are others now.
+    fn renew(&mut self) {
+        self.works.iter_mut().for_each(|list| list.is_planned = false);
+    }
+}
+
+impl List {
+    fn run(&mut self, launcher: &Launcher, call: &GemmCall) -> Result<()> {
+        if !self.is_planned {
             call.plan(&launcher.stream)?;
+            self.is_planned = true;
         }
         call.run(&launcher.stream)
     }
@@ -104,7 +124,7 @@ impl Attention {
 
 impl Prepared {
     /// Uploads the symbols of a layer. Work lists of projections are made when they are first asked for.
-    pub(super) fn new(launcher: &Launcher, symbols: &Arc<LayerSymbols>, head_dim: usize) -> Result<Self> {
+    pub(super) fn new(launcher: &Launcher, symbols: &Arc<LayerSymbols>, version: u64, head_dim: usize) -> Result<Self> {
         let merged = Merged::of(symbols)?;
         let upload = |symbols: &Symbols, blocks: &Blocks| DeviceSymbols::upload(&launcher.stream, symbols, blocks, 1);
         let own = upload(&merged.symbols, &merged.blocks)?;
@@ -112,14 +132,28 @@ impl Prepared {
         for (of_order, count) in merged.of_orders() {
             // Those of the first order are the layer's own.
             let device = if cached.is_empty() { Arc::clone(&own) } else { upload(&of_order, &merged.blocks)? };
-            cached.push((Lists::new(TileSet::Cached(device)), count));
+            cached.push((device, count));
         }
+        let mut prepared = Self::of_device(launcher, &own, cached, head_dim)?;
+        (prepared.symbols, prepared.version) = (Arc::downgrade(symbols), version);
+        Ok(prepared)
+    }
+
+    /// The work lists of symbols that are on the GPU already, and for each order of the forecast of those whose cached blocks it is about.
+    pub(super) fn of_device(
+        launcher: &Launcher,
+        own: &Arc<DeviceSymbols>,
+        cached: Vec<(Arc<DeviceSymbols>, usize)>,
+        head_dim: usize,
+    ) -> Result<Self> {
+        let cached = cached.into_iter().map(|(symbols, count)| (Lists::new(TileSet::Cached(symbols)), count));
         Ok(Prepared {
-            symbols: Arc::downgrade(symbols),
-            attention: Attention::new(launcher, &own, head_dim)?,
-            live: Lists::new(TileSet::Live(own)),
-            cached,
-            has_empty: merged.has_empty(),
+            symbols: Weak::new(),
+            version: 0,
+            attention: Attention::new(launcher, own, head_dim)?,
+            live: Lists::new(TileSet::Live(Arc::clone(own))),
+            uncached: Lists::new(TileSet::Uncached(Arc::clone(own))),
+            cached: cached.collect(),
         })
     }
 
@@ -131,5 +165,13 @@ impl Prepared {
     /// Whether its symbols are in force somewhere.
     pub(super) fn is_in_force(&self) -> bool {
         self.symbols.strong_count() > 0
+    }
+
+    /// The bits of the symbols are others now.
+    pub(super) fn renew(&mut self, version: u64) {
+        self.version = version;
+        self.attention.is_planned = false;
+        [&mut self.live, &mut self.uncached].into_iter().for_each(Lists::renew);
+        self.cached.iter_mut().for_each(|(lists, _)| lists.renew());
     }
 }

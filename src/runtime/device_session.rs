@@ -12,15 +12,17 @@
 //! it allocates nothing, waits for nothing and copies nothing to the host, so that it can be recorded in a
 //! [`Graph`](crate::cuda::Graph). What is new for symbols, work lists above all, is made at the step that first obeys them.
 //!
-//! Strategies whose rules need q and k choose on the CPU at updates and refreshes: q and k are copied to the host there.
+//! Rules that need q and k choose on the GPU too, where there are kernels for them (`device_choice`): an update only launches as well then.
+//! For others q and k are copied to the host at updates and refreshes.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Tensors;
 use super::block::StreamShape;
 use super::course::{Course, Known};
 use super::device_block::{DeviceBlock, DeviceMatrix, tensor_of};
+use super::device_choice::{DeviceChoice, OwnSymbols};
 use super::device_lists::{Attention, Launcher, Lists, Prepared};
 use super::device_terms::DeviceTerms;
 use super::memory::{Kept, MemoryPlan};
@@ -64,13 +66,19 @@ pub struct DeviceSession {
     all: Lists,
     /// Of projections of no head: what further inputs and terms give.
     none: Lists,
+    /// Those of symbols that were chosen on the CPU.
     prepared: Vec<Prepared>,
+    choice: DeviceChoice,
+    /// Counts symbols.
+    versions: u64,
     layers: Vec<DeviceLayer>,
 }
 
 /// What a layer keeps.
 #[derive(Debug)]
 struct DeviceLayer {
+    /// Its symbols, where they are chosen on the GPU.
+    own: Option<OwnSymbols>,
     features: Option<DeviceTerms>,
     /// The projections of cached blocks: of each stream, of each order.
     biases: Vec<Vec<Arc<Buffer>>>,
@@ -84,9 +92,9 @@ struct DeviceLayer {
 }
 
 /// The symbols and the update that biases were made for, and of how many orders.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Made {
-    symbols: Weak<LayerSymbols>,
+    version: u64,
     update: u32,
     orders: usize,
 }
@@ -114,7 +122,8 @@ pub struct DeviceInput<'a> {
 pub struct DeviceReport {
     /// The schedule's kind, or [`StepKind::Update`] where something was missing.
     pub kind: StepKind,
-    /// Choosing symbols on the CPU, with the copies of queries and keys, for which the GPU waits; zero where nothing was chosen.
+    /// Choosing symbols on the CPU, with the copies of queries and keys, for which the GPU waits; zero where the GPU did, or nothing was
+    /// chosen.
     pub selection: Duration,
 }
 
@@ -171,7 +180,11 @@ impl DeviceSession {
             streams.map(|stream| stream.tokens.len() * stream.outputs).max()
         };
         let widest = kept.iter().zip(&shapes).filter_map(with_further).max();
-        let layers = kept.iter().zip(&shapes).map(|(kept, streams)| DeviceLayer::new(&launcher, *kept, streams, size));
+        let choice = DeviceChoice::new(&launcher, &plan)?;
+        let layers = (0..).zip(kept.iter().zip(&shapes)).map(|(layer, (kept, streams))| {
+            let own = choice.own_symbols(&launcher, &plan, layer, head_dim)?;
+            DeviceLayer::new(&launcher, own, *kept, streams, size)
+        });
         Ok(DeviceSession {
             q: by_heads()?,
             k: by_heads()?,
@@ -183,7 +196,9 @@ impl DeviceSession {
             all: Lists::new(TileSet::All),
             none: Lists::new(TileSet::Cached(full)),
             prepared: Vec::new(),
+            versions: 0,
             layers: layers.collect::<Result<_>>()?,
+            choice,
             course,
             blocks,
             memory,
@@ -211,10 +226,20 @@ impl DeviceSession {
         &self.launcher.stream
     }
 
-    /// The symbols in force in a layer, as [`Session::symbols`](super::Session::symbols).
+    /// The symbols in force in a layer, as [`Session::symbols`](super::Session::symbols); `None` too where they lie on the GPU.
     #[must_use]
     pub fn symbols(&self, layer: u32) -> Option<&LayerSymbols> {
         self.course.current(layer).map(Arc::as_ref)
+    }
+
+    /// A copy of the symbols of a layer that are chosen on the GPU: of all heads, over blocks of at most 128 tokens; anything before the first
+    /// choice. Waits for the stream. `None` where they are chosen on the CPU, or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] with what went wrong before.
+    pub fn symbols_on_gpu(&self, layer: u32) -> Result<Option<Symbols>> {
+        let own = self.layers.get(layer as usize).and_then(|layer| layer.own.as_ref());
+        own.map(|own| own.symbols.download(&self.launcher.stream)).transpose()
     }
 
     /// Forgets the generation; the next step may be any.
@@ -262,27 +287,29 @@ impl DeviceSession {
                 at.attend_all()?;
                 at.project(None, &[])?;
             }
-            (_, Some(symbols)) => {
-                let mut prepared = at.session.take_prepared(&symbols)?;
-                let done = at.dispatch(kind, &symbols, &mut prepared);
-                at.session.prepared.push(prepared);
-                done?;
+            (StepKind::Dispatch | StepKind::Residual, symbols) => {
+                at.with_prepared(symbols.as_ref(), |at, prepared| {
+                    at.project_heads(Some(prepared))?;
+                    at.obey(kind, prepared)
+                })?;
             }
-            (kind, None) => {
+            (kind, _) => {
                 at.project_heads(None)?;
                 if kind == StepKind::Update {
                     at.attend_in_full()?;
                 }
-                let (symbols, time) = at.session.choose(step, layer, measured)?;
-                report.selection = time;
-                let mut prepared = at.session.take_prepared(&symbols)?;
-                let done = if kind == StepKind::Update {
-                    at.update(&symbols, &mut prepared)
+                let symbols = if at.session.layers[layer as usize].own.is_some() {
+                    at.choose()?;
+                    None
                 } else {
-                    at.obey(kind, &symbols, &mut prepared)
+                    let (symbols, time) = at.session.choose(step, layer, measured)?;
+                    report.selection = time;
+                    Some(symbols)
                 };
-                at.session.prepared.push(prepared);
-                done?;
+                at.with_prepared(symbols.as_ref(), |at, prepared| match kind {
+                    StepKind::Update => at.update(prepared),
+                    kind => at.obey(kind, prepared),
+                })?;
             }
         }
         Ok(report)
@@ -294,7 +321,8 @@ impl DeviceSession {
             return Ok(self.prepared.swap_remove(index));
         }
         self.prepared.retain(Prepared::is_in_force);
-        Prepared::new(&self.launcher, symbols, self.size[1])
+        self.versions += 1;
+        Prepared::new(&self.launcher, symbols, self.versions, self.size[1])
     }
 
     /// Chooses symbols on the CPU, and says how long it took.
@@ -349,6 +377,7 @@ fn check(block: &DeviceBlock, inputs: &[DeviceInput<'_>], outputs: &[&DeviceMatr
 impl DeviceLayer {
     fn new(
         launcher: &Launcher,
+        own: Option<OwnSymbols>,
         kept: Kept,
         streams: &[StreamShape],
         [heads, head_dim, tokens]: [usize; 3],
@@ -361,6 +390,7 @@ impl DeviceLayer {
         let outputs = streams.iter().filter(|_| kept.outputs > 0);
         let outputs = outputs.map(|stream| DeviceTerms::new(launcher, kept.outputs, len(stream)));
         Ok(DeviceLayer {
+            own,
             features: features.transpose()?,
             biases: biases.collect::<Result<_>>()?,
             made: None,
@@ -398,6 +428,42 @@ struct At<'a> {
 }
 
 impl At<'_> {
+    /// Does something under the work lists of symbols: those given, or the layer's own on the GPU.
+    fn with_prepared(
+        &mut self,
+        symbols: Option<&Arc<LayerSymbols>>,
+        work: impl FnOnce(&mut Self, &mut Prepared) -> Result<()>,
+    ) -> Result<()> {
+        let Some(symbols) = symbols else {
+            let own = self.session.layers[self.layer].own.take();
+            let Some(mut own) = own else {
+                return Err(Error::State(format!("layer {} has no symbols at step {}", self.layer, self.step)));
+            };
+            let done = work(self, &mut own.prepared);
+            self.session.layers[self.layer].own = Some(own);
+            return done;
+        };
+        let mut prepared = self.session.take_prepared(symbols)?;
+        let done = work(self, &mut prepared);
+        self.session.prepared.push(prepared);
+        done
+    }
+
+    /// Chooses the layer's symbols on the GPU.
+    fn choose(&mut self) -> Result<()> {
+        let DeviceSession { q, k, v, .. } = &*self.session;
+        let (q, k, v) = (self.heads(q)?, self.heads(k)?, self.heads(v)?);
+        let (layer, place) = (self.layer, [self.step, self.layer as u32]);
+        let DeviceSession { choice, launcher, layers, course, versions, .. } = &mut *self.session;
+        if let Some(own) = &mut layers[layer].own {
+            choice.choose(launcher, place, [&q, &k, &v], &own.symbols)?;
+            *versions += 1;
+            own.prepared.renew(*versions);
+        }
+        course.choose_elsewhere(layer as u32);
+        Ok(())
+    }
+
     fn sizes(&self, stream: &StreamShape, projection: Projection) -> GemmSizes {
         let [heads, head_dim, all_tokens] = self.session.size;
         GemmSizes { batch: 1, heads, head_dim, all_tokens, tokens: stream.tokens.clone(), projection }
@@ -461,7 +527,7 @@ impl At<'_> {
     }
 
     /// An update, once attention in full and the choice of symbols are done.
-    fn update(&mut self, symbols: &Arc<LayerSymbols>, prepared: &mut Prepared) -> Result<()> {
+    fn update(&mut self, prepared: &mut Prepared) -> Result<()> {
         let (layer, step, element) = (self.layer, self.step, self.session.element);
         let DeviceSession { layers, launcher, o, .. } = &mut *self.session;
         if let Some(features) = &mut layers[layer].features {
@@ -470,44 +536,35 @@ impl At<'_> {
         if !self.session.layers[layer].residual.is_empty() {
             self.lose(prepared)?;
         }
-        let orders = self.make_biases(symbols, prepared)?;
-        // Blocks that keep nothing are computed at an update, and are in no set.
-        if orders == 0 || prepared.has_empty {
+        if self.make_biases(prepared)? == 0 {
             return self.project(None, &[]);
         }
-        self.project(Some(prepared), &[1.0])
-    }
-
-    fn dispatch(&mut self, kind: StepKind, symbols: &Arc<LayerSymbols>, prepared: &mut Prepared) -> Result<()> {
-        self.project_heads(Some(prepared))?;
-        self.obey(kind, symbols, prepared)
+        // Blocks that keep nothing are computed at an update too.
+        self.project(Some(&mut prepared.uncached), &[1.0])
     }
 
     /// Attention under symbols, and its projection.
-    fn obey(&mut self, kind: StepKind, symbols: &Arc<LayerSymbols>, prepared: &mut Prepared) -> Result<()> {
+    fn obey(&mut self, kind: StepKind, prepared: &mut Prepared) -> Result<()> {
         let operands = self.operands(&self.session.o)?;
         prepared.attention.run(&self.session.launcher, operands)?;
-        let orders = self.make_biases(symbols, prepared)?;
+        let orders = self.make_biases(prepared)?;
         let layer = &self.session.layers[self.layer];
         let weights = match &layer.features {
             Some(features) if orders > 0 => features.weights(self.step)?.as_slice()[..orders].to_vec(),
             _ => Vec::new(),
         };
         debug_assert!(kind != StepKind::Residual || layer.knows_residual);
-        self.project_with(Some(prepared), &weights, kind == StepKind::Residual)
+        self.project_with(Some(&mut prepared.live), &weights, kind == StepKind::Residual)
     }
 
     /// Projects cached blocks of each known order, unless that was done for these symbols and this update; gives the number of orders.
-    fn make_biases(&mut self, symbols: &Arc<LayerSymbols>, prepared: &mut Prepared) -> Result<usize> {
+    fn make_biases(&mut self, prepared: &mut Prepared) -> Result<usize> {
         let layer = &self.session.layers[self.layer];
         let Some(features) = layer.features.as_ref().filter(|features| features.known() > 0) else { return Ok(0) };
         let update = features.step();
         let wanted = prepared.cached.iter().map(|(_, count)| count).sum::<usize>().min(features.known());
-        if let Some(made) = &layer.made
-            && made.update == update
-            && made.orders == wanted
-            && std::ptr::eq(made.symbols.as_ptr(), Arc::as_ptr(symbols))
-        {
+        let made = Made { version: prepared.version, update, orders: wanted };
+        if layer.made.as_ref() == Some(&made) {
             return Ok(wanted);
         }
         let terms = features.terms()[..wanted].to_vec();
@@ -531,7 +588,7 @@ impl At<'_> {
                 order += 1;
             }
         }
-        self.session.layers[self.layer].made = Some(Made { symbols: Arc::downgrade(symbols), update, orders: wanted });
+        self.session.layers[self.layer].made = Some(made);
         Ok(wanted)
     }
 
@@ -563,17 +620,12 @@ impl At<'_> {
         Ok(())
     }
 
-    fn project(&mut self, prepared: Option<&mut Prepared>, weights: &[f32]) -> Result<()> {
-        self.project_with(prepared, weights, false)
+    fn project(&mut self, lists: Option<&mut Lists>, weights: &[f32]) -> Result<()> {
+        self.project_with(lists, weights, false)
     }
 
-    /// The output projection, of live blocks or of all, with the biases under these weights and the residual.
-    fn project_with(
-        &mut self,
-        mut prepared: Option<&mut Prepared>,
-        weights: &[f32],
-        with_residual: bool,
-    ) -> Result<()> {
+    /// The output projection, of some blocks or of all, with the biases under these weights and the residual.
+    fn project_with(&mut self, mut lists: Option<&mut Lists>, weights: &[f32], with_residual: bool) -> Result<()> {
         for (index, stream) in self.block.shapes.iter().enumerate() {
             let own = &self.block.streams[index];
             let layer = &self.session.layers[self.layer];
@@ -603,8 +655,8 @@ impl At<'_> {
                 out,
             };
             let DeviceSession { all, launcher, .. } = &mut *self.session;
-            match prepared.as_deref_mut() {
-                Some(prepared) => prepared.live.gemm_o(launcher, &sizes, operands)?,
+            match lists.as_deref_mut() {
+                Some(lists) => lists.gemm_o(launcher, &sizes, operands)?,
                 None => all.gemm_o(launcher, &sizes, operands)?,
             }
             if keeps {

@@ -8,6 +8,7 @@ use std::fmt;
 
 use super::block::StreamShape;
 use super::course::{adds_residual, cached_order};
+use super::device_choice::pass_bytes;
 use super::reuse;
 use crate::cpu::check::ensure;
 use crate::error::{Error, Result};
@@ -42,6 +43,8 @@ pub enum Use {
     Residuals,
     /// Symbols in force, and the work lists made of them.
     Symbols,
+    /// What rules compute on the GPU to choose symbols.
+    Selection,
 }
 
 /// Memory of one use.
@@ -129,6 +132,7 @@ impl MemoryPlan {
         // Attention and projections of everything have work lists too, whatever the strategy.
         let lists = |streams: &&[StreamShape]| work_bytes(plan, streams, multiprocessors);
         add(Use::Symbols, &[shapes.iter().map(lists).max().unwrap_or(0)], 0);
+        add(Use::Selection, &[pass_bytes(plan)], 0);
         add(Use::Work, &vec![by_heads; if has_residual { 5 } else { 4 }], 0);
         add(Use::Work, &[widest as u64 * NUMBER], 0);
         let pieces = 2 * u64::from(multiprocessors) * MOST_THREAD_BLOCKS;
@@ -258,6 +262,7 @@ impl Use {
             Use::Outputs => "outputs to reuse",
             Use::Residuals => "residuals",
             Use::Symbols => "symbols and work lists",
+            Use::Selection => "selection",
         }
     }
 }

@@ -54,11 +54,6 @@ impl Merged {
         Ok(Merged { symbols, blocks: placement.blocks.clone(), orders })
     }
 
-    /// Whether blocks that are not cached keep nothing.
-    pub(super) fn has_empty(&self) -> bool {
-        self.symbols.live_rows().count() < self.symbols.cache.count()
-    }
-
     /// For each order of the forecast the symbols whose cached blocks it is about: heads of lower orders have none. Neighbours that are the same
     /// are not repeated: the number says of how many orders. Empty where nothing is cached.
     pub(super) fn of_orders(&self) -> Vec<(Symbols, usize)> {

@@ -40,6 +40,7 @@ mod clusters;
 mod course;
 mod cpu_block;
 mod device_block;
+mod device_choice;
 mod device_lists;
 mod device_session;
 mod device_terms;
