@@ -99,8 +99,11 @@ fn memory_is_as_announced_and_comes_back() {
         let case = cached();
         let (block, inputs) = (case.block(random), case.inputs(random));
         let device = gpu.kernels.device();
-        // Kernels are compiled and loaded.
-        let wanted = run(&case, &mut case.session(gpu, &block), &inputs);
+        // Kernels are compiled and loaded, and the driver has what it keeps for itself.
+        let mut wanted = Vec::new();
+        for _ in 0..3 {
+            wanted = run(&case, &mut case.session(gpu, &block), &inputs);
+        }
         let before = device.free_bytes().unwrap();
         let blocks = DeviceBlock::upload(&gpu.stream, std::slice::from_ref(&block), case.element).unwrap();
         let blocks = vec![Arc::clone(&blocks[0]); 2];
@@ -119,7 +122,8 @@ fn memory_is_as_announced_and_comes_back() {
             }
         }
         drop(blocks);
-        assert!(device.free_bytes().unwrap() >= before, "20 generations leave nothing behind");
+        let after = device.free_bytes().unwrap();
+        assert!(after >= before, "20 generations leave {} bytes behind", before - after);
     });
 }
 

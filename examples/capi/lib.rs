@@ -1,5 +1,5 @@
 //! The kernels as a C library, to be called from Python by ctypes, or from anything else, on tensors that are on the GPU already:
-//! attention under sparse symbols, and the projections around it.
+//! attention under sparse symbols, the projections around it, and whole generations of attention blocks (block.rs).
 //!
 //! ```text
 //! cargo build --release --no-default-features --example capi     # target/release/examples/libcapi.so
@@ -22,6 +22,7 @@
 //! end are zero.
 
 mod attention;
+mod block;
 mod gemm;
 
 use std::cell::RefCell;
@@ -37,7 +38,7 @@ use flashomni::{Error, Result};
 
 /// What `omni_open` gives.
 pub struct Opened {
-    kernels: Kernels,
+    kernels: Arc<Kernels>,
     stream: Stream,
 }
 
@@ -64,7 +65,7 @@ thread_local! {
 pub extern "C" fn omni_open() -> *mut Opened {
     boxed(|| {
         let device = Device::open(Device::current_ordinal()?)?;
-        Ok(Opened { kernels: Kernels::new(&device)?, stream: Stream::new(&device)? })
+        Ok(Opened { kernels: Arc::new(Kernels::new(&device)?), stream: Stream::new(&device)? })
     })
 }
 

@@ -17,6 +17,8 @@ pub struct Buffer {
     device: Arc<Device>,
     address: u64,
     bytes: usize,
+    /// Whether it is ours to free.
+    is_owned: bool,
 }
 
 impl Buffer {
@@ -30,7 +32,16 @@ impl Buffer {
         // SAFETY: a context is current; the driver writes one address. It refuses a size of zero.
         let result = unsafe { sys::cuMemAlloc_v2(&raw mut address, bytes.max(1)) };
         device.check("cuMemAlloc", result, || format!("{bytes} bytes"))?;
-        Ok(Buffer { device: Arc::clone(device), address, bytes })
+        Ok(Buffer { device: Arc::clone(device), address, bytes, is_owned: true })
+    }
+
+    /// Memory of someone else, such as a tensor of PyTorch.
+    ///
+    /// # Safety
+    /// It is the device's, has so many bytes, and lives as long as what is made of it here.
+    #[must_use]
+    pub unsafe fn foreign(device: &Arc<Device>, address: u64, bytes: usize) -> Self {
+        Buffer { device: Arc::clone(device), address, bytes, is_owned: false }
     }
 
     /// Memory that is all `byte`, once the stream gets there.
@@ -135,7 +146,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.device.bind().is_ok() {
+        if self.is_owned && self.device.bind().is_ok() {
             // SAFETY: it was allocated here and is freed once; the driver waits for what uses it.
             unsafe { sys::cuMemFree_v2(self.address) };
         }

@@ -172,6 +172,15 @@ impl DeviceMatrix {
         Ok(DeviceMatrix { memory, shape, element })
     }
 
+    /// A matrix in a buffer, row-major from its beginning on.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::error::Error::Shape) when the buffer is smaller.
+    pub fn of(memory: Arc<Buffer>, shape: [usize; 2], element: Element) -> Result<Self> {
+        MatrixView::of(&memory, [1, shape[0], shape[1]], element)?;
+        Ok(DeviceMatrix { memory, shape, element })
+    }
+
     /// Copies a tensor of its shape to it, and waits for that.
     ///
     /// # Errors
