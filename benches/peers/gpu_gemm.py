@@ -43,6 +43,9 @@ def main():
                 results[key] = dict(zip(FIELDS, cell)) | measure(cell, x, weight, term, kinds, sensor, args)
                 save(args.output, results)
             print(line(key, results[key]), flush=True)
+    if args.table:
+        with open(args.table, "w") as file:
+            file.write(table(results.values()))
 
 
 def arguments():
@@ -58,6 +61,7 @@ def arguments():
     parser.add_argument("--widths", type=numbers(int))
     parser.add_argument("--head-dims", type=numbers(int))
     parser.add_argument("--sparsities", type=numbers(float))
+    parser.add_argument("--table", help="writes a table of all results, in Markdown")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--work", type=float, default=5.0, help="ms of one measurement")
     parser.add_argument(
@@ -136,6 +140,29 @@ def line(key, result):
         if name != "cublas":
             parts[-1] += f" {dense['ms'] / of['ms']:.2f}x {of['tflops'] / dense['tflops']:.3f} of live"
     return " | ".join(parts)
+
+
+def table(results):
+    """A row for each kind, width, number of rows and head_dim: speed-up over cuBLAS, and TFLOP/s on live tiles as a share of its own."""
+    groups = {}
+    for result in results:
+        groups.setdefault(tuple(result[field] for field in FIELDS[:4]), {})[result["s"]] = result
+    shares = sorted({s for group in groups.values() for s in group})
+    lines = ["| | K = N | rows | head_dim | cuBLAS ms (TFLOP/s) | " + " | ".join(f"s = {s:g}" for s in shares) + " |"]
+    lines.append("|---" * (5 + len(shares)) + "|")
+    for (kind, rows, width, head_dim), group in sorted(groups.items(), key=lambda item: (item[0][0], item[0][2], item[0][1], item[0][3])):
+        dense = next(iter(group.values()))["contestants"]["cublas"]
+        cells = []
+        for s in shares:
+            if s not in group:
+                cells.append("")
+                continue
+            ours, cublas = (group[s]["contestants"][name] for name in ("ours", "cublas"))
+            cells.append(f"{cublas['ms'] / ours['ms']:.2f}x ({ours['tflops'] / cublas['tflops']:.0%})")
+        name = {"q": "GEMM-Q", "fused": "GEMM-Q, norm and rotary", "o": "GEMM-O"}[kind]
+        start = f"| {name} | {width:,} | {rows:,} | {head_dim} | {dense['ms']:.3f} ({dense['tflops']:.0f}) | "
+        lines.append(start + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
