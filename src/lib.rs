@@ -55,7 +55,7 @@
 //! | [`selector`], [`codegen`], [`reference`](mod@reference) | what needs q and k: routines, machine code, and the oracle of both |
 //! | [`runtime`] | sessions: one generation, step by step |
 //! | [`cpu`] | attention and projections that really skip |
-//! | [`kernels`], [`cuda`] | attention on NVIDIA GPUs: the kernels, and the driver and compiler below them |
+//! | [`kernels`], [`cuda`] | attention, projections and selectors on NVIDIA GPUs: the kernels, and the driver and compiler below them |
 //! | [`minidit`] | a small diffusion transformer as a host, with weights in the repository: how the runtime is embedded |
 //! | [`tensor`], [`tensor_file`] | values with shapes, in memory and as safetensors |
 //!

@@ -172,8 +172,12 @@ impl Course {
         (place.current, place.is_chosen_elsewhere) = (None, true);
     }
 
-    /// Chooses symbols.
+    /// Chooses symbols. Those that need no q and k are the same ones each time, and layers share them.
     pub(super) fn choose(&mut self, step: u32, layer: u32, tensors: Tensors<'_>) -> Result<Arc<LayerSymbols>> {
+        let plan = self.plan();
+        if (0..plan.model.heads).all(|head| !plan.needs_qk(plan.class(step, layer, head))) {
+            return self.in_force(step, layer);
+        }
         let heads: Vec<u32> = (0..self.plan().model.heads).collect();
         let chosen = self.selection.choose([step; 2], layer, &heads, tensors, &self.layers[layer as usize].chosen)?;
         let symbols = Arc::new(self.selection.assemble(&chosen)?);

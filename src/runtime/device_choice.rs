@@ -118,27 +118,24 @@ fn may_be_chosen(plan: &Plan, classes: &[u32]) -> bool {
     is_plain && alike && classes.iter().any(|&index| matches!(class(index).body, Body::Dynamic { .. }))
 }
 
-/// Bytes that passes of a plan take, at most: of those that can be lowered.
-pub(super) fn pass_bytes(plan: &Plan) -> u64 {
+/// Bytes that each pass of a plan takes, of those that can be lowered.
+pub(super) fn pass_bytes(plan: &Plan) -> Vec<u64> {
     let of_class = |alike: &Alike, class: &Class, heads: &[u32]| -> Result<u64> {
         let setup = Setup::of_class(plan, class, heads, &alike.places)?;
         Ok(lower(&setup, &Target { cache: 0, skip: 0, slots: heads }, 0)?.bytes)
     };
-    let of_alike = |alike: &Alike| -> u64 {
-        let bytes = alike.dynamic(plan).iter().map(|(class, heads)| of_class(alike, class, heads)).sum::<Result<u64>>();
+    let of_alike = |alike: &Alike| -> Vec<u64> {
+        let bytes = alike.dynamic(plan).iter().map(|(class, heads)| of_class(alike, class, heads)).collect();
         // What cannot be lowered is chosen on the CPU.
-        bytes.unwrap_or(0)
+        Result::<Vec<u64>>::unwrap_or_default(bytes)
     };
-    Alike::of(plan).iter().map(of_alike).sum()
+    Alike::of(plan).iter().flat_map(of_alike).collect()
 }
 
 impl DeviceChoice {
     /// Prepares the passes of a plan; where one cannot be prepared its layers choose on the CPU.
     pub(super) fn new(launcher: &Launcher, plan: &Plan) -> Result<Self> {
         let mut choice = DeviceChoice::default();
-        if crate::env::interpret() {
-            return Ok(choice);
-        }
         for alike in Alike::of(plan) {
             match Chooser::new(launcher, plan, &alike) {
                 Ok(chooser) => {
@@ -170,6 +167,12 @@ impl DeviceChoice {
         let orders = usize::from(plan.classes[alike.classes[0] as usize].forecast_order) + 1;
         let prepared = Prepared::of_device(launcher, &symbols, vec![(Arc::clone(&symbols), orders)], head_dim)?;
         Ok(Some(OwnSymbols { symbols, prepared }))
+    }
+
+    /// Whether all that was chosen from so far is finite. Waits for the stream.
+    pub(super) fn is_finite(&self, launcher: &Launcher) -> Result<bool> {
+        let mut passes = self.choosers.iter().flat_map(|chooser| &chooser.passes);
+        passes.try_fold(true, |all, pass| Ok(all && pass.is_finite(&launcher.stream)?))
     }
 
     /// Puts the choice of a layer's symbols into the stream.

@@ -135,6 +135,10 @@ impl Prepared {
             cached.push((device, count));
         }
         let mut prepared = Self::of_device(launcher, &own, cached, head_dim)?;
+        if merged.is_all_live() {
+            // Tiles are full then, whatever the blocks.
+            (prepared.live, prepared.uncached) = (Lists::new(TileSet::All), Lists::new(TileSet::All));
+        }
         (prepared.symbols, prepared.version) = (Arc::downgrade(symbols), version);
         Ok(prepared)
     }

@@ -20,19 +20,20 @@ use std::time::{Duration, Instant};
 
 use super::Tensors;
 use super::block::StreamShape;
-use super::course::{Course, Known};
+use super::course::Course;
 use super::device_block::{DeviceBlock, DeviceMatrix, tensor_of};
-use super::device_choice::{DeviceChoice, OwnSymbols};
+use super::device_choice::DeviceChoice;
+use super::device_layer::{DeviceLayer, Made};
 use super::device_lists::{Attention, Launcher, Lists, Prepared};
-use super::device_terms::DeviceTerms;
 use super::memory::{Kept, MemoryPlan};
 use super::merged::check_orders;
 use super::selection::LayerSymbols;
 use crate::cpu::check::{ensure, shape};
 use crate::cuda::{Buffer, Stream};
 use crate::error::{Error, Result};
-use crate::ir::{Source, StepKind, Unit};
+use crate::ir::{Source, StepKind};
 use crate::kernels::choose::BLOCK;
+use crate::kernels::params::MAX_ORDER;
 use crate::kernels::{
     DeviceSymbols, Element, GemmSizes, HeadsOperands, Kernels, MatrixView, Operands, OutOperands, Path, Projection,
     TensorView, TileSet,
@@ -72,31 +73,6 @@ pub struct DeviceSession {
     /// Counts symbols.
     versions: u64,
     layers: Vec<DeviceLayer>,
-}
-
-/// What a layer keeps.
-#[derive(Debug)]
-struct DeviceLayer {
-    /// Its symbols, where they are chosen on the GPU.
-    own: Option<OwnSymbols>,
-    features: Option<DeviceTerms>,
-    /// The projections of cached blocks: of each stream, of each order.
-    biases: Vec<Vec<Arc<Buffer>>>,
-    /// What the biases are of.
-    made: Option<Made>,
-    /// Of each stream, where steps reuse them.
-    outputs: Vec<DeviceTerms>,
-    /// Of each stream.
-    residual: Vec<Arc<Buffer>>,
-    knows_residual: bool,
-}
-
-/// The symbols and the update that biases were made for, and of how many orders.
-#[derive(Debug, PartialEq, Eq)]
-struct Made {
-    version: u64,
-    update: u32,
-    orders: usize,
 }
 
 /// How a generation runs on a GPU.
@@ -174,6 +150,11 @@ impl DeviceSession {
         let full = Symbols::dense(heads, blocks_of_tokens.q_blocks(), blocks_of_tokens.kv_blocks());
         let full = DeviceSymbols::upload(&launcher.stream, &full, &blocks_of_tokens, 1)?;
         let kept: Vec<Kept> = (0..plan.model.layers).map(|layer| Kept::of(&plan, layer)).collect();
+        if kept.iter().any(|kept| kept.residual && kept.features > MAX_ORDER) {
+            let what =
+                "forecasts of order 4 beside a residual are one term more than an output projection on a GPU adds";
+            return Err(Error::Unavailable(format!("{what}: lower the order, or run on the CPU")));
+        }
         let by_heads = || Buffer::new(device, heads * tokens * head_dim * 2).map(Arc::new);
         let with_further = |(kept, streams): (&Kept, &&[StreamShape])| {
             let streams = streams.iter().filter(|stream| kept.outputs > 0 && stream.further > 0);
@@ -242,6 +223,14 @@ impl DeviceSession {
         own.map(|own| own.symbols.download(&self.launcher.stream)).transpose()
     }
 
+    /// Whether all queries and keys that symbols were chosen from on the GPU were finite so far. Waits for the stream.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] with what went wrong before.
+    pub fn is_finite(&self) -> Result<bool> {
+        self.choice.is_finite(&self.launcher)
+    }
+
     /// Forgets the generation; the next step may be any.
     pub fn reset(&mut self) {
         self.course.reset();
@@ -261,8 +250,8 @@ impl DeviceSession {
     ///
     /// # Errors
     /// [`Error::Shape`] when something does not fit; [`Error::State`] when the plan has no such step or layer, the step does not follow
-    /// the layer's last one, or something measured is missing; [`Error::Value`] when symbols are to be chosen and queries or keys are not
-    /// finite; [`Error::Unavailable`] when heads have blocks of their own; [`Error::Cuda`] when the driver refuses.
+    /// the layer's last one, or something measured is missing; [`Error::Value`] when symbols are to be chosen on the CPU and queries or keys are
+    /// not finite (on the GPU [`DeviceSession::is_finite`] tells); [`Error::Unavailable`] when heads have blocks of their own; [`Error::Cuda`] when the driver refuses.
     pub fn block(
         &mut self,
         step: u32,
@@ -372,49 +361,6 @@ fn check(block: &DeviceBlock, inputs: &[DeviceInput<'_>], outputs: &[&DeviceMatr
         }
     }
     Ok(())
-}
-
-impl DeviceLayer {
-    fn new(
-        launcher: &Launcher,
-        own: Option<OwnSymbols>,
-        kept: Kept,
-        streams: &[StreamShape],
-        [heads, head_dim, tokens]: [usize; 3],
-    ) -> Result<Self> {
-        let len = |stream: &StreamShape| stream.tokens.len() * stream.outputs;
-        let matrix = |stream: &StreamShape| Buffer::new(launcher.stream.device(), len(stream) * 2).map(Arc::new);
-        let features =
-            (kept.features > 0).then(|| DeviceTerms::new(launcher, kept.features, heads * tokens * head_dim));
-        let biases = streams.iter().map(|stream| (0..kept.features).map(|_| matrix(stream)).collect());
-        let outputs = streams.iter().filter(|_| kept.outputs > 0);
-        let outputs = outputs.map(|stream| DeviceTerms::new(launcher, kept.outputs, len(stream)));
-        Ok(DeviceLayer {
-            own,
-            features: features.transpose()?,
-            biases: biases.collect::<Result<_>>()?,
-            made: None,
-            outputs: outputs.collect::<Result<_>>()?,
-            residual: streams.iter().filter(|_| kept.residual).map(matrix).collect::<Result<_>>()?,
-            knows_residual: false,
-        })
-    }
-
-    fn known(&self) -> Known {
-        let has_outputs = self.outputs.first().is_some_and(|terms| terms.known() > 0);
-        Known {
-            features: self.features.as_ref().is_some_and(|terms| terms.known() > 0),
-            residual: self.knows_residual,
-            outputs: [has_outputs; Unit::ALL.len()],
-        }
-    }
-
-    fn reset(&mut self) {
-        self.features.iter_mut().for_each(DeviceTerms::reset);
-        self.made = None;
-        self.outputs.iter_mut().for_each(DeviceTerms::reset);
-        self.knows_residual = false;
-    }
 }
 
 /// A layer at a step.

@@ -132,7 +132,12 @@ impl MemoryPlan {
         // Attention and projections of everything have work lists too, whatever the strategy.
         let lists = |streams: &&[StreamShape]| work_bytes(plan, streams, multiprocessors);
         add(Use::Symbols, &[shapes.iter().map(lists).max().unwrap_or(0)], 0);
-        add(Use::Selection, &[pass_bytes(plan)], 0);
+        // Beside its arrays, what a pass looks up for each step and layer.
+        let passes: Vec<u64> = pass_bytes(plan).into_iter().flat_map(|bytes| [bytes, PASS_RECORDS]).collect();
+        add(Use::Selection, &passes, 0);
+        // Symbols of attention in full.
+        let [heads, blocks] = [model.heads, model.tokens().div_ceil(BLOCK)].map(u64::from);
+        add(Use::Symbols, &[heads * (blocks + 1) * blocks.div_ceil(64) * 8 + 2 * (blocks + 1) * 4], 0);
         add(Use::Work, &vec![by_heads; if has_residual { 5 } else { 4 }], 0);
         add(Use::Work, &[widest as u64 * NUMBER], 0);
         let pieces = 2 * u64::from(multiprocessors) * MOST_THREAD_BLOCKS;
@@ -181,8 +186,11 @@ impl MemoryPlan {
 /// Thread blocks of a persistent kernel on a multiprocessor, at most.
 const MOST_THREAD_BLOCKS: u64 = 3;
 
-/// Work lists of a stream: of queries, of keys and values, and of outputs with and without further inputs, live, cached and all.
-const LISTS: u64 = 8;
+/// What a selector pass looks up, at most.
+const PASS_RECORDS: u64 = 1 << 20;
+
+/// Work lists of a stream: of queries, of keys and values, and of outputs with and without further inputs, live, uncached, cached and all.
+const LISTS: u64 = 10;
 
 /// Symbols of a layer, at most: those in force, and those that replace them.
 fn symbols_bytes(plan: &Plan, layer: u32) -> u64 {

@@ -54,6 +54,12 @@ impl Merged {
         Ok(Merged { symbols, blocks: placement.blocks.clone(), orders })
     }
 
+    /// Whether every q-block of every head is computed.
+    pub(super) fn is_all_live(&self) -> bool {
+        let live = self.symbols.live_rows();
+        live.count() == live.rows() * live.columns()
+    }
+
     /// For each order of the forecast the symbols whose cached blocks it is about: heads of lower orders have none. Neighbours that are the same
     /// are not repeated: the number says of how many orders. Empty where nothing is cached.
     pub(super) fn of_orders(&self) -> Vec<(Symbols, usize)> {

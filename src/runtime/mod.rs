@@ -41,6 +41,7 @@ mod course;
 mod cpu_block;
 mod device_block;
 mod device_choice;
+mod device_layer;
 mod device_lists;
 mod device_session;
 mod device_terms;

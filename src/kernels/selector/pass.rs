@@ -58,7 +58,7 @@ impl Kernels {
     /// passes of several classes may share them.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] names what has no kernel: choose on the CPU then. [`Error::Shape`] when something does not fit;
+    /// [`Error::Unavailable`] names what has no kernel, or says that the interpreter was asked for: choose on the CPU then. [`Error::Shape`] when something does not fit;
     /// [`Error::Kernel`] and [`Error::Cuda`] when a kernel does not compile or load, or there is not enough memory.
     pub fn selector_pass(
         &self,
@@ -67,6 +67,11 @@ impl Kernels {
         symbols: &Arc<DeviceSymbols>,
         slots: &[u32],
     ) -> Result<SelectorPass> {
+        if crate::env::interpret() {
+            return Err(Error::Unavailable(
+                "symbols are to be chosen by the interpreter, which is on the CPU".to_owned(),
+            ));
+        }
         check_symbols(setup, symbols, slots)?;
         let target = Target { cache: symbols.addresses.cache, skip: symbols.addresses.skip, slots };
         // Once to see how much memory it needs, and once for where that is.
