@@ -64,7 +64,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("kernels", &["codegen", "cpu", "cuda", "env", "error", "ir", "plan", "reference", "symbols"]),
     (
         "runtime",
-        &["codegen", "cpu", "cuda", "error", "geometry", "ir", "kernels", "plan", "selector", "symbols", "tensor"],
+        &[
+            "codegen", "cpu", "cuda", "env", "error", "geometry", "ir", "kernels", "plan", "selector", "symbols",
+            "tensor",
+        ],
     ),
     ("minidit", &["check", "compile", "cpu", "diagnostics", "error", "ir", "plan", "reference", "runtime", "tensor"]),
     ("compile", &["check", "diagnostics", "error", "ir", "passes", "plan", "source", "syntax"]),
