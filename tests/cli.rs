@@ -356,6 +356,39 @@ fn whole_blocks_are_compared_with_the_dense_block() {
 }
 
 #[test]
+fn whole_blocks_are_measured_by_the_kind_of_their_steps() {
+    let folder = folder();
+    let args = ["bench", "choosing.omni", "--block", "--rounds", "2"];
+    let called = omni(folder.path(), &[&args[..], &["--json"]].concat());
+    assert_eq!(called.code, 0, "{}", called.err);
+    let results: serde_json::Value = serde_json::from_str(&called.out).unwrap();
+    let kinds = results["kinds"].as_array().unwrap();
+    // Two rounds of two layers.
+    let calls: Vec<_> = kinds.iter().map(|kind| (kind["kind"].as_str().unwrap(), kind["calls"].as_u64())).collect();
+    assert_eq!(calls, [("update", Some(8)), ("dispatch", Some(8))]);
+    let shares = [0, 1].map(|kind| kinds[kind]["live_share"].as_f64().unwrap());
+    assert!(shares[0] == 1.0 && (0.5..0.9).contains(&shares[1]), "{shares:?}");
+    assert!(["whole_ms", "dense_ms", "speedup"].iter().all(|name| results["total"][name].as_f64().unwrap() > 0.0));
+    assert!(results["memory_bytes"].is_null(), "no memory is announced on the CPU");
+    let text = omni(folder.path(), &[&args[..], &["--steps", "1..3", "--layers", "1"]].concat());
+    let lines: Vec<Vec<&str>> = text.out.lines().map(|line| line.split_whitespace().collect()).collect();
+    let headings = ["kind", "calls", "live", "selection", "of", "dense", "whole", "dense", "gain"];
+    let table = lines.iter().position(|line| *line == headings).unwrap_or_else(|| panic!("{}{}", text.out, text.err));
+    // What no step before has chosen is chosen at the first.
+    assert_eq!(lines[table + 1][..3], ["update", "4", "100.0%"], "{}", text.out);
+    assert!(lines[table + 2].is_empty() && lines[table + 3][0] == "schedule", "{}", text.out);
+    assert!(text.out.ends_with(": 2 steps of 1 layer\n"), "{}", text.out);
+    fs::write(folder.path().join("caching.omni"), CACHING).unwrap();
+    let reuse = omni(folder.path(), &["bench", "caching.omni", "--strategy", "whole", "--block", "--rounds", "1"]);
+    let row = |kind: &str| reuse.out.lines().any(|line| line.starts_with(kind));
+    assert!(row("dense ") && row("reuse "), "{}{}", reuse.out, reuse.err);
+    recording(&folder.path().join("rec.safetensors"), None);
+    refused(folder.path(), &[&args[..], &["--qkv", "rec.safetensors"]].concat(), "cannot be used with '--qkv <FILE>'");
+    refused(folder.path(), &["bench", "choosing.omni", "--synthetic", "--memory", "8"], "--block");
+    refused(folder.path(), &[&args[..], &["--layers", "2"]].concat(), "there is no layer 2: there are layers 0..2");
+}
+
+#[test]
 fn symbols_come_packed_or_as_bytes() {
     let folder = folder();
     let packed = omni(folder.path(), &["symbols", "band.omni", "--out", "packed.safetensors"]);

@@ -6,6 +6,7 @@ use half::{bf16, f16};
 
 use super::block::{AttentionBlock, Linear, Norm, RotaryTable, StreamShape, TokenStream};
 use crate::cpu::RotaryPairs;
+use crate::cpu::check::{ensure, shape};
 use crate::cuda::{Buffer, Stream};
 use crate::error::Result;
 use crate::kernels::choose::check_head_dim;
@@ -21,6 +22,15 @@ pub struct DeviceBlock {
     /// Heads, channels of a head, tokens.
     pub(super) size: [usize; 3],
     pub(super) element: Element,
+}
+
+/// What a stream brings to a step.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceInput<'a> {
+    /// `[tokens.len(), in]`.
+    pub x: &'a DeviceMatrix,
+    /// Further inputs of the output projection, `[tokens.len(), further]`; where the block has such, and only there.
+    pub further: Option<&'a DeviceMatrix>,
 }
 
 #[derive(Debug)]
@@ -85,6 +95,28 @@ impl DeviceBlock {
         let width = heads * head_dim;
         let of = |shape: &StreamShape| 3 * width * shape.inputs + shape.outputs * (width + shape.further);
         2 * block.shapes().iter().map(of).sum::<usize>() as u64
+    }
+
+    /// The error where matrices are not those of its streams.
+    pub(super) fn check(&self, inputs: &[DeviceInput<'_>], outputs: &[&DeviceMatrix]) -> Result<()> {
+        let count = self.shapes.len();
+        ensure(inputs.len() == count && outputs.len() == count, || {
+            let (inputs, outputs) = (inputs.len(), outputs.len());
+            format!("{inputs} inputs and {outputs} outputs were given for {count} streams of the block")
+        })?;
+        for ((stream, input), out) in self.shapes.iter().zip(inputs).zip(outputs) {
+            let tokens = stream.tokens.len();
+            shape("x", &input.x.shape(), &[tokens, stream.inputs])?;
+            shape("out", &out.shape(), &[tokens, stream.outputs])?;
+            match input.further {
+                Some(further) => shape("further", &further.shape(), &[tokens, stream.further])?,
+                None => ensure(stream.further == 0, || {
+                    let further = stream.further;
+                    format!("tokens {:?} came without further inputs, the block has {further} of them", stream.tokens)
+                })?,
+            }
+        }
+        Ok(())
     }
 
     /// Sizes of its streams.
@@ -187,7 +219,7 @@ impl DeviceMatrix {
     /// [`Error::Shape`](crate::error::Error::Shape) when the shape is another; [`Error::Cuda`](crate::error::Error::Cuda) when the driver
     /// refuses.
     pub fn upload(&self, stream: &Stream, tensor: TensorRef<'_>) -> Result<()> {
-        crate::cpu::check::shape("the tensor", tensor.shape(), &self.shape)?;
+        shape("the tensor", tensor.shape(), &self.shape)?;
         self.memory.upload(stream, 0, &rounded(tensor, self.element))
     }
 

@@ -21,14 +21,14 @@ use std::time::{Duration, Instant};
 use super::Tensors;
 use super::block::StreamShape;
 use super::course::Course;
-use super::device_block::{DeviceBlock, DeviceMatrix, tensor_of};
+use super::device_block::{DeviceBlock, DeviceInput, DeviceMatrix, tensor_of};
 use super::device_choice::DeviceChoice;
 use super::device_layer::{DeviceLayer, Made};
 use super::device_lists::{Attention, Launcher, Lists, Prepared};
 use super::memory::{Kept, MemoryPlan};
 use super::merged::check_orders;
 use super::selection::LayerSymbols;
-use crate::cpu::check::{ensure, shape};
+use crate::cpu::check::ensure;
 use crate::cuda::{Buffer, Stream};
 use crate::error::{Error, Result};
 use crate::ir::{Source, StepKind};
@@ -82,15 +82,6 @@ pub struct DeviceOptions {
     pub stream: Option<Arc<Stream>>,
     /// Bytes of the GPU's memory that it may take; without, what is free.
     pub memory_limit: Option<u64>,
-}
-
-/// What a stream brings to a step.
-#[derive(Clone, Copy, Debug)]
-pub struct DeviceInput<'a> {
-    /// `[tokens.len(), in]`.
-    pub x: &'a DeviceMatrix,
-    /// Further inputs of the output projection, `[tokens.len(), further]`; where the block has such, and only there.
-    pub further: Option<&'a DeviceMatrix>,
 }
 
 /// What a step did.
@@ -261,7 +252,7 @@ impl DeviceSession {
         outputs: &[&DeviceMatrix],
     ) -> Result<DeviceReport> {
         if let Some(block) = self.blocks.get(layer as usize) {
-            check(block, inputs, outputs)?;
+            block.check(inputs, outputs)?;
         }
         let Self { course, layers, .. } = self;
         let (kind, symbols) = course.begin(step, layer, |layer| layers[layer as usize].known())?;
@@ -322,8 +313,12 @@ impl DeviceSession {
         measured: &[(String, Tensor)],
     ) -> Result<(Arc<LayerSymbols>, Duration)> {
         let plan = Arc::clone(self.course.plan());
-        let start = Instant::now();
         let needs_qk = (0..plan.model.heads).any(|head| plan.needs_qk(plan.class(step, layer, head)));
+        if needs_qk {
+            // What they are computed by is no part of the choice.
+            self.launcher.stream.synchronize()?;
+        }
+        let start = Instant::now();
         let download = |memory: &Buffer, is_needed: bool| -> Result<Option<Tensor>> {
             if !is_needed {
                 return Ok(None);
@@ -339,28 +334,6 @@ impl DeviceSession {
         let symbols = self.course.choose(step, layer, Tensors { q, k, v, measured })?;
         Ok((symbols, start.elapsed()))
     }
-}
-
-/// The matrices must be those of the block.
-fn check(block: &DeviceBlock, inputs: &[DeviceInput<'_>], outputs: &[&DeviceMatrix]) -> Result<()> {
-    let count = block.shapes.len();
-    ensure(inputs.len() == count && outputs.len() == count, || {
-        let (inputs, outputs) = (inputs.len(), outputs.len());
-        format!("{inputs} inputs and {outputs} outputs were given for {count} streams of the block")
-    })?;
-    for ((stream, input), out) in block.shapes.iter().zip(inputs).zip(outputs) {
-        let tokens = stream.tokens.len();
-        shape("x", &input.x.shape(), &[tokens, stream.inputs])?;
-        shape("out", &out.shape(), &[tokens, stream.outputs])?;
-        match input.further {
-            Some(further) => shape("further", &further.shape(), &[tokens, stream.further])?,
-            None => ensure(stream.further == 0, || {
-                let further = stream.further;
-                format!("tokens {:?} came without further inputs, the block has {further} of them", stream.tokens)
-            })?,
-        }
-    }
-    Ok(())
 }
 
 /// A layer at a step.

@@ -76,8 +76,11 @@ pub(super) struct Kept {
 
 impl Kept {
     pub(super) fn of(plan: &Plan, layer: u32) -> Self {
+        // Features are for steps under symbols: a schedule without such keeps none, whatever its rules cache.
+        let is_forecast = (0..plan.model.steps).any(|step| plan.schedule.kind(step, layer).obeys_symbols());
+        let order = cached_order(plan, layer).filter(|_| is_forecast);
         Kept {
-            features: cached_order(plan, layer).map_or(0, |order| usize::from(order) + 1),
+            features: order.map_or(0, |order| usize::from(order) + 1),
             // There is no host that hands over what else a layer adds: the output of attention stands for every unit.
             outputs: reuse::orders(plan, layer).into_iter().flatten().max().map_or(0, |order| order + 1),
             residual: adds_residual(plan, layer),
@@ -330,6 +333,12 @@ mod tests {
         let wanted = 10 * 3 * BY_HEADS;
         assert!(features.bytes >= wanted && features.bytes < wanted + 30 * (2 << 20), "{cached}");
         assert!(bytes(&cached, Use::Biases) >= wanted);
+
+        let in_full = memory(
+            "block 128 x 128 schedule { dense while step < 50; update every 5 }
+             layers 10..20 { cache video where block(q) < 100 as taylor(2) }",
+        );
+        assert_eq!([Use::Features, Use::Biases].map(|of| bytes(&in_full, of)), [0; 2], "no step takes anything");
 
         let reused = memory("schedule { dense every 4 reuse as taylor(1) }");
         assert!(bytes(&reused, Use::Outputs) >= 60 * 2 * BY_HEADS && bytes(&reused, Use::Features) == 0, "{reused}");

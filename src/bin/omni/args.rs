@@ -269,7 +269,7 @@ pub struct Part {
     /// Steps to run, as in `0..8` or `4,5,9`; without, all of a recording or model
     #[arg(long, value_name = "LIST")]
     pub steps: Option<Pick>,
-    /// Layers to run; without, all of a recording, the first of a model
+    /// Layers to run; without, all of a recording or of `bench --block`, else the first of a model
     #[arg(long, value_name = "LIST")]
     pub layers: Option<Pick>,
 }
@@ -331,11 +331,18 @@ pub struct Run {
 /// Runs the series several times and gives, for each kind of step, the median time of the strategy's attention, of
 /// the selection of its blocks, and of dense attention at the same shape. On a GPU (--device cuda) the times of attention are those
 /// of its kernels; blocks are chosen on the CPU.
+///
+/// With --block whole attention blocks run, layer by layer: projections, norms, rotary embedding, attention and output projection, every
+/// segment of the model with weights of its own, as wide as all its heads. Weights are random and tokens smooth over the picture, the
+/// same for all layers and steps: what rules leave out of them is not what they leave out of a model's. The time of a step is that of all
+/// it does, the choice of symbols included; on a GPU it is taken by events in the stream, while the host launches ahead. At the end
+/// stands what the whole schedule takes beside one of dense blocks, and on a GPU the memory that was announced for it, without the weights.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   omni bench examples/flashomni.omni --qkv data/minidit/qkv_128_layer3.safetensors
-  omni bench examples/window_sinks.omni --synthetic --model minidit_128 --steps 0..4 --rounds 11")]
+  omni bench examples/window_sinks.omni --synthetic --model minidit_128 --steps 0..4 --rounds 11
+  omni bench examples/strategies/flashomni.omni --block --model flux1_dev --device cuda")]
 pub struct Bench {
     /// Strategy or plan file; `-` is a strategy on standard input
     #[arg(value_name = "FILE")]
@@ -353,6 +360,12 @@ pub struct Bench {
     /// Where attention runs: cuda, or cuda:N for the GPU of that number; without, on the CPU
     #[arg(long, value_name = "DEVICE", default_value_t, hide_default_value = true)]
     pub device: Device,
+    /// Measure whole attention blocks, projections around attention too, of made-up tokens and weights
+    #[arg(long, conflicts_with = "qkv")]
+    pub block: bool,
+    /// Memory of the GPU that whole blocks may take, in GB; without, what is free
+    #[arg(long, value_name = "GB", requires = "block", value_parser = gigabytes)]
+    pub memory: Option<f64>,
     /// Threads to use; without, one for each core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,

@@ -5,6 +5,7 @@
 
 mod args;
 mod bench;
+mod bench_blocks;
 mod build;
 mod check;
 mod completions;
@@ -24,6 +25,7 @@ mod pick;
 mod picture;
 mod record;
 mod run;
+mod runner;
 mod sample;
 mod show;
 mod source;
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Verb::Show(args) => show::show(args, &console),
         Verb::Run(args) if args.block => whole::run(args, &console),
         Verb::Run(args) => run::run(args, &console),
+        Verb::Bench(args) if args.block => bench_blocks::bench(args, &console),
         Verb::Bench(args) => bench::bench(args, &console),
         Verb::Sample(args) => sample::sample(args, &console),
         Verb::Eval(args) => eval::eval(args, &console),

@@ -33,6 +33,11 @@ impl FromStr for Pick {
 }
 
 impl Pick {
+    /// Everything there is.
+    pub fn all() -> Self {
+        Pick(vec![(0, None)])
+    }
+
     /// Those of `known` that the list names, in the order of `known`.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use flashomni::ir::StepKind;
 use flashomni::plan::Plan;
-use flashomni::runtime::{Backend, Report, Session, Tensors};
+use flashomni::runtime::{Backend, LayerSymbols, Report, Session, Tensors};
 use flashomni::tensor::{Tensor, TensorRef};
 use flashomni::tensor_file::{self, Entry};
 use serde::Serialize;
@@ -108,7 +108,7 @@ pub fn run(args: &Run, console: &Console) -> Result<Exit, Failure> {
             step,
             layer,
             kind: kinds::name(report.kind),
-            live_share: live_share(&session, report.kind, layer)?,
+            live_share: live_share(report.kind, session.symbols(layer))?,
             relative_error: relative(error.squares),
             max_error: error.max,
             cosine: error.cosine,
@@ -184,9 +184,9 @@ pub fn dense(session: &mut Session, [q, k, v]: &[Tensor; 3]) -> Result<(Tensor, 
     Ok((out, report, start.elapsed()))
 }
 
-/// The share of attention that a step did.
-pub fn live_share(session: &Session, kind: StepKind, layer: u32) -> Result<f64, Failure> {
-    Ok(match (kind, session.symbols(layer)) {
+/// The share of attention that a step did, which may have obeyed symbols.
+pub fn live_share(kind: StepKind, symbols: Option<&LayerSymbols>) -> Result<f64, Failure> {
+    Ok(match (kind, symbols) {
         (kind, Some(symbols)) if kind.obeys_symbols() => symbols.live_share()?,
         (StepKind::Reuse(_), _) => 0.0,
         _ => 1.0,

@@ -359,4 +359,9 @@ impl Noise {
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((mixed ^ (mixed >> 31)) >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
+
+    /// A tensor of numbers up to `scale` in size.
+    pub fn tensor(&mut self, shape: &[usize], scale: f32) -> Result<Tensor, Failure> {
+        Ok(Tensor::from_f32(shape, (0..shape.iter().product()).map(|_| scale * self.next()).collect())?)
+    }
 }

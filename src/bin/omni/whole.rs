@@ -4,18 +4,13 @@
 //! attention sees the same numbers on every device, and rules that look at them choose the same. Output projections are random. Every
 //! segment of the model is a stream with weights of its own.
 
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use flashomni::cuda::Event;
-use flashomni::ir::{Model, StepKind};
-use flashomni::kernels::Element;
-use flashomni::plan::Plan;
-use flashomni::runtime::{
-    AttentionBlock, Backend, CpuBlock, DeviceBlock, DeviceInput, DeviceMatrix, DeviceOptions, DeviceSession, Linear,
-    Session, StreamInput, TokenStream,
-};
-use flashomni::tensor::{Dtype, Tensor, TensorMut};
+use flashomni::ir::Model;
+use flashomni::runtime::{AttentionBlock, CpuBlock, Linear, TokenStream};
+use flashomni::tensor::{Dtype, Tensor};
 use serde::Serialize;
 
 use crate::args::Run;
@@ -23,7 +18,8 @@ use crate::console::Console;
 use crate::device::Device;
 use crate::exit::{Exit, Failure};
 use crate::run::{gain, milliseconds, no_source, relative, threads};
-use crate::source::{Measured, Series};
+use crate::runner::{self, Runner};
+use crate::source::Measured;
 use crate::table::{self, Table};
 use crate::{input, kinds, source};
 
@@ -54,27 +50,6 @@ struct Results<'a> {
     steps: &'a [Line],
 }
 
-/// What a block gave at a step.
-struct Outcome {
-    kind: StepKind,
-    outputs: Vec<Tensor>,
-    selection: Duration,
-    time: Duration,
-}
-
-/// A generation on a device.
-enum Runner {
-    Cpu(Box<(Session, Arc<CpuBlock>)>),
-    Cuda(Box<Cuda>),
-}
-
-struct Cuda {
-    session: DeviceSession,
-    inputs: Vec<DeviceMatrix>,
-    outputs: Vec<DeviceMatrix>,
-    events: [Event; 2],
-}
-
 /// Runs.
 pub fn run(args: &Run, console: &Console) -> Result<Exit, Failure> {
     threads(args.threads)?;
@@ -82,33 +57,27 @@ pub fn run(args: &Run, console: &Console) -> Result<Exit, Failure> {
     let mut series = series.ok_or_else(no_source)?;
     series.pick(&args.part)?;
     let backend = args.device.open(console)?;
-    let dtype = match (args.source.dtype.unwrap_or(plan.model.dtype), &backend) {
-        (dtype, Backend::Cpu) => dtype,
-        (Dtype::Bf16, Backend::Cuda(_)) => Dtype::Bf16,
-        (_, Backend::Cuda(_)) => Dtype::F16,
-    };
+    let dtype = runner::dtype(args.source.dtype.unwrap_or(plan.model.dtype), &backend);
     let block = block(&plan.model, dtype)?;
-    let plans = [Arc::new(plan.clone()), Arc::new(dense(plan.clone()))];
-    let mut runners = runners(&plans, &backend, &block, args.memory)?;
+    let plans = [Arc::new(plan.clone()), Arc::new(runner::dense(plan.clone()))];
+    let mut runners = runner::pair(&plans, &backend, &block, args.memory)?;
     let is_compared = args.device != Device::Cpu && args.device.reference(&plan.model) == Device::Cpu;
-    let mut on_cpu = if is_compared { Some(Runner::cpu(&plans[0], Arc::new(CpuBlock::new(&block)?))?) } else { None };
-    let memory = match &runners[0] {
-        Runner::Cpu(_) => None,
-        Runner::Cuda(cuda) => Some(cuda.session.memory().clone()),
-    };
+    let on_cpu = || Runner::cpu(&plans[0], &block, &Arc::new(CpuBlock::new(&block)?));
+    let mut on_cpu = is_compared.then(on_cpu).transpose()?;
+    let memory = runners[0].memory().cloned();
     let mut lines = Vec::new();
     let mut progress = console.progress(series.places.len());
     for &(step, layer) in &series.places {
-        let x = tokens(&series, &block, dtype, [step, layer])?;
+        let x = runner::tokens(&series.qkv(step, layer)?, &block, dtype)?;
         let measured = series.measured(&plan, step, layer)?;
+        let run = |runner: &mut Runner| outcome(runner, [step, layer], &x, &measured);
         let [own, dense] = &mut runners;
-        let own = own.run([step, layer], &x, &measured)?;
-        let dense = dense.run([step, layer], &x, &measured)?;
-        let wanted = on_cpu.as_mut().map(|cpu| cpu.run([step, layer], &x, &measured)).transpose()?;
+        let (own, dense) = (run(own)?, run(dense)?);
+        let wanted = on_cpu.as_mut().map(run).transpose()?;
         lines.push(Line {
             step,
             layer,
-            kind: kinds::name(own.kind),
+            kind: own.kind,
             relative_error: error(&own.outputs, &dense.outputs),
             error_to_cpu: wanted.map(|wanted| error(&own.outputs, &wanted.outputs)),
             selection_ms: milliseconds(own.selection),
@@ -137,88 +106,22 @@ pub fn run(args: &Run, console: &Console) -> Result<Exit, Failure> {
     Ok(Exit::Fine)
 }
 
-/// The strategy's generation and the dense one.
-fn runners(
-    plans: &[Arc<Plan>; 2],
-    backend: &Backend,
-    block: &AttentionBlock,
-    memory: Option<f64>,
-) -> Result<[Runner; 2], Failure> {
-    let [own, dense] = plans;
-    match backend {
-        Backend::Cpu => {
-            let block = Arc::new(CpuBlock::new(block)?);
-            Ok([Runner::cpu(own, Arc::clone(&block))?, Runner::cpu(dense, block)?])
-        }
-        Backend::Cuda(kernels) => {
-            let element = if block.streams()[0].v.weight.dtype() == Dtype::Bf16 { Element::Bf16 } else { Element::F16 };
-            let stream = flashomni::cuda::Stream::new(kernels.device())?;
-            // All layers have the same weights.
-            let uploaded = DeviceBlock::upload(&stream, std::slice::from_ref(block), element)?;
-            let blocks = vec![Arc::clone(&uploaded[0]); own.model.layers as usize];
-            let limit = memory.map(|gigabytes| (gigabytes * 1e9) as u64);
-            let runner = |plan: &Arc<Plan>| -> Result<Runner, Failure> {
-                let options = DeviceOptions { memory_limit: limit, ..DeviceOptions::default() };
-                let session = DeviceSession::new(Arc::clone(plan), kernels, blocks.clone(), options)?;
-                let matrix =
-                    |rows: usize, columns: usize| DeviceMatrix::new(session.stream(), [rows, columns], element);
-                let shapes =
-                    || block.shapes().iter().map(|stream| (stream.tokens.len(), stream.inputs, stream.outputs));
-                Ok(Runner::Cuda(Box::new(Cuda {
-                    inputs: shapes().map(|(rows, inputs, _)| matrix(rows, inputs)).collect::<Result<_, _>>()?,
-                    outputs: shapes().map(|(rows, _, outputs)| matrix(rows, outputs)).collect::<Result<_, _>>()?,
-                    events: [Event::new(kernels.device())?, Event::new(kernels.device())?],
-                    session,
-                })))
-            };
-            Ok([runner(own)?, runner(dense)?])
-        }
-    }
+/// What a block gave at a step.
+struct Outcome {
+    kind: &'static str,
+    outputs: Vec<Tensor>,
+    selection: Duration,
+    time: Duration,
 }
 
-impl Runner {
-    fn cpu(plan: &Arc<Plan>, block: Arc<CpuBlock>) -> Result<Self, Failure> {
-        Ok(Runner::Cpu(Box::new((Session::new(Arc::clone(plan))?, block))))
-    }
-
-    /// The block of a layer at a step.
-    fn run(&mut self, [step, layer]: [u32; 2], x: &[Tensor], measured: &Measured) -> Result<Outcome, Failure> {
-        match self {
-            Runner::Cpu(own) => {
-                let (session, block) = &mut **own;
-                let inputs: Vec<StreamInput<'_>> = x.iter().map(|x| StreamInput::of(x.as_ref())).collect();
-                let zeros = |x: &Tensor| Tensor::zeros(&[x.shape()[0], x.shape()[1] / 3], Dtype::F32);
-                let mut outputs: Vec<Tensor> = x.iter().map(zeros).collect();
-                let mut targets: Vec<TensorMut<'_>> = outputs.iter_mut().map(Tensor::as_mut).collect();
-                let start = Instant::now();
-                let report = session.begin(step, layer)?.block(block, &inputs, measured, &mut targets)?;
-                let time = start.elapsed();
-                Ok(Outcome { kind: report.kind, outputs, selection: report.selection, time })
-            }
-            Runner::Cuda(own) => {
-                let Cuda { session, inputs, outputs, events: [start, end] } = &mut **own;
-                let stream = Arc::clone(session.stream());
-                inputs.iter().zip(x).try_for_each(|(matrix, x)| matrix.upload(&stream, x.as_ref()))?;
-                let given: Vec<DeviceInput<'_>> = inputs.iter().map(|x| DeviceInput { x, further: None }).collect();
-                let targets: Vec<&DeviceMatrix> = outputs.iter().collect();
-                start.record(&stream)?;
-                let report = session.block(step, layer, &given, measured, &targets)?;
-                end.record(&stream)?;
-                let time = Duration::from_secs_f64(start.milliseconds_to(end)?.max(0.0) / 1e3);
-                let outputs = outputs.iter().map(|out| out.download(&stream)).collect::<Result<_, _>>()?;
-                // While the CPU chooses, the GPU waits.
-                let time = time.saturating_sub(report.selection);
-                Ok(Outcome { kind: report.kind, outputs, selection: report.selection, time })
-            }
-        }
-    }
-}
-
-/// The same plan without its schedule: every step in full.
-fn dense(mut plan: Plan) -> Plan {
-    plan.schedule.kinds.fill(StepKind::Dense);
-    plan.schedule.reuse_orders.fill(0);
-    plan
+/// The block of a layer at a step.
+fn outcome(runner: &mut Runner, place: [u32; 2], x: &Rc<[Tensor]>, measured: &Measured) -> Result<Outcome, Failure> {
+    runner.set(x)?;
+    let ran = runner.step(place, measured)?;
+    // While the CPU chooses, the GPU waits.
+    let waited = if matches!(runner, Runner::Cuda(_)) { ran.selection } else { Duration::ZERO };
+    let time = ran.time()?.saturating_sub(waited);
+    Ok(Outcome { kind: kinds::name(ran.kind), outputs: runner.outputs()?, selection: ran.selection, time })
 }
 
 /// A block whose projections copy queries, keys and values, and whose output projections are random.
@@ -233,8 +136,7 @@ fn block(model: &Model, dtype: Dtype) -> Result<AttentionBlock, Failure> {
     let mut streams = Vec::new();
     for segment in &model.segments {
         let scale = 1.7 / (width as f32).sqrt();
-        let values = (0..width * width).map(|_| scale * noise.next()).collect();
-        let out = Tensor::from_f32(&[width, width], values)?.cast(dtype);
+        let out = noise.tensor(&[width, width], scale)?.cast(dtype);
         let tokens = segment.start as usize..(segment.start + segment.tokens) as usize;
         streams.push(TokenStream {
             tokens,
@@ -247,28 +149,6 @@ fn block(model: &Model, dtype: Dtype) -> Result<AttentionBlock, Failure> {
         });
     }
     Ok(AttentionBlock::new(model.heads as usize, model.head_dim as usize, streams, None)?)
-}
-
-/// The tokens of each stream: queries, keys and values of all heads side by side.
-fn tokens(
-    series: &Series,
-    block: &AttentionBlock,
-    dtype: Dtype,
-    [step, layer]: [u32; 2],
-) -> Result<Vec<Tensor>, Failure> {
-    let qkv = series.qkv(step, layer)?;
-    let values = qkv.each_ref().map(|tensor| tensor.as_ref().to_f32());
-    let [heads, dim] = block.head_shape();
-    let all = block.tokens();
-    let stream = |range: std::ops::Range<usize>| {
-        let rows = range.len();
-        let parts = range.flat_map(|token| values.iter().map(move |values| (token, values)));
-        let heads =
-            parts.flat_map(|(token, values)| (0..heads).map(move |head| &values[(head * all + token) * dim..][..dim]));
-        let x = Tensor::from_f32(&[rows, 3 * block.head_shape()[0] * dim], heads.flatten().copied().collect())?;
-        Ok(x.cast(dtype))
-    };
-    block.shapes().iter().map(|shape| stream(shape.tokens.clone())).collect()
 }
 
 /// The relative error of all outputs together.
