@@ -14,6 +14,7 @@ use flashomni::plan::{HeadSymbols, Program, Role};
 use flashomni::reference::selector::interpret;
 use flashomni::selector::{HeadTensors, LayerInput, SelectorInput};
 use flashomni::symbols::{BitMatrix, Blocks};
+use rayon::prelude::*;
 
 use crate::programs::{self, Build, COLUMNS, MATRIX, ROWS, TOP_K, TOP_P};
 
@@ -93,7 +94,7 @@ impl Layer {
             let bits = interpret(program, &input).unwrap();
             HeadSymbols::of_terms(program.terms.iter().map(|(role, _)| *role).zip(bits), &self.blocks)
         };
-        heads.iter().map(of_head).collect()
+        heads.par_iter().map(of_head).collect()
     }
 }
 
