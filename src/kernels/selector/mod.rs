@@ -2,7 +2,7 @@
 //!
 //! | module | what it has |
 //! |---|---|
-//! | [`lower`] | a program as launches, without a device |
+//! | [`mod@lower`] | a program as launches, without a device |
 //! | [`recipe`] | those launches, and the memory that they share |
 //! | [`uniforms`] | what depends on step, layer and head |
 //! | [`params`] | the kernels' parameters, as in `selector/params.cuh` |

@@ -69,7 +69,7 @@ mirrored! {
         tokens: Tokens,
         /// `[count]`: which tokens; null: groups.
         places: u64,
-        /// `[heads][count][dim]`: , or [heads][count][stride * dim].
+        /// `[heads][count][dim]`, or `[heads][count][stride * dim]`.
         out: u64,
         /// `[1]`: becomes 1 where something is NaN or infinite.
         status: u64,
@@ -139,7 +139,7 @@ mirrored! {
     LinesParams, 32 {
         /// `[lines][length]`.
         value: u64,
-        /// `[lines][length]`: , or [lines].
+        /// `[lines][length]`, or `[lines]`.
         out: u64,
         /// Lines.
         lines: u32,
@@ -211,13 +211,13 @@ mirrored! {
         from: u64,
         /// `[heads][rows][columns]`.
         out: u64,
-        /// `[heads]`: ; null: the same.
+        /// `[heads]`; null: the same.
         in_heads: u64,
         /// `[rows]`: negative: none; null: the same.
         row_of: u64,
         /// `[columns]`.
         column_of: u64,
-        /// `[heads]`: ; null: 0.
+        /// `[heads]`; null: 0.
         shift: u64,
         /// In rows.
         in_rows: u32,
@@ -349,9 +349,9 @@ mirrored! {
     }
     /// Terms joined to symbols.
     PackParams, 1080 {
-        /// S_c [slots][ceil(q_parts / 64)].
+        /// S_c, `[slots][ceil(q_parts / 64)]`.
         cache: u64,
-        /// S_s [slots][q_parts][ceil(kv_parts / 64)].
+        /// S_s, `[slots][q_parts][ceil(kv_parts / 64)]`.
         skip: u64,
         /// `[heads]`: where each head's symbols belong; ~0 for one that has none.
         slots: u64,
