@@ -211,6 +211,17 @@ pub enum Extent {
     Mixed,
 }
 
+impl Extent {
+    /// The sets along the axes of a block value, the queries' first; none for all else.
+    #[must_use]
+    pub fn sets(self) -> [Option<SetId>; 2] {
+        match self {
+            Extent::Blocks { q, kv } => [q, kv],
+            _ => [None, None],
+        }
+    }
+}
+
 /// The type of a value.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Type {

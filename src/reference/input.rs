@@ -190,6 +190,13 @@ impl<'a> SelectorInput<'a> {
         }
     }
 
+    /// Number of elements along each axis of a block value.
+    #[must_use]
+    pub fn sizes_of(&self, graph: &Graph, id: ValueId) -> [Option<usize>; 2] {
+        let [q, kv] = graph.ty(id).extent.sets();
+        [q.map(|set| self.count_of(graph, set, Side::Query)), kv.map(|set| self.count_of(graph, set, Side::Key))]
+    }
+
     /// For each element of `to` the index of that of `from` which has its value: the same one, or the block that holds it. Values
     /// without the side have one element.
     #[must_use]
@@ -588,8 +595,7 @@ fn only(side: Side, set: SetId) -> [Option<SetId>; 2] {
 /// The sets of a block value or a scalar.
 fn axes(ty: Type) -> Option<[Option<SetId>; 2]> {
     match ty.extent {
-        Extent::Scalar => Some([None, None]),
-        Extent::Blocks { q, kv } => Some([q, kv]),
+        Extent::Scalar | Extent::Blocks { .. } => Some(ty.extent.sets()),
         _ => None,
     }
 }

@@ -31,14 +31,6 @@ pub fn interpret(program: &Program, input: &SelectorInput<'_>) -> Result<Vec<Bit
     Ok(program.terms.iter().map(|&(role, id)| run.term(role, id)).collect())
 }
 
-/// The sets along the axes of a block value.
-fn sides(extent: Extent) -> [Option<SetId>; 2] {
-    match extent {
-        Extent::Blocks { q, kv } => [q, kv],
-        _ => [None, None],
-    }
-}
-
 /// A cell of a block value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Cell {
@@ -165,10 +157,8 @@ impl Run<'_> {
     /// The blocks of the axes of a value.
     fn axes(&self, id: ValueId) -> (Option<Vec<u32>>, Option<Vec<u32>>) {
         let list = |set: Option<SetId>, side| set.map(|set| self.input.elements_of(&self.program.graph, set, side));
-        match self.program.graph.ty(id).extent {
-            Extent::Blocks { q, kv } => (list(q, Side::Query), list(kv, Side::Key)),
-            _ => (None, None),
-        }
+        let [q, kv] = self.program.graph.ty(id).extent.sets();
+        (list(q, Side::Query), list(kv, Side::Key))
     }
 
     fn value(&self, id: ValueId) -> Result<Value> {
@@ -417,7 +407,7 @@ impl Run<'_> {
         let graph = &self.program.graph;
         let grid = self.grid(value)?;
         let (q, kv) = self.axes(id);
-        let [from, to] = [value, id].map(|id| sides(graph.ty(id).extent));
+        let [from, to] = [value, id].map(|id| graph.ty(id).extent.sets());
         let rows = self.input.runs(graph, Side::Query, from[0], to[0]);
         let columns = self.input.runs(graph, Side::Key, from[1], to[1]);
         let of_bool = graph.ty(id).kind == Kind::Bool;
@@ -476,7 +466,7 @@ impl Run<'_> {
     fn slice(&self, value: ValueId, id: ValueId, otherwise: Option<Cell>) -> Result<Grid> {
         let (graph, grid) = (&self.program.graph, self.grid(value)?);
         let (q, kv) = self.axes(id);
-        let [from, to] = [value, id].map(|id| sides(graph.ty(id).extent));
+        let [from, to] = [value, id].map(|id| graph.ty(id).extent.sets());
         let rows = self.input.places(graph, Side::Query, from[0], to[0]);
         let columns = self.input.places(graph, Side::Key, from[1], to[1]);
         if otherwise.is_none() && rows.iter().chain(&columns).any(Option::is_none) {

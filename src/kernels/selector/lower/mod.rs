@@ -250,16 +250,11 @@ impl Lowering<'_> {
 
     /// The sets along the axes of a value.
     fn axes(&self, id: ValueId) -> [Option<SetId>; 2] {
-        match self.graph().ty(id).extent {
-            Extent::Blocks { q, kv } => [q, kv],
-            _ => [None, None],
-        }
+        self.graph().ty(id).extent.sets()
     }
 
     fn sizes(&self, id: ValueId) -> [Option<usize>; 2] {
-        let count = |set, side| self.input.count_of(self.graph(), set, side);
-        let [q, kv] = self.axes(id);
-        [q.map(|set| count(set, Side::Query)), kv.map(|set| count(set, Side::Key))]
+        self.input.sizes_of(self.graph(), id)
     }
 
     /// Room for a block value.
