@@ -1,6 +1,21 @@
-// Random schedules for the launches of a case.
+// What the programs of random cases share: the seeds that they are told, and random schedules for the launches of a case.
 #pragma once
+#include <cstdio>
+#include <cstdlib>
+
 #include "device.h"
+
+// Runs a case for each seed of the arguments FIRST_SEED COUNT, and says how many there were.
+template <class F>
+u64 for_each_seed(int arguments, char** values, F run) {
+    if (arguments != 3) {
+        std::fprintf(stderr, "usage: %s FIRST_SEED COUNT\n", values[0]);
+        std::exit(2);
+    }
+    u64 first = std::strtoull(values[1], nullptr, 10), count = std::strtoull(values[2], nullptr, 10);
+    for (u64 seed = first; seed < first + count; ++seed) run(seed);
+    return count;
+}
 
 // Launches under different orders of threads whose results are compared.
 constexpr u32 SCHEDULES = 2;

@@ -5,7 +5,6 @@
 // Every case is launched under several schedules. The first output is compared with a reference, the others with the first, bit by bit:
 // no order of threads may change the result.
 #include <cstdio>
-#include <cstdlib>
 #include <vector>
 
 #include "case.h"
@@ -65,14 +64,9 @@ void run(u64 seed, Coverage& coverage) {
 } // namespace
 
 int main(int arguments, char** values) {
-    if (arguments != 3) {
-        std::fprintf(stderr, "usage: %s FIRST_SEED COUNT\n", values[0]);
-        return 2;
-    }
-    u64 first = std::strtoull(values[1], nullptr, 10), count = std::strtoull(values[2], nullptr, 10);
     Coverage coverage;
-    for (u64 seed = first; seed < first + count; ++seed) run(seed, coverage);
-    std::printf("%llu cases passed: ", count);
+    u64 cases = for_each_seed(arguments, values, [&](u64 seed) { run(seed, coverage); });
+    std::printf("%llu cases passed: ", cases);
     std::printf("%u rows computed, %u filled, %u divided\n", coverage.live, coverage.filled, coverage.cuts_inside);
     return 0;
 }
