@@ -14,7 +14,7 @@ use crate::args::Bench;
 use crate::console::Console;
 use crate::device::counted;
 use crate::exit::{Exit, Failure};
-use crate::run::{attend, dense, gain, live_share, milliseconds, no_source, threads};
+use crate::run::{attend, dense, gain, live_share, milliseconds, threads};
 use crate::table::{self, Table};
 use crate::{input, kinds, source};
 
@@ -86,9 +86,7 @@ pub struct Results<'a> {
 /// Measures.
 pub fn bench(args: &Bench, console: &Console) -> Result<Exit, Failure> {
     threads(args.threads)?;
-    let (plan, series) = source::open(&args.file, &args.choice, &args.source, console)?;
-    let mut series = series.ok_or_else(no_source)?;
-    series.pick(&args.part)?;
+    let (plan, series) = source::open_to_run(&args.file, &args.choice, &args.source, &args.part, console)?;
     let backend = args.device.open(console)?;
     let mut session = Session::on(plan.clone(), backend.clone())?;
     let mut samples = Samples::default();

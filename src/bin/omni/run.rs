@@ -75,9 +75,7 @@ struct Results<'a> {
 /// Runs.
 pub fn run(args: &Run, console: &Console) -> Result<Exit, Failure> {
     threads(args.threads)?;
-    let (plan, series) = source::open(&args.file, &args.choice, &args.source, console)?;
-    let mut series = series.ok_or_else(no_source)?;
-    series.pick(&args.part)?;
+    let (plan, series) = source::open_to_run(&args.file, &args.choice, &args.source, &args.part, console)?;
     let backend = args.device.open(console)?;
     let reference = args.device.reference(&plan.model);
     let mut session = Session::on(plan.clone(), backend.clone())?;
@@ -200,12 +198,6 @@ pub fn threads(wanted: Option<u16>) -> Result<(), Failure> {
         .num_threads(usize::from(wanted))
         .build_global()
         .map_err(|error| Failure::new(format!("cannot start {wanted} threads: {error}")))
-}
-
-/// What to say where a verb needs tensors and got none.
-pub fn no_source() -> Failure {
-    Failure::new("there are no queries, keys and values to run on")
-        .help("give recorded ones with --qkv FILE, or made-up ones with --synthetic")
 }
 
 pub fn milliseconds(time: Duration) -> f64 {

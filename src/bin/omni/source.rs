@@ -50,6 +50,23 @@ impl Names {
     }
 }
 
+/// The plan of what the user names, and the picked part of the series that it runs on.
+pub fn open_to_run(
+    path: &Path,
+    choice: &Choice,
+    source: &Source,
+    part: &Part,
+    console: &Console,
+) -> Result<(Plan, Series), Failure> {
+    let (plan, series) = open(path, choice, source, console)?;
+    let mut series = series.ok_or_else(|| {
+        Failure::new("there are no queries, keys and values to run on")
+            .help("give recorded ones with --qkv FILE, or made-up ones with --synthetic")
+    })?;
+    series.pick(part)?;
+    Ok((plan, series))
+}
+
 /// The plan of what the user names, and the series it runs on, if any was asked for.
 pub fn open(
     path: &Path,
@@ -95,7 +112,7 @@ pub fn open(
 
 impl Series {
     /// Keeps the steps and layers that the user picks; of made-up ones the first layer and all steps without a choice.
-    pub fn pick(&mut self, part: &Part) -> Result<(), Failure> {
+    fn pick(&mut self, part: &Part) -> Result<(), Failure> {
         let distinct = |of: fn(&(u32, u32)) -> u32| {
             let mut all: Vec<u32> = self.places.iter().map(of).collect();
             all.sort_unstable();

@@ -17,7 +17,7 @@ use crate::args::Run;
 use crate::console::Console;
 use crate::device::Device;
 use crate::exit::{Exit, Failure};
-use crate::run::{gain, milliseconds, no_source, relative, threads};
+use crate::run::{gain, milliseconds, relative, threads};
 use crate::runner::{self, Runner};
 use crate::source::Measured;
 use crate::table::{self, Table};
@@ -53,9 +53,7 @@ struct Results<'a> {
 /// Runs.
 pub fn run(args: &Run, console: &Console) -> Result<Exit, Failure> {
     threads(args.threads)?;
-    let (plan, series) = source::open(&args.file, &args.choice, &args.source, console)?;
-    let mut series = series.ok_or_else(no_source)?;
-    series.pick(&args.part)?;
+    let (plan, series) = source::open_to_run(&args.file, &args.choice, &args.source, &args.part, console)?;
     let backend = args.device.open(console)?;
     let dtype = runner::dtype(args.source.dtype.unwrap_or(plan.model.dtype), &backend);
     let block = block(&plan.model, dtype)?;
