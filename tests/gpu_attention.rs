@@ -18,6 +18,8 @@ use gpu::on_gpu;
 
 const PATHS: [Path; 3] = [Path::Naive, Path::Best, Path::Portable];
 const ELEMENTS: [Element; 2] = [Element::Bf16, Element::F16];
+/// Tokens of a q-block and of a kv-block.
+const BLOCKS: [[usize; 2]; 4] = [[128, 128], [128, 64], [64, 64], [64, 128]];
 
 /// Some heads, more tokens than one tile, both odd.
 fn odd() -> Case {
@@ -30,8 +32,8 @@ fn dense_in_every_variant() {
         for path in PATHS {
             for element in ELEMENTS {
                 for head_dim in [64, 128] {
-                    for kv_block in [64, 128] {
-                        Case { path, element, head_dim, kv_block, lse: true, ..odd() }.check(gpu, random);
+                    for [q_block, kv_block] in BLOCKS {
+                        Case { path, element, head_dim, q_block, kv_block, lse: true, ..odd() }.check(gpu, random);
                     }
                 }
             }
@@ -44,9 +46,9 @@ fn every_density() {
     on_gpu(|gpu, random| {
         for path in PATHS {
             for density in [0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0] {
-                for kv_block in [64, 128] {
+                for [q_block, kv_block] in BLOCKS {
                     let mask = Mask::Random(density);
-                    Case { path, kv_block, mask, live_rows: 0.7, lse: true, ..odd() }.check(gpu, random);
+                    Case { path, q_block, kv_block, mask, live_rows: 0.7, lse: true, ..odd() }.check(gpu, random);
                 }
             }
         }
@@ -58,8 +60,9 @@ fn few_live_blocks_in_a_row() {
     on_gpu(|gpu, random| {
         for path in PATHS {
             for blocks in [0, 1, 2, 3, 4, 5, 9] {
-                for (kv_block, head_dim) in [(64, 128), (128, 128), (64, 64), (128, 64)] {
-                    Case { path, kv_block, head_dim, mask: Mask::Count(blocks), lse: true, ..odd() }.check(gpu, random);
+                for ([q_block, kv_block], head_dim) in BLOCKS.into_iter().zip([64, 128, 128, 64]) {
+                    let mask = Mask::Count(blocks);
+                    Case { path, q_block, kv_block, head_dim, mask, lse: true, ..odd() }.check(gpu, random);
                 }
             }
         }
@@ -71,8 +74,8 @@ fn masks_of_many_forms() {
     on_gpu(|gpu, random| {
         for path in PATHS {
             for mask in [Mask::Band(3), Mask::Skewed, Mask::Full] {
-                for kv_block in [64, 128] {
-                    let case = Case { path, kv_block, mask, live_rows: 0.5, lse: true, ..odd() };
+                for [q_block, kv_block] in BLOCKS {
+                    let case = Case { path, q_block, kv_block, mask, live_rows: 0.5, lse: true, ..odd() };
                     case.check(gpu, random);
                     Case { q_tokens: 2_311, kv_tokens: 2_311, ..case }.check(gpu, random);
                 }
@@ -86,8 +89,8 @@ fn lengths_from_one_token_on() {
     on_gpu(|gpu, random| {
         for path in PATHS {
             for (q_tokens, kv_tokens) in [(1, 1), (1, 700), (700, 1), (127, 129), (128, 128), (129, 127), (64, 65)] {
-                for kv_block in [64, 128] {
-                    Case { path, kv_block, q_tokens, kv_tokens, lse: true, ..odd() }.check(gpu, random);
+                for [q_block, kv_block] in BLOCKS {
+                    Case { path, q_block, kv_block, q_tokens, kv_tokens, lse: true, ..odd() }.check(gpu, random);
                 }
             }
         }
@@ -113,11 +116,12 @@ fn batches_and_strides() {
 fn irregular_blocks_and_token_masks() {
     on_gpu(|gpu, random| {
         for path in PATHS {
-            for kv_block in [64, 128] {
+            for [q_block, kv_block] in BLOCKS {
                 for token_masks in [0.0, 0.5] {
                     for is_regular in [true, false] {
                         let mask = Mask::Random(0.5);
-                        let case = Case { path, kv_block, mask, token_masks, is_regular, live_rows: 0.8, ..odd() };
+                        let case =
+                            Case { path, q_block, kv_block, mask, token_masks, is_regular, live_rows: 0.8, ..odd() };
                         Case { lse: true, ..case }.check(gpu, random);
                         Case { head_dim: 64, element: Element::F16, ..case }.check(gpu, random);
                     }
@@ -135,6 +139,7 @@ fn cached_rows_are_forecast() {
                 let mask = Mask::Random(0.3);
                 let case = Case { path, forecast, mask, live_rows: 0.4, lse: true, ..odd() };
                 case.check(gpu, random);
+                Case { q_block: 64, kv_block: 64, ..case }.check(gpu, random);
                 Case { layout: Layout::TokensFirst, batch: 2, head_dim: 64, ..case }.check(gpu, random);
                 Case { is_regular: false, token_masks: 0.3, ..case }.check(gpu, random);
             }
@@ -146,8 +151,14 @@ fn cached_rows_are_forecast() {
 fn long_sequences() {
     on_gpu(|gpu, random| {
         for mask in [Mask::Full, Mask::Random(0.25), Mask::Band(5), Mask::Skewed] {
-            for (path, kv_block) in [(Path::Best, 128), (Path::Best, 64), (Path::Portable, 128)] {
-                let case = Case { path, kv_block, mask, heads: 3, kv_heads: 3, ..Case::default() };
+            let paths = [
+                (Path::Best, [128, 128]),
+                (Path::Best, [128, 64]),
+                (Path::Best, [64, 64]),
+                (Path::Portable, [128, 128]),
+            ];
+            for (path, [q_block, kv_block]) in paths {
+                let case = Case { path, q_block, kv_block, mask, heads: 3, kv_heads: 3, ..Case::default() };
                 Case { q_tokens: 9_001, kv_tokens: 9_001, live_rows: 0.8, lse: true, ..case }.check(gpu, random);
             }
         }

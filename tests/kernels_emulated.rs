@@ -79,20 +79,32 @@ fn check(variant: &Variant, kernels: &[(&Kernel, u32)]) {
 
 #[test]
 fn attention_to_regular_blocks_of_128_keys_in_bf16() {
-    let macros = &[("HEAD_DIM", 128), ("BF16", 1), ("KV_BLOCK", 128), ("MASKS", 0), ("LONG", 512)];
+    let macros = &[("HEAD_DIM", 128), ("BF16", 1), ("Q_BLOCK", 128), ("KV_BLOCK", 128), ("MASKS", 0), ("LONG", 512)];
     check(&Variant { name: "128_1_128_0", macros }, &[(&ATTENTION_SM90, 24), (&ATTENTION_SM80, 5)]);
 }
 
 #[test]
 fn attention_to_any_blocks_of_64_keys_in_fp16() {
-    let macros = &[("HEAD_DIM", 64), ("BF16", 0), ("KV_BLOCK", 64), ("MASKS", 1), ("LONG", 1)];
+    let macros = &[("HEAD_DIM", 64), ("BF16", 0), ("Q_BLOCK", 128), ("KV_BLOCK", 64), ("MASKS", 1), ("LONG", 1)];
     check(&Variant { name: "64_0_64_1", macros }, &[(&ATTENTION_SM90, 14), (&ATTENTION_SM80, 3)]);
 }
 
 #[test]
 fn attention_to_any_blocks_of_64_keys_in_bf16() {
-    let macros = &[("HEAD_DIM", 128), ("BF16", 1), ("KV_BLOCK", 64), ("MASKS", 1), ("LONG", 3)];
+    let macros = &[("HEAD_DIM", 128), ("BF16", 1), ("Q_BLOCK", 128), ("KV_BLOCK", 64), ("MASKS", 1), ("LONG", 3)];
     check(&Variant { name: "128_1_64_1", macros }, &[(&ATTENTION_SM90, 12)]);
+}
+
+#[test]
+fn attention_of_pairs_of_64_queries_in_bf16() {
+    let macros = &[("HEAD_DIM", 128), ("BF16", 1), ("Q_BLOCK", 64), ("KV_BLOCK", 64), ("MASKS", 1), ("LONG", 3)];
+    check(&Variant { name: "128_1_64_64_1", macros }, &[(&ATTENTION_SM90, 24)]);
+}
+
+#[test]
+fn attention_of_pairs_of_64_queries_in_fp16() {
+    let macros = &[("HEAD_DIM", 64), ("BF16", 0), ("Q_BLOCK", 64), ("KV_BLOCK", 128), ("MASKS", 1), ("LONG", 512)];
+    check(&Variant { name: "64_0_64_128_1", macros }, &[(&ATTENTION_SM90, 24)]);
 }
 
 #[test]

@@ -36,6 +36,7 @@ class Problem(ctypes.Structure):
         ("skip", ctypes.c_uint64),
         ("symbols_on_gpu", ctypes.c_uint32),
         ("symbol_batches", ctypes.c_uint32),
+        ("q_block", ctypes.c_uint32),
         ("kv_block", ctypes.c_uint32),
         ("is_bf16", ctypes.c_uint32),
         ("path", ctypes.c_uint32),
@@ -49,7 +50,7 @@ class GemmProblem(ctypes.Structure):
         + [(name, ctypes.c_uint64) for name in ("inputs", "outputs", "x", "further", "weight", "out", "bias")]
         + [(name, ctypes.c_uint64) for name in ("norm", "rotary")]
         + [("terms", ctypes.c_uint64 * 5)]
-        + [(name, ctypes.c_uint64) for name in ("cache", "skip", "kv_tokens", "kv_block")]
+        + [(name, ctypes.c_uint64) for name in ("cache", "skip", "kv_tokens", "q_block", "kv_block")]
         + [("symbol_batches", ctypes.c_uint32), ("set", ctypes.c_uint32), ("weights", ctypes.c_float * 5)]
         + [("epsilon", ctypes.c_float), ("halves", ctypes.c_uint32), ("is_bf16", ctypes.c_uint32)]
         + [("path", ctypes.c_uint32), ("reserved", ctypes.c_uint32)]
@@ -78,9 +79,9 @@ class Library:
             function.restype, function.argtypes = result, arguments
         self.kernels = self.made(self.c.omni_open())
 
-    def attention(self, q, k, v, keep, computed, path="best"):
+    def attention(self, q, k, v, keep, computed, path="best", block=BLOCK):
         with self.own_sources():  # compiles what is missing
-            return Attention(self, q, k, v, keep, computed, path)
+            return Attention(self, q, k, v, keep, computed, path, block)
 
     def projection(self, *args, **options):
         with self.own_sources():
@@ -129,11 +130,11 @@ class Call:
 class Attention(Call):
     """Attention of q on k and v [batch, heads, tokens, head_dim] with the same symbols for all of the batch.
 
-    keep: bool [heads, q_blocks, kv_blocks] in blocks of 128 x 128; computed: bool [heads, q_blocks]. A kv-block that is
+    keep: bool [heads, q_blocks, kv_blocks] in blocks of `block` x `block`; computed: bool [heads, q_blocks]. A kv-block that is
     not kept is skipped; the rows of `out` of a q-block that is not computed are left as they are.
     """
 
-    def __init__(self, library, q, k, v, keep, computed, path):
+    def __init__(self, library, q, k, v, keep, computed, path, block):
         self.library = library
         self.out = torch.empty_like(q)
         self.skip, self.cache = packed(keep), packed(computed)
@@ -144,7 +145,8 @@ class Attention(Call):
             skip=self.skip.data_ptr(),
             symbols_on_gpu=1,
             symbol_batches=1,
-            kv_block=BLOCK,
+            q_block=block,
+            kv_block=block,
             is_bf16=int(q.dtype == torch.bfloat16),
             path=PATHS[path],
         )
@@ -154,14 +156,14 @@ class Attention(Call):
 
 
 class Projection(Call):
-    """GEMM-Q or GEMM-O with `computed`, bool [heads, q_blocks] in blocks of 128 tokens, or of all tiles.
+    """GEMM-Q or GEMM-O with `computed`, bool [heads, q_blocks] in blocks of `block` tokens, or of all tiles.
 
     GEMM-Q: x [tokens, inputs], weight [heads * head_dim, inputs], to [heads, tokens, head_dim]; norm [head_dim] and
     rotary [tokens, head_dim / 2, 2] in f32. GEMM-O, where `outputs` is said: x [heads, tokens, head_dim], weight
     [outputs, heads * head_dim], terms [tokens, outputs] with their weights, to [tokens, outputs].
     """
 
-    def __init__(self, library, x, weight, heads, head_dim, computed=None, outputs=0, terms=(), norm=None, rotary=None, path="best"):
+    def __init__(self, library, x, weight, heads, head_dim, computed=None, outputs=0, terms=(), norm=None, rotary=None, path="best", block=BLOCK):
         self.library = library
         tokens = x.shape[1] if outputs else x.shape[0]
         shape = (tokens, outputs) if outputs else (heads, tokens, head_dim)
@@ -172,7 +174,7 @@ class Projection(Call):
             inputs=0 if outputs else x.shape[1], outputs=outputs, x=x.data_ptr(), weight=weight.data_ptr(),
             out=self.out.data_ptr(), norm=norm.data_ptr() if norm is not None else 0, epsilon=1e-6,
             rotary=rotary.data_ptr() if rotary is not None else 0, is_bf16=int(x.dtype == torch.bfloat16),
-            kv_tokens=BLOCK, kv_block=BLOCK, symbol_batches=1, path=PATHS[path],
+            kv_tokens=BLOCK, q_block=block, kv_block=BLOCK, symbol_batches=1, path=PATHS[path],
         )  # fmt: skip
         for index, (term, factor) in enumerate(terms):
             problem.terms[index], problem.weights[index] = term.data_ptr(), factor

@@ -7,11 +7,11 @@
 //! typedef struct {
 //!     omni_tensor q, k, v, out;      // bf16 or f16, head_dim 64 or 128
 //!     uint64_t lse;                  // f32 [batch, heads, q_tokens] on the GPU, or 0
-//!     uint64_t cache;                // S_c: u64 [symbol_batches * heads][ceil(q_blocks / 64)], q-blocks of 128 tokens
+//!     uint64_t cache;                // S_c: u64 [symbol_batches * heads][ceil(q_blocks / 64)]
 //!     uint64_t skip;                 // S_s: u64 [symbol_batches * heads * q_blocks][ceil(kv_blocks / 64)]; 1 computes
 //!     uint32_t symbols_on_gpu;       // 1: both are GPU memory and stay in use, 0: host memory, copied
 //!     uint32_t symbol_batches;       // 1: all batch entries obey the same, or as many as there are
-//!     uint32_t kv_block;             // tokens of a kv-block, 64 or 128
+//!     uint32_t q_block, kv_block;    // tokens of a block, 64 or 128
 //!     uint32_t is_bf16;              // 1 bf16, 0 f16
 //!     uint32_t path;                 // 0 the fastest kernel, 1 the portable one, 2 the naive one
 //!     float scale;                   // factor of the scores; 0 is 1 / sqrt(head_dim)
@@ -49,6 +49,7 @@ pub struct Problem {
     skip: u64,
     symbols_on_gpu: u32,
     symbol_batches: u32,
+    q_block: u32,
     kv_block: u32,
     is_bf16: u32,
     path: u32,
@@ -93,16 +94,16 @@ unsafe fn prepare(opened: &Opened, problem: &Problem) -> Result<Prepared> {
 
 /// The problem's symbols, and what has to live as long as they.
 unsafe fn symbols(stream: &Stream, problem: &Problem) -> Result<(Arc<DeviceSymbols>, Option<[Buffer; 2]>)> {
-    let Problem { kv_block, symbol_batches, .. } = *problem;
-    if ![64, 128].contains(&kv_block) {
-        return Err(Error::Shape(format!("kv-blocks of {kv_block} tokens, wanted 64 or 128")));
+    let Problem { q_block, kv_block, symbol_batches, .. } = *problem;
+    if [q_block, kv_block].iter().any(|size| ![64, 128].contains(size)) {
+        return Err(Error::Shape(format!("blocks of {q_block} x {kv_block} tokens, wanted 64 or 128")));
     }
     let [_, heads, q_tokens, _] = problem.q.shape.map(|size| size as usize);
     let kv_tokens = problem.k.shape[2] as usize;
-    let blocks = Blocks::regular(q_tokens, kv_tokens, 128, kv_block as usize);
+    let blocks = Blocks::regular(q_tokens, kv_tokens, q_block as usize, kv_block as usize);
     let (q_blocks, kv_blocks) = (blocks.q_blocks(), blocks.kv_blocks());
     if problem.symbols_on_gpu != 0 {
-        let sizes = [symbol_batches, heads as u32, q_tokens as u32, kv_tokens as u32, kv_block];
+        let sizes = [symbol_batches, heads as u32, q_tokens as u32, kv_tokens as u32, q_block, kv_block];
         // SAFETY: as the caller promises.
         return unsafe { symbols_on_gpu(stream, [problem.cache, problem.skip], sizes) };
     }

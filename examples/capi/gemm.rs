@@ -12,8 +12,8 @@
 //!     uint64_t bias;                 // f32 [heads * head_dim] or [outputs]; or 0
 //!     uint64_t norm, rotary;         // GEMM-Q: f32 [head_dim], f32 [all_tokens, head_dim / 2, 2]; or 0
 //!     uint64_t terms[5];             // GEMM-O: [batch, tokens, outputs]; the first 0 ends them
-//!     uint64_t cache, skip;          // symbols on the GPU, with kv-blocks of kv_block tokens among kv_tokens
-//!     uint64_t kv_tokens, kv_block;
+//!     uint64_t cache, skip;          // symbols on the GPU, with q-blocks of q_block tokens and kv-blocks of kv_block among kv_tokens
+//!     uint64_t kv_tokens, q_block, kv_block;
 //!     uint32_t symbol_batches, set;  // set: 0 all tiles, without symbols; 1 live ones, 2 cached ones
 //!     float weights[5];              // of the terms
 //!     float epsilon;                 // of RMSNorm
@@ -52,6 +52,7 @@ pub struct GemmProblem {
     cache: u64,
     skip: u64,
     kv_tokens: u64,
+    q_block: u64,
     kv_block: u64,
     symbol_batches: u32,
     set: u32,
@@ -98,8 +99,10 @@ unsafe fn prepare(opened: &Opened, problem: &GemmProblem) -> Result<Prepared> {
     // SAFETY: as above.
     let floats = |address: u64, len: usize| (address != 0).then(|| unsafe { FloatView::from_raw(address, len) });
     let symbols = || {
-        let GemmProblem { cache, skip, kv_tokens, kv_block, symbol_batches, .. } = *problem;
-        let sizes = [symbol_batches, heads as u32, all_tokens as u32, kv_tokens as u32, kv_block as u32];
+        let GemmProblem { cache, skip, kv_tokens, q_block, kv_block, symbol_batches, .. } = *problem;
+        let [heads, all_tokens, kv_tokens, q_block, kv_block] =
+            [heads as u32, all_tokens as u32, kv_tokens as u32, q_block as u32, kv_block as u32];
+        let sizes = [symbol_batches, heads, all_tokens, kv_tokens, q_block, kv_block];
         // SAFETY: as above.
         unsafe { symbols_on_gpu(stream, [cache, skip], sizes) }
     };

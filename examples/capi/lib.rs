@@ -131,15 +131,27 @@ fn path(number: u32) -> Result<Path> {
 unsafe fn symbols_on_gpu(
     stream: &Stream,
     [cache, skip]: [u64; 2],
-    [batches, heads, q_tokens, kv_tokens, kv_block]: [u32; 5],
+    [batches, heads, q_tokens, kv_tokens, q_block, kv_block]: [u32; 6],
 ) -> Result<(Arc<DeviceSymbols>, Option<[Buffer; 2]>)> {
-    let blocks = Blocks::regular(q_tokens as usize, kv_tokens as usize, 128, kv_block as usize);
+    let blocks = Blocks::regular(q_tokens as usize, kv_tokens as usize, q_block as usize, kv_block as usize);
     let offsets = [Buffer::of(stream, &blocks.q)?, Buffer::of(stream, &blocks.kv)?];
     let [q_start, kv_start] = [&offsets[0], &offsets[1]].map(Buffer::address);
     let addresses = params::Symbols { cache, skip, q_start, kv_start, ..params::Symbols::default() };
     let (q_blocks, kv_blocks) = (blocks.q_blocks() as u32, blocks.kv_blocks() as u32);
-    let (is_regular, is_regular_q) = (true, true);
-    let sizes = Sizes { batches, heads, q_blocks, kv_blocks, q_tokens, kv_tokens, kv_block, is_regular, is_regular_q };
+    // Of blocks of 64 queries kernels ask where each begins.
+    let is_regular = q_block == 128;
+    let sizes = Sizes {
+        batches,
+        heads,
+        q_blocks,
+        kv_blocks,
+        q_tokens,
+        kv_tokens,
+        q_block,
+        kv_block,
+        is_regular,
+        is_regular_q: is_regular,
+    };
     // SAFETY: the offsets live as long as what is prepared, and the caller vouches for the bits.
     Ok((unsafe { DeviceSymbols::from_raw(addresses, sizes)? }, Some(offsets)))
 }

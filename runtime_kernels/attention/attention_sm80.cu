@@ -110,7 +110,7 @@ struct Control {
     Entry entries[ENTRIES];
     Job jobs[2]; // the one whose loads have begun last, at `current`, and the one before
     u64 work[7]; // what thread 0 does next, a Work
-    u64 walk[5]; // where thread 0 is in the row's tiles, a TileWalk
+    u64 walk[6]; // where thread 0 is in the row's tiles, a TileWalk
     u32 current;
     u32 is_last; // this thread block was the last to finish a divided row
 };
@@ -170,7 +170,7 @@ __device__ __forceinline__ void decode_tile(const AttentionParams& params, Contr
 #pragma unroll
     for (u32 i = 0; i < STEPS_PER_TILE; i++) {
         const u32 token = KV_BLOCK == STEP ? tile.token[i * STEP / KV_BLOCK] : tile.token[0] + i * STEP;
-        entries[i] = Entry{token, tile.note.columns[i], tile.note.mask[i]};
+        entries[i] = Entry{token, tile.note[0].columns[i], tile.note[0].mask[i]};
     }
 }
 
@@ -185,7 +185,7 @@ __device__ __noinline__ void fetch(const AttentionParams& params, Control& contr
     const u32 kv_head = job.head / (params.shape.heads / params.shape.kv_heads);
     job.k = row_of(params.k, job.batch, kv_head, 0);
     job.v = row_of(params.v, job.batch, kv_head, 0);
-    const TileWalk walk(params, symbols_row_of(params.shape, job.piece.row), job.piece.begin);
+    const TileWalk walk(params, symbols_row_of(params.shape, job.piece.row), 0, job.piece.begin);
     memcpy(control.walk, &walk, sizeof(walk));
     decode_tile(params, control, 0);
     if (job.piece.count > 1) decode_tile(params, control, 1);

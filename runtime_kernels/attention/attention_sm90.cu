@@ -6,6 +6,9 @@
 // optionally lse [batch, heads, q_tokens] in f32. A q-block whose bit of S_c is 0 costs nothing and stays untouched, or is filled with
 // its forecast; a kv-block whose bit of S_s is 0 is never loaded. What is live and who does it stands in the plan (plan.cu).
 //
+// A row of work has 128 queries in two halves of 64, one for each consumer: those of a q-block of up to 128 tokens, or two q-blocks of up to
+// 64 (Q_BLOCK) that share the tiles which either attends to. For the other one these columns count as masked.
+//
 // Who does what, in one thread block of 384 threads per multiprocessor that stays for all of its work:
 //   warpgroup 0, warp 0   producer: walks the bitmap of a row, loads q, k and v by TMA
 //                warp 1   scheduler: finds out rows ahead where they lie and where their bitmaps begin, which takes longer than a tile
@@ -78,8 +81,8 @@ constexpr u32 WARPGROUP = 3; // and 4: the threads of one consumer warpgroup
 struct alignas(16) Slot {
     u32 batch;
     u32 head;
-    u32 q_first;
-    u32 q_rows;
+    u32 q_first[2]; // of each half
+    u32 q_rows[2];
     u32 kv_head;
     Piece piece;
     TileWalk tiles; // from the first on
@@ -94,7 +97,7 @@ struct SharedMemoryPlan {
     u64 v_full[STAGES], v_empty[STAGES];
     u64 slot_full[SLOTS], slot_empty[SLOTS];
     Slot slots[SLOTS];
-    TileNote notes[STAGES];
+    TileNote notes[STAGES][Q_PARTS];
 };
 static_assert(SLOTS > Q_STAGES, "the scheduler is ahead of the producer");
 static_assert(sizeof(SharedMemoryPlan) <= 232448, "the shared memory of one thread block");
@@ -104,6 +107,22 @@ static_assert(sizeof(SharedMemoryPlan) <= OMNI_SHARED_BYTES, "the shared memory 
 
 // ----------------------------------------------------------------------------------------------------------------- scheduler
 
+// The tokens of each half: those of a q-block, or of two, which may be the same if there is no other.
+__device__ __forceinline__ void place_halves(const AttentionParams& params, Slot& slot, u32 q_block, u32 other) {
+    auto begin = [&](u32 block) { return MASKS ? __ldg(params.symbols.q_start + block) : min(block * BLOCK_Q, params.shape.q_tokens); };
+    u32 first = begin(q_block), count = begin(q_block + 1) - first;
+    slot.q_first[0] = first;
+    slot.q_rows[0] = min(count, 64u);
+    if (Q_PARTS == 1) {
+        slot.q_first[1] = first + 64;
+        slot.q_rows[1] = count - min(count, 64u);
+    } else {
+        // Zeros are loaded where there is none.
+        slot.q_first[1] = other == q_block ? params.shape.q_tokens : begin(other);
+        slot.q_rows[1] = other == q_block ? 0 : begin(other + 1) - begin(other);
+    }
+}
+
 // Describes the pieces of this thread block's work one after another, as far ahead as there are slots.
 __device__ __forceinline__ void schedule(SharedMemoryPlan& shared, const AttentionParams& params) {
     const Shape& shape = params.shape;
@@ -112,12 +131,21 @@ __device__ __forceinline__ void schedule(SharedMemoryPlan& shared, const Attenti
     for (Piece piece; work.next(piece); rows.advance()) {
         u32 q_block = piece.row % shape.q_blocks, row = piece.row / shape.q_blocks;
         u32 head = row % shape.heads, batch = row / shape.heads;
-        u32 q_first = MASKS ? __ldg(params.symbols.q_start + q_block) : q_block * BLOCK_Q;
-        u32 q_end = MASKS ? __ldg(params.symbols.q_start + q_block + 1) : min(q_first + BLOCK_Q, shape.q_tokens);
-        TileWalk tiles(params, shape.symbol_batches == 1 ? head * shape.q_blocks + q_block : piece.row, piece.begin);
+        u32 line = shape.symbol_batches == 1 ? head : row;
+        u32 other = q_block;
+        if (Q_PARTS > 1) {
+            other = first_one_behind(params.symbols.cache + u64(line) * ((shape.q_blocks + 63) / 64), q_block, shape.q_blocks);
+            if (other == shape.q_blocks) other = q_block; // the last is alone
+        }
+        TileWalk tiles(params, line * shape.q_blocks + q_block, other - q_block, piece.begin);
         mbarrier_wait(shared_address(&shared.slot_empty[rows.stage()]), rows.phase() ^ 1);
-        shared.slots[rows.stage()] =
-            Slot{batch, head, q_first, q_end - q_first, head / (shape.heads / shape.kv_heads), piece, tiles};
+        Slot& slot = shared.slots[rows.stage()];
+        slot.batch = batch;
+        slot.head = head;
+        slot.kv_head = head / (shape.heads / shape.kv_heads);
+        slot.piece = piece;
+        slot.tiles = tiles;
+        place_halves(params, slot, q_block, other);
         mbarrier_arrive(shared_address(&shared.slot_full[rows.stage()]));
     }
     mbarrier_wait(shared_address(&shared.slot_empty[rows.stage()]), rows.phase() ^ 1);
@@ -167,7 +195,8 @@ struct Producer {
                 if (n < count) {
                     tile = tiles.next(params);
                     mbarrier_wait(shared_address(&shared.k_empty[k.stage()]), k.phase() ^ 1);
-                    shared.notes[k.stage()] = tile.note;
+#pragma unroll
+                    for (u32 part = 0; part < Q_PARTS; ++part) shared.notes[k.stage()][part] = tile.note[part];
                     load_tile(shared.k[k.stage()], k_map, &shared.k_full[k.stage()], tile, head, batch);
                     k.advance();
                 }
@@ -198,7 +227,10 @@ struct Producer {
             mbarrier_arrive(shared_address(barrier));
         } else {
             mbarrier_arrive_expect_tx(shared_address(barrier), STAGE_BYTES);
-            load_rows(shared.q[q.stage()], 0, q_map, barrier, slot.q_first, slot.head, slot.batch, EVICT_FIRST);
+#pragma unroll
+            for (u32 half = 0; half < 2; ++half) {
+                load_rows(shared.q[q.stage()], 64 * half, q_map, barrier, slot.q_first[half], slot.head, slot.batch, EVICT_FIRST);
+            }
         }
         return &slot;
     }
@@ -243,14 +275,14 @@ struct Consumer {
     u32 warpgroup; // 0 or 1
     u32 thread;    // within the warpgroup
     u32 lane;
-    u32 row;      // first of this thread's two rows of the q-block; the other is 8 below
+    u32 row;      // first of this thread's two rows of its half; the other is 8 below
     u32 rows = 0; // whose scores are all done
     Ring<STAGES> k, v;
 
     __device__ __forceinline__ Consumer(
         SharedMemoryPlan& shared, const AttentionParams& params, const TensorMap* out_map, u32 warpgroup)
         : shared(shared), params(params), out_map(out_map), warpgroup(warpgroup), thread(threadIdx.x % 128), lane(threadIdx.x % 32) {
-        row = 64 * warpgroup + 16 * (thread / 32) + lane / 4;
+        row = 16 * (thread / 32) + lane / 4;
     }
 
     // Waits for the next row; its number of tiles, 0 when there is none.
@@ -269,9 +301,9 @@ struct Consumer {
         if (tiles == 0) return;
         wait_k();
         scores(t.s[0]);
-        TileNote note = shared.notes[k.stage()];
+        TileNote note = next_note();
         wgmma_wait_group<0>();
-        finish_scores(t.s[0], true, note);
+        finish_scores(t, t.s[0], true, note);
         t.softmax.raise(t.s[0], t.factor);
         t.softmax.weigh<0, 16>(t.s[0]);
         pack_weights(t.p, t.s[0]);
@@ -321,9 +353,9 @@ struct Consumer {
         wait_v();
         sum(t, accumulate);
         bar_arrive(TURN + (warpgroup ^ 1), 256);
-        TileNote note = shared.notes[k.stage()];
+        TileNote note = next_note();
         wgmma_wait_group<1>();
-        finish_scores(s, MASKS || ENDS, note);
+        finish_scores(t, s, MASKS || ENDS, note);
         Softmax done = t.softmax;
         if (ENDS) t.softmax.reset();
         bool rescales = t.softmax.raise(s, t.factor);
@@ -372,9 +404,9 @@ struct Consumer {
     // way, the sum when PENDING_SUM are.
     template <u32 PENDING, u32 PENDING_SUM>
     __device__ __forceinline__ void weigh_one(Tiles& t, float (&s)[64]) {
-        TileNote note = shared.notes[k.stage()];
+        TileNote note = next_note();
         wgmma_wait_group<PENDING>();
-        finish_scores(s, MASKS, note);
+        finish_scores(t, s, MASKS, note);
         t.softmax.follow(s, t.factor);
         t.softmax.weigh<0, FIRST_PART>(s);
         keep_behind<4 * FIRST_PART>(s);
@@ -390,6 +422,11 @@ struct Consumer {
         mbarrier_wait(shared_address(&shared.k_full[at.stage()]), at.phase());
     }
 
+    // What this half of the queries must know of the tile whose scores are due.
+    __device__ __forceinline__ TileNote next_note() const {
+        return shared.notes[k.stage()][Q_PARTS == 1 ? 0 : warpgroup];
+    }
+
     __device__ __forceinline__ void wait_v() {
         mbarrier_wait(shared_address(&shared.v_full[v.stage()]), v.phase());
     }
@@ -403,9 +440,14 @@ struct Consumer {
         start_sum(t.o, t.p, descriptor(shared.v[v.stage()], PANEL_BYTES, 1024), accumulate);
     }
 
-    __device__ __forceinline__ void finish_scores(float (&s)[64], bool may_be_masked, const TileNote& note) {
+    __device__ __forceinline__ void finish_scores(Tiles& t, float (&s)[64], bool may_be_masked, const TileNote& note) {
         keep_behind<64>(s);
-        if (may_be_masked) apply_note(s, note, params.symbols.tiles, row, lane % 4);
+        u32 row_of_block = Q_PARTS == 1 ? 64 * warpgroup + row : row;
+        if (may_be_masked) apply_note(s, note, params.symbols.tiles, row_of_block, lane % 4);
+#pragma unroll
+        for (u32 half = 0; half < 2; ++half) {
+            if (Q_PARTS > 1) t.softmax.left_out[half] = note.columns[half] == 0 ? -INFINITE : 0.0f;
+        }
         __syncwarp(); // lane 0 speaks for all: the note may be overwritten from here on
         release(&shared.k_empty[k.stage()], lane);
         k.advance();
@@ -442,13 +484,13 @@ struct Consumer {
     // Sends off what finish_row has staged; to order it before what the copy engine reads takes time, which exponentials fill.
     __device__ __forceinline__ void send_row() {
         const Slot& slot = shared.slots[Ring<SLOTS>{rows - 1}.stage()];
-        u32 batch = same_in_warp(slot.batch), head = same_in_warp(slot.head), q_first = same_in_warp(slot.q_first);
+        u32 batch = same_in_warp(slot.batch), head = same_in_warp(slot.head), q_first = same_in_warp(slot.q_first[warpgroup]);
         u32 first = first_row_of_warp();
-        u8* from = shared.q[Ring<Q_STAGES>{rows - 1}.stage()] + 128 * first;
+        u8* from = shared.q[Ring<Q_STAGES>{rows - 1}.stage()] + 128 * (64 * warpgroup + first);
         fence_proxy_async();
         __syncwarp();
         bool is_ours = slot.piece.begin == 0; // not left to the thread block that began the row
-        if (MASKS && first + 16 > slot.q_rows) {
+        if (MASKS && first + 16 > slot.q_rows[warpgroup]) {
             if (is_ours) copy_rows(slot, first, from);
         } else if (is_ours && lane == 0) {
 #pragma unroll
@@ -467,9 +509,9 @@ struct Consumer {
         release(&shared.q_empty[Ring<Q_STAGES>{rows - 2}.stage()], lane);
     }
 
-    // The 16 rows of a q-block that a warp has in its accumulators.
+    // The first of the 16 rows of its half that a warp has in its accumulators.
     __device__ __forceinline__ u32 first_row_of_warp() const {
-        return same_in_warp(64 * warpgroup + 16 * (thread / 32));
+        return same_in_warp(16 * (thread / 32));
     }
 
     // Places of this thread in the workspace, [slot][warpgroup][i / 4][thread][4] in the order of accumulators, and [slot][row].
@@ -479,7 +521,7 @@ struct Consumer {
         return reinterpret_cast<float4*>(params.plan.partial_out) + slot * OUTPUT_STRIDE + warpgroup * CHUNKS * 128 + thread;
     }
     __device__ __forceinline__ float2* partial_stats(u32 slot) const {
-        return reinterpret_cast<float2*>(params.plan.partial_stats) + slot * BLOCK_Q + row;
+        return reinterpret_cast<float2*>(params.plan.partial_stats) + slot * BLOCK_Q + 64 * warpgroup + row;
     }
 
     // Leaves a piece of a divided row to the thread block that began the row, and does not wait for it.
@@ -539,11 +581,21 @@ struct Consumer {
     __device__ __forceinline__ void stage(
         const Slot& slot, float (&o)[HEAD_DIM / 2], const float (&reference)[2], const float (&sum)[2]) {
         float inverse[2];
+        bool is_empty[2];
 #pragma unroll
-        for (u32 r = 0; r < 2; ++r) inverse[r] = sum[r] == 0.0f ? 0.0f : rcp_approx(sum[r]);
+        for (u32 r = 0; r < 2; ++r) {
+            // Nobody may have made the queries of a block that attends to nothing, and the other of a pair has tiles all the same: its
+            // weights and sums may be NaN.
+            is_empty[r] = Q_PARTS == 1 ? sum[r] == 0.0f : reference[r] == -INFINITE;
+            inverse[r] = is_empty[r] ? 0.0f : rcp_approx(sum[r]);
+        }
         rescale(o, inverse);
+#pragma unroll
+        for (u32 i = 0; i < HEAD_DIM / 2; ++i) {
+            if (Q_PARTS > 1 && is_empty[i / 2 % 2]) o[i] = 0.0f;
+        }
         bar_sync(WARPGROUP + warpgroup, 128); // a product of the warpgroup may read all of its rows, and all have waited for theirs
-        u32 to = shared_address(shared.q[Ring<Q_STAGES>{rows - 1}.stage()]) + 128 * first_row_of_warp();
+        u32 to = shared_address(shared.q[Ring<Q_STAGES>{rows - 1}.stage()]) + 128 * (64 * warpgroup + first_row_of_warp());
 #pragma unroll
         for (u32 i = 0; i < HEAD_DIM / 16; ++i) {
             u32 own = lane % 16, chunk = 2 * i + lane / 16;
@@ -552,25 +604,25 @@ struct Consumer {
             stmatrix_x4(address, pack(x[0], x[1]), pack(x[2], x[3]), pack(x[4], x[5]), pack(x[6], x[7]));
         }
         if (params.lse != nullptr && lane % 4 == 0) {
-            float* lse = params.lse + (u64(slot.batch) * params.shape.heads + slot.head) * params.shape.q_tokens + slot.q_first;
+            float* lse = params.lse + (u64(slot.batch) * params.shape.heads + slot.head) * params.shape.q_tokens + slot.q_first[warpgroup];
 #pragma unroll
             for (u32 r = 0; r < 2; ++r) {
-                float value = sum[r] == 0.0f ? -INFINITE : (reference[r] + lg2_approx(sum[r])) * LN_2;
-                if (row + 8 * r < slot.q_rows) lse[row + 8 * r] = value;
+                float value = is_empty[r] ? -INFINITE : (reference[r] + lg2_approx(sum[r])) * LN_2;
+                if (row + 8 * r < slot.q_rows[warpgroup]) lse[row + 8 * r] = value;
             }
         }
     }
 
-    // The rows of an irregular q-block that has fewer than those of this warp: a box would write beyond it.
+    // The rows of a half that has fewer than those of this warp: a box would write beyond it.
     __device__ __forceinline__ void copy_rows(const Slot& slot, u32 first, const u8* staged) {
         const Tensor4& out = params.out;
         u16* base = static_cast<u16*>(out.data) + slot.batch * out.batch_stride + slot.head * out.head_stride;
 #pragma unroll 1
         for (u32 at = lane; at < 16 * CHUNKS; at += 32) {
             u32 local = at / CHUNKS, chunk = at % CHUNKS;
-            if (first + local >= slot.q_rows) break;
+            if (first + local >= slot.q_rows[warpgroup]) break;
             const u8* from = staged + chunk / 8 * PANEL_BYTES + local * 128 + ((chunk ^ local) % 8) * 16;
-            u16* to = base + (slot.q_first + first + local) * out.token_stride + chunk * 8;
+            u16* to = base + (slot.q_first[warpgroup] + first + local) * out.token_stride + chunk * 8;
             *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
         }
     }

@@ -17,24 +17,23 @@ struct alignas(16) TileNote {
 // One or two kv-blocks that share a tile.
 struct Tile {
     u32 token[TILE / KV_BLOCK]; // first token of each
-    TileNote note;
+    TileNote note[Q_PARTS];     // for each q-block
 };
 
-// Walks the tiles of a row of S_s. Where a pair is incomplete, it is the first, so that in regular blocks only the first tile of a row
-// has columns that do not count.
+// Walks the tiles of a row of work: the kv-blocks that are live for some of its q-blocks, whose symbols are in the row `row`, and `behind` rows
+// further. Where a pair of kv-blocks is incomplete, it is the first, so that in regular blocks only the first tile of a row has columns that
+// do not count.
 struct TileWalk {
-    LiveBlocks blocks;
+    LiveBlocks<Q_PARTS> blocks;
     u32 row;
     bool is_odd;
 
     TileWalk() = default;
 
-    __device__ __forceinline__ TileWalk(const AttentionParams& params, u32 row, u32 begin)
-        : blocks(params.symbols.skip + u64(row) * words(params), words(params)), row(row), is_odd(false) {
+    __device__ __forceinline__ TileWalk(const AttentionParams& params, u32 row, u32 behind, u32 begin)
+        : blocks(params.symbols.skip + u64(row) * words(params), behind * words(params), words(params)), row(row), is_odd(false) {
         if constexpr (KV_BLOCK == 64) {
-            u32 live = 0;
-#pragma unroll 1
-            for (u32 i = 0; i < words(params); ++i) live += __popcll(__ldg(blocks.words + i));
+            u32 live = blocks.count(words(params));
             is_odd = begin == 0 && live % 2 == 1;
             blocks.skip(begin == 0 ? 0 : 2 * begin - live % 2);
         } else {
@@ -49,42 +48,56 @@ struct TileWalk {
     __device__ __forceinline__ Tile next(const AttentionParams& params) {
         Tile tile;
         if constexpr (KV_BLOCK == 128) {
-            u32 length = locate(params, blocks.pop(), tile.token[0], tile.note.mask[0]);
-            tile.note.columns[0] = min(length, 64u);
-            tile.note.columns[1] = length - tile.note.columns[0];
-            tile.note.mask[1] = tile.note.mask[0] == NO_MASK ? NO_MASK : tile.note.mask[0] + 1;
+            u32 block = blocks.pop(), length = locate(params, block, tile.token[0]);
+#pragma unroll
+            for (u32 part = 0; part < Q_PARTS; ++part) {
+                u32 mask = mask_of(params, block, part), own = blocks.is_of(part) ? length : 0;
+                tile.note[part] = TileNote{{min(own, 64u), own - min(own, 64u)}, {mask, mask == NO_MASK ? NO_MASK : mask + 1}};
+            }
         } else {
-            tile.note.columns[0] = locate(params, blocks.pop(), tile.token[0], tile.note.mask[0]);
+            take(params, tile, 0);
             if (is_odd) {
                 // The other half is loaded all the same: what no one wrote might be NaN, which no weight makes zero.
                 tile.token[1] = tile.token[0];
-                tile.note.columns[1] = 0;
-                tile.note.mask[1] = NO_MASK;
+#pragma unroll
+                for (u32 part = 0; part < Q_PARTS; ++part) tile.note[part].columns[1] = 0, tile.note[part].mask[1] = NO_MASK;
                 is_odd = false;
             } else {
-                tile.note.columns[1] = locate(params, blocks.pop(), tile.token[1], tile.note.mask[1]);
+                take(params, tile, 1);
             }
         }
         return tile;
     }
 
-    // The first token of a block and its mask; returns its number of tokens.
-    __device__ __forceinline__ u32 locate(const AttentionParams& params, u32 block, u32& token, u32& mask) const {
-        const Symbols& symbols = params.symbols;
-        mask = NO_MASK;
+    // The next block becomes half of a tile.
+    __device__ __forceinline__ void take(const AttentionParams& params, Tile& tile, u32 half) {
+        u32 block = blocks.pop(), length = locate(params, block, tile.token[half]);
+#pragma unroll
+        for (u32 part = 0; part < Q_PARTS; ++part) {
+            tile.note[part].columns[half] = blocks.is_of(part) ? length : 0;
+            tile.note[part].mask[half] = mask_of(params, block, part);
+        }
+    }
+
+    // The first token of a block; returns its number of tokens.
+    __device__ __forceinline__ static u32 locate(const AttentionParams& params, u32 block, u32& token) {
         if constexpr (!MASKS) {
             token = block * KV_BLOCK;
             return min(params.shape.kv_tokens - token, KV_BLOCK);
         }
-        token = __ldg(symbols.kv_start + block);
-        if (symbols.partial != nullptr) {
-            const u64* partial = symbols.partial + u64(row) * words(params);
-            if (__ldg(partial + block / 64) >> block % 64 & 1) {
-                u32 number = partial_number(partial, __ldg(symbols.partial_start + row), block);
-                mask = __ldg(symbols.tile_of + number) * (BLOCK_Q * MASK_WORDS);
-            }
-        }
-        return __ldg(symbols.kv_start + block + 1) - token;
+        token = __ldg(params.symbols.kv_start + block);
+        return __ldg(params.symbols.kv_start + block + 1) - token;
+    }
+
+    // The token mask of a block for a q-block.
+    __device__ __forceinline__ u32 mask_of(const AttentionParams& params, u32 block, u32 part) const {
+        const Symbols& symbols = params.symbols;
+        if (!MASKS || symbols.partial == nullptr || !blocks.is_of(part)) return NO_MASK;
+        u32 own = part == 0 ? row : row + blocks.distance / words(params);
+        const u64* partial = symbols.partial + u64(own) * words(params);
+        if (!has_bit(partial, block)) return NO_MASK;
+        u32 number = partial_number(partial, __ldg(symbols.partial_start + own), block);
+        return __ldg(symbols.tile_of + number) * (BLOCK_Q * MASK_WORDS);
     }
 };
 
@@ -93,7 +106,9 @@ struct TileWalk {
 __device__ __forceinline__ void apply_note(float (&s)[64], const TileNote& note, const u64* masks, u32 row, u32 quad) {
     uint4 fields = *reinterpret_cast<const uint4*>(&note);
     u32 columns[2] = {fields.x, fields.y}, mask[2] = {fields.z, fields.w};
-    if (columns[0] == 64 && columns[1] == 64 && (mask[0] & mask[1]) == NO_MASK) return;
+    // Halves of which no column counts are left out by softmax.cuh where they are common.
+    bool is_whole = Q_PARTS == 1 ? columns[0] == 64 && columns[1] == 64 : columns[0] % 64 == 0 && columns[1] % 64 == 0;
+    if (is_whole && (mask[0] & mask[1]) == NO_MASK) return;
 #pragma unroll
     for (u32 half = 0; half < 2; ++half) {
         u64 counted = columns[half] == 64 ? ~0ull : (1ull << columns[half]) - 1;

@@ -3,12 +3,17 @@
 //   in    params.symbols: S_c and S_s, params.shape, plan.ctas, plan.fill_cached
 //   out   params.plan: head, cuts [ctas + 1], order [rows], lengths [rows]; `rows` is batch * heads * q_blocks
 //
-// A row is one q-block of one head, a tile 128 keys. Rows of one head stay together: thread blocks that run at one time walk the same keys
+// A row is one q-block of one head, a tile 128 keys. Where q-blocks have 64 tokens, the rows of two share one piece of work: those of the
+// blocks to be computed of a head are paired in order, the first leads and has the tiles that either needs, the second has none. Rows of one head stay together: thread blocks that run at one time walk the same keys
 // and values.
 #include "common/plan.cuh"
 
+#include "common/symbols.cuh"
+
 // A tile of 128 keys takes as many kv-blocks as it has room for.
 constexpr u32 BLOCKS_PER_TILE = 128 / OMNI_KV_BLOCK;
+constexpr bool PAIRS = OMNI_Q_BLOCK == 64;
+static_assert(OMNI_Q_BLOCK == 128 || PAIRS, "a piece of work holds one or two q-blocks");
 static_assert(OMNI_KV_BLOCK == 128 || OMNI_KV_BLOCK == 64, "a tile of 128 keys holds one or two kv-blocks");
 
 struct AttentionRows {
@@ -45,16 +50,22 @@ struct AttentionRows {
         const u32 q_block = symbols_row % shape.q_blocks;
         const u32 cache_words = (shape.q_blocks + 63) / 64;
         const u32 words = (shape.kv_blocks + 63) / 64;
-        const bool live = params.symbols.cache[u64(head) * cache_words + q_block / 64] >> (q_block % 64) & 1;
+        const u64* cache = params.symbols.cache + u64(head) * cache_words;
+        const bool live = has_bit(cache, q_block);
+        const bool leads = !PAIRS || ones_before(cache, q_block) % 2 == 0;
         u32 blocks = 0;
         if (live) {
-            const u64* skip = params.symbols.skip + u64(symbols_row) * words;
-            for (u32 word = lane; word < words; word += LANES) blocks += __popcll(skip[word]);
+            u32 other = q_block;
+            if (PAIRS) other = leads ? first_one_behind(cache, q_block, shape.q_blocks) : last_one_before(cache, q_block);
+            if (other == shape.q_blocks) other = q_block; // the last is alone
+            const u64* skip = params.symbols.skip + u64(head) * shape.q_blocks * words;
+            const u64 *own = skip + u64(q_block) * words, *others = skip + u64(other) * words;
+            for (u32 word = lane; word < words; word += LANES) blocks += __popcll(own[word] | (PAIRS ? others[word] : 0));
         }
         for (u32 distance = LANES / 2; distance > 0; distance /= 2) {
             blocks += __shfl_xor_sync(~0u, blocks, distance);
         }
-        if (blocks > 0) return (blocks + BLOCKS_PER_TILE - 1) / BLOCKS_PER_TILE;
+        if (blocks > 0) return leads ? (blocks + BLOCKS_PER_TILE - 1) / BLOCKS_PER_TILE : 0;
         // A live row without live blocks is zeros; a cached one belongs to the forecast, if there is one.
         return live || params.plan.fill_cached ? FILL : 0;
     }

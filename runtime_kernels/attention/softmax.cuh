@@ -16,9 +16,11 @@ struct Softmax {
     float scale; // factor of the scores times log2(e), above zero
     float reference[2];
     float sum[2]; // of this thread's columns
+    float left_out[2]; // minus infinity for a half of the tile's columns that only the other q-block of a pair attends to, else zero
 
     __device__ __forceinline__ Softmax(float scale) : scale(scale) {
         reset();
+        left_out[0] = left_out[1] = 0.0f;
     }
 
     // For the next row.
@@ -51,9 +53,19 @@ struct Softmax {
         largest[0] = reference[0];
         largest[1] = reference[1];
 #pragma unroll
-        for (u32 j = 0; j < 16; ++j) {
+        for (u32 half = 0; half < Q_PARTS; ++half) {
+            constexpr u32 GROUPS = 16 / Q_PARTS;
+            float found[2] = {-INFINITE, -INFINITE};
+            float (&to)[2] = Q_PARTS == 1 ? largest : found;
 #pragma unroll
-            for (u32 r = 0; r < 2; ++r) largest[r] = fmaxf(largest[r], fmaxf(s[4 * j + 2 * r], s[4 * j + 2 * r + 1]));
+            for (u32 j = GROUPS * half; j < GROUPS * (half + 1); ++j) {
+#pragma unroll
+                for (u32 r = 0; r < 2; ++r) to[r] = fmaxf(to[r], fmaxf(s[4 * j + 2 * r], s[4 * j + 2 * r + 1]));
+            }
+#pragma unroll
+            for (u32 r = 0; r < 2; ++r) {
+                if (Q_PARTS > 1) largest[r] = fmaxf(largest[r], found[r] + left_out[half]);
+            }
         }
         largest[0] = quad_max(largest[0]);
         largest[1] = quad_max(largest[1]);
@@ -85,7 +97,7 @@ struct Softmax {
 #pragma unroll
                 for (u32 c = 0; c < 2; ++c) {
                     float& x = s[4 * j + 2 * r + c];
-                    x = ex2_approx(fmaf(x, scale, -offset[r]));
+                    x = ex2_approx(fmaf(x, scale, (Q_PARTS == 1 ? 0.0f : left_out[j / 8]) - offset[r]));
                     sum[r] += x;
                 }
             }

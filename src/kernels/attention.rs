@@ -16,7 +16,10 @@ use super::{Element, Kernels};
 use crate::cuda::{Argument, Function, Launch, Stream, TensorMap};
 use crate::error::{Error, Result};
 
-/// Rows of the output that one copy of attention_sm90.cu stores: those of a warp.
+/// Queries that one copy of attention_sm90.cu loads: half of a row of work.
+const LOADED_ROWS: u32 = 64;
+
+/// Rows of the output that one copy of it stores: those of a warp.
 const STORED_ROWS: u32 = 16;
 
 /// What attention reads and writes.
@@ -117,8 +120,10 @@ impl Kernels {
     fn variant(&self, symbols: &DeviceSymbols, head_dim: u32, element: Element, path: Path) -> Result<Variant> {
         let properties = self.device().properties();
         let (kernel, _) = choose::attention_of(properties, path)?;
-        let Sizes { kv_block, is_regular, .. } = symbols.sizes();
-        Ok(Variant { kernel, compute: properties.compute, head_dim, element, kv_block, masks: !is_regular })
+        let Sizes { q_block, kv_block, is_regular, .. } = symbols.sizes();
+        // Others have a row of work for each q-block, whatever its size.
+        let q_block = if kernel == Kernel::AttentionSm90 { q_block } else { BLOCK };
+        Ok(Variant { kernel, compute: properties.compute, head_dim, element, q_block, kv_block, masks: !is_regular })
     }
 
     /// Prepares attention under sparse symbols, `out = softmax(scale * q k^T + mask) v`, as
@@ -145,7 +150,7 @@ impl Kernels {
                 let Operands { q, k, v, out, .. } = &operands;
                 let map = |view: &TensorView, rows| TensorMap::encode(self.device(), &view.layout(rows));
                 let [k, v] = [map(k, variant.kv_block)?, map(v, variant.kv_block)?];
-                Some([map(q, BLOCK)?, k, v, map(out, STORED_ROWS)?])
+                Some([map(q, LOADED_ROWS)?, k, v, map(out, STORED_ROWS)?])
             }
             _ => None,
         };

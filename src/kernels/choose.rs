@@ -73,6 +73,8 @@ pub struct Variant {
     pub head_dim: u32,
     /// Type of the tensors.
     pub element: Element,
+    /// Most tokens of a q-block: 128, or 64 where two of them share a row of work.
+    pub q_block: u32,
     /// Most tokens of a kv-block: 128, or 64 where two of them fill a tile of keys.
     pub kv_block: u32,
     /// Whether blocks may be irregular or have token masks.
@@ -249,9 +251,9 @@ impl Variant {
         }
     }
 
-    /// Whether blocks of keys are those of a kernel that does not look at them.
-    fn has_default_keys(&self) -> bool {
-        self.kv_block == BLOCK && !self.masks
+    /// Whether blocks are those of a kernel that does not look at them.
+    fn has_default_blocks(&self) -> bool {
+        self.q_block == BLOCK && self.kv_block == BLOCK && !self.masks
     }
 
     /// The architecture it is compiled for, as in `sm_90a`.
@@ -266,6 +268,7 @@ impl Variant {
         let mut options = vec![
             format!("-DOMNI_HEAD_DIM={}", self.head_dim),
             format!("-DOMNI_BF16={}", u32::from(self.element == Element::Bf16)),
+            format!("-DOMNI_Q_BLOCK={}", self.q_block),
             format!("-DOMNI_KV_BLOCK={}", self.kv_block),
             format!("-DOMNI_MASKS={}", u32::from(self.masks)),
             format!("-DOMNI_SHARED_BYTES={}", self.geometry().shared_bytes),
@@ -318,8 +321,8 @@ impl fmt::Display for Variant {
         let (file, architecture) = (self.kernel.file(), self.architecture());
         write!(
             f,
-            "{file} for {architecture}, head_dim {}, {element}, kv-blocks of {}{masks}",
-            self.head_dim, self.kv_block
+            "{file} for {architecture}, head_dim {}, {element}, blocks of {} x {}{masks}",
+            self.head_dim, self.q_block, self.kv_block
         )
     }
 }
@@ -330,17 +333,28 @@ pub fn variants(kernel: Kernel, compute: Version) -> impl Iterator<Item = Varian
     let all = HEAD_DIMS.into_iter().flat_map(move |head_dim| {
         elements.into_iter().flat_map(move |element| {
             [128, 64].into_iter().flat_map(move |kv_block| {
-                [false, true].map(|masks| Variant { kernel, compute, head_dim, element, kv_block, masks })
+                // Blocks that share a row of work are any blocks.
+                [(BLOCK, false), (BLOCK, true), (64, false), (64, true)].map(|(q_block, masks)| Variant {
+                    kernel,
+                    compute,
+                    head_dim,
+                    element,
+                    q_block,
+                    kv_block,
+                    masks,
+                })
             })
         })
     });
     all.filter(move |variant| match kernel {
         // Plans have fewer, each of which is its own plan, and projections do not look at keys.
         Kernel::Plan => *variant == variant.plan(),
-        Kernel::GemmPlanSm90 | Kernel::GemmPlanSm80 => *variant == variant.plan() && variant.has_default_keys(),
+        Kernel::GemmPlanSm90 | Kernel::GemmPlanSm80 => *variant == variant.plan() && variant.has_default_blocks(),
         // They do not look at heads either.
-        Kernel::FeaturesUpdate | Kernel::FeaturesSum => variant.has_default_keys() && variant.head_dim == BLOCK,
-        _ => kernel.tile_columns().is_none() || variant.has_default_keys(),
+        Kernel::FeaturesUpdate | Kernel::FeaturesSum => variant.has_default_blocks() && variant.head_dim == BLOCK,
+        Kernel::AttentionSm90 => variant.q_block == BLOCK || variant.masks,
+        _ if kernel.tile_columns().is_some() => variant.has_default_blocks(),
+        _ => variant.q_block == BLOCK,
     })
 }
 
@@ -374,7 +388,7 @@ mod tests {
     #[test]
     fn variants_differ_by_what_decides() {
         let count = |kernel| variants(kernel, version(9, 0)).count();
-        assert_eq!((count(Kernel::AttentionSm90), count(Kernel::Plan)), (16, 2));
+        assert_eq!((count(Kernel::AttentionSm90), count(Kernel::AttentionSm80), count(Kernel::Plan)), (24, 16, 4));
         let first = variants(Kernel::AttentionSm90, version(9, 0)).next().unwrap();
         assert_eq!(first.architecture(), "sm_90a");
         assert!(first.geometry().shared_bytes <= 232_448);

@@ -94,7 +94,8 @@ impl Kernels {
         memory: Vec<Arc<Buffer>>,
     ) -> Result<FeaturesCall> {
         let compute = self.device().properties().compute;
-        let variant = Variant { kernel, compute, head_dim: BLOCK, element, kv_block: BLOCK, masks: false };
+        let variant =
+            Variant { kernel, compute, head_dim: BLOCK, element, q_block: BLOCK, kv_block: BLOCK, masks: false };
         let Geometry { threads, shared_bytes, .. } = variant.geometry();
         let needed = (len / WIDTH).div_ceil(threads as usize);
         let grid = needed.min(self.ctas(variant) as usize) as u32;

@@ -380,7 +380,7 @@ impl Kernels {
 
     fn gemm_variant(&self, kernel: Kernel, head_dim: usize, element: Element) -> Variant {
         let compute = self.device().properties().compute;
-        Variant { kernel, compute, head_dim: head_dim as u32, element, kv_block: BLOCK, masks: false }
+        Variant { kernel, compute, head_dim: head_dim as u32, element, q_block: BLOCK, kv_block: BLOCK, masks: false }
     }
 
     fn gemm_call(

@@ -37,6 +37,8 @@ pub struct Sizes {
     pub q_tokens: u32,
     /// Keys.
     pub kv_tokens: u32,
+    /// Most tokens of a block of queries: 128, or 64 where there are several.
+    pub q_block: u32,
     /// Most tokens of a block of keys: 128 or 64.
     pub kv_block: u32,
     /// Whether every block is whole and begins at a multiple of its size.
@@ -71,15 +73,15 @@ impl DeviceSymbols {
     /// # Safety
     /// The addresses are those of arrays as `params.cuh` describes them, of these sizes, and outlive what is made of it.
     pub unsafe fn from_raw(addresses: params::Symbols, sizes: Sizes) -> Result<Arc<Self>> {
-        let Sizes { batches, heads, q_blocks, kv_blocks, q_tokens, kv_tokens, kv_block, is_regular, is_regular_q } =
-            sizes;
+        let Sizes { batches, heads, q_blocks, kv_blocks, q_tokens, kv_tokens, q_block, kv_block, .. } = sizes;
         let counts = [batches, heads, q_blocks, kv_blocks, q_tokens, kv_tokens];
-        let is_cut = q_tokens <= q_blocks.saturating_mul(BLOCK) && kv_tokens <= kv_blocks.saturating_mul(kv_block);
+        let is_cut = q_tokens <= q_blocks.saturating_mul(q_block) && kv_tokens <= kv_blocks.saturating_mul(kv_block);
         let has_masks = addresses.partial != 0;
         if counts.contains(&0)
-            || ![64, BLOCK].contains(&kv_block)
+            || [q_block, kv_block].iter().any(|size| ![64, BLOCK].contains(size))
             || !is_cut
-            || (is_regular && (has_masks || !is_regular_q))
+            || (sizes.is_regular && (has_masks || !sizes.is_regular_q))
+            || (sizes.is_regular_q && q_block != BLOCK)
         {
             return Err(Error::Shape(format!("symbols on a GPU cannot have the sizes {sizes:?}")));
         }
@@ -156,6 +158,7 @@ impl Packed {
         let (symbols, blocks) = cut(symbols, blocks, BLOCK);
         let kv_block = if is_larger(&blocks.kv, 64) { BLOCK } else { 64 };
         let is_regular_q = has_regular(&blocks.q, BLOCK);
+        let q_block = if is_regular_q || is_larger(&blocks.q, 64) { BLOCK } else { 64 };
         let is_regular = symbols.partial.is_none() && is_regular_q && has_regular(&blocks.kv, kv_block);
         let sizes = Sizes {
             batches: batches as u32,
@@ -164,6 +167,7 @@ impl Packed {
             kv_blocks: blocks.kv_blocks() as u32,
             q_tokens: ends[0],
             kv_tokens: ends[1],
+            q_block,
             kv_block,
             is_regular,
             is_regular_q,
@@ -224,15 +228,15 @@ mod tests {
     fn sizes_say_which_variant_fits() {
         let sizes = |blocks: Blocks| {
             let sizes = packed(&blocks).sizes;
-            (sizes.q_blocks, sizes.kv_blocks, sizes.kv_block, sizes.is_regular)
+            (sizes.q_blocks, sizes.kv_blocks, [sizes.q_block, sizes.kv_block], sizes.is_regular)
         };
-        assert_eq!(sizes(Blocks::regular(300, 300, 128, 128)), (3, 3, 128, true));
-        assert_eq!(sizes(Blocks::regular(300, 300, 128, 64)), (3, 5, 64, true));
-        assert_eq!(sizes(Blocks::regular(600, 600, 256, 256)), (5, 5, 128, true), "cut into whole blocks");
-        assert_eq!(sizes(Blocks::regular(300, 300, 64, 64)), (5, 5, 64, false));
-        assert_eq!(sizes(Blocks::regular(300, 300, 128, 96)), (3, 4, 128, false));
-        assert_eq!(sizes(Blocks::regular(100, 40, 128, 128)), (1, 1, 64, true), "one short block");
-        assert_eq!(sizes(Blocks { q: vec![0, 100, 228], kv: vec![0, 128] }), (2, 1, 128, false));
+        assert_eq!(sizes(Blocks::regular(300, 300, 128, 128)), (3, 3, [128, 128], true));
+        assert_eq!(sizes(Blocks::regular(300, 300, 128, 64)), (3, 5, [128, 64], true));
+        assert_eq!(sizes(Blocks::regular(600, 600, 256, 256)), (5, 5, [128, 128], true), "cut into whole blocks");
+        assert_eq!(sizes(Blocks::regular(300, 300, 64, 64)), (5, 5, [64, 64], false));
+        assert_eq!(sizes(Blocks::regular(300, 300, 128, 96)), (3, 4, [128, 128], false));
+        assert_eq!(sizes(Blocks::regular(100, 40, 128, 128)), (1, 1, [128, 64], true), "one short block");
+        assert_eq!(sizes(Blocks { q: vec![0, 100, 228], kv: vec![0, 128] }), (2, 1, [128, 128], false));
     }
 
     #[test]

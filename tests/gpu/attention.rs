@@ -46,6 +46,7 @@ pub struct Case {
     pub q_tokens: usize,
     pub kv_tokens: usize,
     pub head_dim: usize,
+    pub q_block: usize,
     pub kv_block: usize,
     pub layout: Layout,
     pub mask: Mask,
@@ -72,6 +73,7 @@ impl Default for Case {
             q_tokens: 256,
             kv_tokens: 256,
             head_dim: 128,
+            q_block: 128,
             kv_block: 128,
             layout: Layout::HeadsFirst,
             mask: Mask::Full,
@@ -143,6 +145,7 @@ impl Case {
             q_tokens: length(random),
             kv_tokens: length(random),
             head_dim: random.pick(&[64, 128]),
+            q_block: random.pick(&[64, 128]),
             kv_block: random.pick(&[64, 128]),
             layout: random.pick(&[Layout::HeadsFirst, Layout::TokensFirst]),
             mask,
@@ -157,7 +160,7 @@ impl Case {
 
     fn blocks(&self, random: &mut Random) -> Blocks {
         if self.is_regular {
-            return Blocks::regular(self.q_tokens, self.kv_tokens, 128, self.kv_block);
+            return Blocks::regular(self.q_tokens, self.kv_tokens, self.q_block, self.kv_block);
         }
         let mut offsets = |tokens: usize, most: usize| {
             let mut offsets = vec![0];
@@ -168,7 +171,7 @@ impl Case {
             }
             offsets
         };
-        Blocks { q: offsets(self.q_tokens, 128), kv: offsets(self.kv_tokens, self.kv_block) }
+        Blocks { q: offsets(self.q_tokens, self.q_block), kv: offsets(self.kv_tokens, self.kv_block) }
     }
 
     fn symbols(&self, blocks: &Blocks, random: &mut Random) -> Symbols {

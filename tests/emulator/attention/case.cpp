@@ -27,10 +27,12 @@ Case::Case(u64 seed) : random(seed) {
 
 void Case::choose_blocks() {
     if (MASKS) {
-        q_start = irregular_blocks(random, random.between(1, 3), BLOCK_Q);
+        // Now and then so many q-blocks that a row of bits has more than one word.
+        bool has_many = Q_PARTS > 1 && random.one_in(5);
+        q_start = irregular_blocks(random, has_many ? random.between(60, 80) : random.between(1, 3 * Q_PARTS), has_many ? 4 : Q_BLOCK);
         u32 most = (random.one_in(4) ? 9 : 5) * (TILE / KV_BLOCK);
         // Now and then so many blocks that a row of bits has more than one word, and so small that they are cheap.
-        bool has_words = random.one_in(7);
+        bool has_words = !has_many && random.one_in(7);
         u32 count = has_words ? random.between(60, 140) : random.between(1, most);
         kv_start = irregular_blocks(random, count, has_words ? 8 : KV_BLOCK);
     } else {
@@ -102,7 +104,15 @@ Tensor4 Case::tensor(u32 heads, u32 tokens, bool is_filled, size_t& numbers) {
 void Case::choose_tensors() {
     const Shape& shape = params.shape;
     size_t ignored;
-    params.q = tensor(shape.heads, shape.q_tokens, true, ignored);
+    params.q = tensor(shape.heads, shape.q_tokens, false, ignored);
+    for (u32 row = 0; row < rows(); ++row) {
+        // Nobody may have made the queries of what is not computed.
+        if (!is_live(row) || !attends_to_any(row)) continue;
+        u32 line = row / shape.q_blocks, block = row % shape.q_blocks;
+        for (u32 token = q_start[block]; token < q_start[block + 1]; ++token) {
+            fill_normal(random, line_of(params.q, line / shape.heads, line % shape.heads, token), HEAD_DIM);
+        }
+    }
     params.k = tensor(shape.kv_heads, shape.kv_tokens, true, ignored);
     params.v = tensor(shape.kv_heads, shape.kv_tokens, true, ignored);
     params.out = tensor(shape.heads, shape.q_tokens, false, out_numbers);
@@ -158,6 +168,13 @@ bool Case::is_live(u32 row) const {
 
 bool Case::attends(u32 row, u32 kv_block) const {
     return has(params.symbols.skip + symbol_row(row) * words_for(params.shape.kv_blocks), kv_block);
+}
+
+bool Case::attends_to_any(u32 row) const {
+    for (u32 block = 0; block < params.shape.kv_blocks; ++block) {
+        if (attends(row, block)) return true;
+    }
+    return false;
 }
 
 std::string Case::text() const {

@@ -31,6 +31,7 @@ struct Case {
     u32 symbol_row(u32 row) const;
     bool is_live(u32 row) const;
     bool attends(u32 row, u32 kv_block) const;
+    bool attends_to_any(u32 row) const;
     // Makes output and workspace as they are before a launch.
     void clear_output();
 
