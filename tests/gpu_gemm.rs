@@ -38,7 +38,9 @@ fn every_density() {
             for path in PATHS {
                 for rows in [0.0, 0.1, 0.5, 0.9, 1.0] {
                     for blocks in [0.0, 0.1, 1.0] {
-                        Case { path, live: [rows, blocks], ..Case::new(projection) }.check(gpu, random);
+                        let case = Case { path, live: [rows, blocks], ..Case::new(projection) };
+                        case.check(gpu, random);
+                        Case { q_block: 64, ..case }.check(gpu, random);
                     }
                 }
             }
@@ -55,7 +57,9 @@ fn ranges_of_tokens_and_irregular_blocks() {
                     for path in PATHS {
                         let case = Case::new(projection);
                         let sizes = GemmSizes { tokens: tokens.clone(), ..case.sizes.clone() };
-                        Case { path, sizes, is_regular, set, ..case }.check(gpu, random);
+                        let case = Case { path, sizes, is_regular, set, ..case };
+                        case.check(gpu, random);
+                        Case { q_block: 64, ..case }.check(gpu, random);
                     }
                 }
             }

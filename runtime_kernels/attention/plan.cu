@@ -71,6 +71,6 @@ struct AttentionRows {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS) attention_plan(const __grid_constant__ AttentionParams params) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_plan(const __grid_constant__ AttentionParams params) {
     make_plan(params.plan, AttentionRows{params});
 }

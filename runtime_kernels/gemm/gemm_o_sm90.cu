@@ -7,7 +7,7 @@
 // terms and out: [batch, tokens, out], bf16 or fp16, any strides; the bias is in single precision, as sums are. Every row of out is written.
 //
 // What is skipped: heads that a q-block has not in the set are no k-steps of its tiles; the producer walks the others by the bits of one
-// word for each q-block. What they would have given arrives as terms, the forecast of their projection: 64 columns at a time in stages of
+// word for each q-block. Of two q-blocks of 64 that share tiles, one gets zeros for a head that only the other has. What they would have given arrives as terms, the forecast of their projection: 64 columns at a time in stages of
 // the ring, as if they were one more k-step, so that they are there when the sums are done.
 // pipeline_sm90.cuh has who does what and the memory plan; what is computed and by whom stands in the plan (gemm/plan.cu).
 //
@@ -39,30 +39,33 @@ struct GemmO {
     // Walks the heads of the set from the first to the last, then the further inputs.
     struct Loader {
         const GemmO& kernel;
-        u32 batch, first, row, column; // first of all tokens, row of those of the projection
+        const OwnTile& tile;
         HeadWalk<STEP> heads;
         u32 step; // of the further inputs
 
         __device__ __forceinline__ Loader(const GemmO& kernel, const OwnTile& tile, u32 begin)
-            : kernel(kernel), batch(tile.batch), first(tile.first), row(tile.first - kernel.params.shape.first_token),
-              column(tile.detail.column), heads(tile.detail.heads, tile.detail.head_steps, min(begin, tile.detail.head_steps)),
+            : kernel(kernel), tile(tile), heads(tile.detail.heads, tile.detail.head_steps, min(begin, tile.detail.head_steps)),
               step(begin - min(begin, tile.detail.head_steps)) {}
 
         __device__ __forceinline__ void load(u8* a, u8* b, u64* barrier) {
-            u32 full = shared_address(barrier), to = shared_address(a);
+            const GemmShape& shape = kernel.params.shape;
+            u32 full = shared_address(barrier);
             mbarrier_arrive_expect_tx(full, A_BYTES + B_BYTES);
             u32 from;
             if (heads.left > 0) {
                 u32 head = heads.peek();
                 from = head * HEAD_DIM + heads.part * STEP;
-                cp_async_bulk_tensor_4d(to, kernel.o_map, full, heads.part * STEP, first, head, batch, EVICT_NORMAL);
+                u32 tokens[2];
+#pragma unroll
+                for (u32 half = 0; half < 2; ++half) tokens[half] = heads.bits.has(head, half) ? tile.first[half] : shape.q_tokens;
+                load_halves(a, kernel.o_map, barrier, heads.part * STEP, tokens, 0, head, tile.batch, EVICT_NORMAL);
                 heads.advance();
             } else {
-                from = kernel.params.shape.heads * HEAD_DIM + step * STEP;
-                cp_async_bulk_tensor_4d(to, kernel.further_map, full, step * STEP, row, 0, batch, EVICT_NORMAL);
+                from = shape.heads * HEAD_DIM + step * STEP;
+                load_halves(a, kernel.further_map, barrier, step * STEP, tile.first, shape.first_token, 0, tile.batch, EVICT_NORMAL);
                 ++step;
             }
-            cp_async_bulk_tensor_4d(shared_address(b), kernel.w_map, full, from, column, 0, 0, EVICT_LAST);
+            cp_async_bulk_tensor_4d(shared_address(b), kernel.w_map, full, from, tile.detail.column, 0, 0, EVICT_LAST);
         }
     };
 
@@ -73,12 +76,8 @@ struct GemmO {
 
     __device__ __forceinline__ void load_addition(const OwnTile& tile, u32 n, u8* a, u64* barrier) const {
         mbarrier_arrive_expect_tx(shared_address(barrier), A_BYTES);
-        load_panel(tile, n % own.count, n / own.count, a, barrier);
-    }
-
-    __device__ __forceinline__ void load_panel(const OwnTile& tile, u32 term, u32 panel, u8* to, u64* barrier) const {
-        u32 column = tile.detail.column + 64 * panel, row = tile.first - params.shape.first_token;
-        cp_async_bulk_tensor_4d(shared_address(to), &terms->of[term], shared_address(barrier), column, row, 0, tile.batch, EVICT_FIRST);
+        u32 term = n % own.count, column = tile.detail.column + 64 * (n / own.count);
+        load_halves(a, &terms->of[term], barrier, column, tile.first, params.shape.first_token, 0, tile.batch, EVICT_FIRST);
     }
 
     template <class C>

@@ -36,10 +36,10 @@ struct GemmQ {
         u32 left; // inputs from this thread's chunk on; none or less: zeros
 
         __device__ __forceinline__ Loader(const GemmQ& kernel, const OwnTile& tile, u32 step)
-            : operands(&kernel.operands), rows(tile.end - tile.first), heads(tile.detail.count) {
+            : operands(&kernel.operands), rows(tile.end[1] - tile.first[0]), heads(tile.detail.count) {
             u32 column = step * STEP + 8 * load_chunk();
             left = operands->inputs > column ? operands->inputs - column : 0;
-            x = address_in(operands->x, tile.batch, 0, tile.first - kernel.params.shape.first_token + load_row(), column);
+            x = address_in(operands->x, tile.batch, 0, tile.first[0] - kernel.params.shape.first_token + load_row(), column);
 #pragma unroll
             for (u32 i = 0; i < TILE_HEADS; ++i) w[i] = address_in(operands->w, 0, tile.detail.head(i), load_row(), column);
         }
@@ -61,8 +61,8 @@ struct GemmQ {
     template <u32 M_TILES, u32 N_TILES>
     __device__ __forceinline__ void finish(const OwnTile& tile, const Place& place, float (&d)[M_TILES][N_TILES][4]) const {
         if (!has_column(tile, place.column)) return;
-        u32 head = tile.detail.head(place.column / HEAD_DIM), rows = tile.end - tile.first;
-        u8* out = address_in(own.out, tile.batch, head, tile.first - params.shape.first_token, 0);
+        u32 head = tile.detail.head(place.column / HEAD_DIM), rows = tile.end[1] - tile.first[0];
+        u8* out = address_in(own.out, tile.batch, head, tile.first[0] - params.shape.first_token, 0);
 #pragma unroll
         for (u32 m = 0; m < M_TILES; ++m) {
             u32 row[2] = {place.row + 16 * m, place.row + 16 * m + 8};
@@ -70,7 +70,7 @@ struct GemmQ {
             if (own.rotary != nullptr) {
                 // Cosines and sines of every token; rows beyond the last one take its.
                 auto turns = [&](u32 pair, u32 r) {
-                    return load_pair(own.rotary + u64(tile.first + min(row[r], rows - 1)) * HEAD_DIM + 2 * pair);
+                    return load_pair(own.rotary + u64(tile.first[0] + min(row[r], rows - 1)) * HEAD_DIM + 2 * pair);
                 };
 #pragma unroll
                 for (u32 part = 0; part < HEAD_DIM / 32; ++part) rotate<1>(&d[m][0][0], part, own.halves, place.quad, turns);

@@ -7,6 +7,7 @@
 //
 // What is skipped: a tile of output, 128 x 256, holds a q-block and the next two or four of its heads in the set, which need not be
 // neighbours: the rows of w of each are loaded by a box of their own. So tiles are full but for the last of a q-block, which is narrower.
+// Of two q-blocks of 64 it holds the heads that either has in the set, and writes those of each.
 // pipeline_sm90.cuh has who does what and the memory plan; what is computed and by whom stands in the plan (gemm/plan.cu).
 //
 // Source: FlashOmni (arXiv 2509.25401), section 3.4 (GEMM-Q); the pairing of heads is ours.
@@ -31,18 +32,17 @@ struct GemmQ {
 
     struct Loader {
         const GemmQ& kernel;
-        u32 batch;
-        u32 row; // from the first token of the projection on
-        Detail detail;
+        const OwnTile& tile; // in shared memory: there are few registers
         u32 step;
 
         __device__ __forceinline__ Loader(const GemmQ& kernel, const OwnTile& tile, u32 step)
-            : kernel(kernel), batch(tile.batch), row(tile.first - kernel.params.shape.first_token), detail(tile.detail), step(step) {}
+            : kernel(kernel), tile(tile), step(step) {}
 
         __device__ __forceinline__ void load(u8* a, u8* b, u64* barrier) {
+            const Detail& detail = tile.detail;
             u32 full = shared_address(barrier), column = STEP * step++;
             mbarrier_arrive_expect_tx(full, A_BYTES + detail.count * HEAD_DIM * 128);
-            cp_async_bulk_tensor_4d(shared_address(a), kernel.x_map, full, column, row, 0, batch, EVICT_NORMAL);
+            load_halves(a, kernel.x_map, barrier, column, tile.first, kernel.params.shape.first_token, 0, tile.batch, EVICT_NORMAL);
 #pragma unroll
             for (u32 i = 0; i < TILE_HEADS; ++i) {
                 if (i < detail.count) {
@@ -62,7 +62,7 @@ struct GemmQ {
 
     __device__ __forceinline__ void load_addition(const OwnTile& tile, u32 n, u8* a, u64* barrier) const {
         mbarrier_arrive_expect_tx(shared_address(barrier), A_BYTES);
-        cp_async_bulk_tensor_4d(shared_address(a), rotary_map, shared_address(barrier), 64 * n, tile.first, 0, 0, EVICT_LAST);
+        load_halves(a, rotary_map, barrier, 64 * n, tile.first, 0, 0, 0, EVICT_LAST);
     }
 
     template <class C>
@@ -83,7 +83,10 @@ struct GemmQ {
             rotate<TILE_HEADS>(d, part, own.halves, quad, turns);
             consumer.free_stage();
         }
-        auto place = [&](u32 panel) { return make_uint2(tile.detail.head(panel / HEAD_STEPS), panel % HEAD_STEPS * 64); };
+        auto place = [&](u32 panel) {
+            u32 i = panel / HEAD_STEPS;
+            return make_uint2(tile.detail.is_of(i, consumer.warpgroup) ? tile.detail.head(i) : NOWHERE, panel % HEAD_STEPS * 64);
+        };
 #pragma unroll
         for (u32 panel = 0; panel < PANELS; panel += STAGED) {
             consumer.free_staged();

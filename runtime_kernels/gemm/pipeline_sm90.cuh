@@ -1,6 +1,6 @@
 // The pipeline of the projections on Hopper (sm_90a): TMA, wgmma, specialised warps, and pieces of tiles that are joined.
 //
-// A tile of output is 128 rows, those of one q-block, by up to 256 columns; its reduction goes in k-steps of 64. Who does what, in one
+// A tile of output is 128 rows, those of one q-block or of two small ones, by up to 256 columns; its reduction goes in k-steps of 64. Who does what, in one
 // thread block of 384 threads per multiprocessor that stays for all of its work:
 //   warpgroup 0, warp 0   producer: loads both operands of each k-step by TMA, then what others computed of a divided tile, and what the
 //                         epilogue adds: all through one ring, so that it is there when the sums are done
@@ -47,9 +47,11 @@ constexpr u32 PANELS = TILE_COLUMNS / 64; // of the output
 constexpr u32 STAGED = 2;                 // of them at a time
 
 // Registers of a thread. All together they fit what the launch allocates, 384 * 168.
-constexpr u32 PRODUCER_REGISTERS = 40;
-constexpr u32 CONSUMER_REGISTERS = 232;
+constexpr u32 PRODUCER_REGISTERS = 56;
+constexpr u32 CONSUMER_REGISTERS = 224;
 static_assert(128 * PRODUCER_REGISTERS + 256 * CONSUMER_REGISTERS <= 384 * 168, "the registers of one thread block");
+
+constexpr u32 NOWHERE = 0xFFFFFFFF; // where nobody wants a panel
 
 constexpr u32 WARPGROUP = 1; // and 2: named barriers of the threads of one consumer warpgroup; 0 is __syncthreads
 
@@ -80,6 +82,16 @@ __device__ __forceinline__ void schedule(const Kernel& kernel, Shared& shared) {
             tile.piece.count = 0;
         }
         mbarrier_arrive(shared_address(&shared.tile_full[slot.stage()]));
+    }
+}
+
+// Loads 64 columns of both halves of a tile to a panel; tokens beyond the tensor, whose first one is `begin`, become zeros.
+__device__ __forceinline__ void load_halves(
+    u8* panel, const TensorMap* map, u64* barrier, u32 column, const u32 (&tokens)[2], u32 begin, u32 head, u32 batch, u64 policy) {
+#pragma unroll
+    for (u32 half = 0; half < 2; ++half) {
+        u32 to = shared_address(panel) + half * (A_BYTES / 2);
+        cp_async_bulk_tensor_4d(to, map, shared_address(barrier), column, tokens[half] - begin, head, batch, policy);
     }
 }
 
@@ -283,23 +295,25 @@ struct Consumer {
     }
 
     // Sends those of the staged panels, from `begin_panel` on, that are less than `panels`. place(panel) says to which head and column of `out`
-    // they go. Copies are as large as they may be: each takes its turn in the copy engine.
+    // they go, or that the head is NOWHERE. Copies are as large as they may be: each takes its turn in the copy engine.
     template <class T, class F>
     __device__ __forceinline__ void send(const T& tile, u32 begin_panel, u32 panels, const TensorMap* map, const Tensor4& out, u32 columns, F place) {
-        u32 first = same_in_warp(tile.first) + 64 * warpgroup, end = same_in_warp(tile.end), begin = kernel.params.shape.first_token;
+        u32 first = same_in_warp(tile.first[warpgroup]), end = same_in_warp(tile.end[warpgroup]), begin = kernel.params.shape.first_token;
         fence_proxy_async();
         bar_sync(WARPGROUP + warpgroup, 128);
         // Rows end with the tensor, which copies know, but not with an irregular q-block.
         if (first + 64 > end && end < begin + kernel.params.shape.tokens) {
 #pragma unroll 1
             for (u32 panel = begin_panel; panel < min(panels, begin_panel + STAGED); ++panel) {
-                uint2 at = place(panel); // head, column
+                uint2 at = place(panel);
+                if (at.x == NOWHERE) continue;
                 copy_rows(shared.staged[panel % STAGED] + 64 * 128 * warpgroup, tile, first, out, at.x, at.y, columns);
             }
         } else if (thread == 0 && first < end) {
 #pragma unroll 1
             for (u32 panel = begin_panel; panel < min(panels, begin_panel + STAGED); ++panel) {
                 uint2 at = place(panel);
+                if (at.x == NOWHERE) continue;
                 u32 from = shared_address(shared.staged[panel % STAGED] + 64 * 128 * warpgroup);
                 cp_async_bulk_tensor_store_4d(map, from, at.y, first - begin, at.x, tile.batch);
             }
@@ -315,7 +329,7 @@ struct Consumer {
 #pragma unroll 1
         for (u32 at = thread; at < 64 * 8; at += 128) {
             u32 local = at / 8, chunk = at % 8;
-            if (first + local >= tile.end || column + 8 * chunk >= columns) continue;
+            if (first + local >= tile.end[warpgroup] || column + 8 * chunk >= columns) continue;
             uint4 line = *reinterpret_cast<const uint4*>(from + local * 128 + ((chunk ^ local) % 8) * 16);
             *reinterpret_cast<uint4*>(base + local * out.token_stride + 8 * chunk) = line;
         }

@@ -2,11 +2,12 @@
 //
 //   in    params.symbols: S_c and S_s, params.shape, plan.ctas
 //   out   params.heads: the heads of each q-block that are in the set, [symbol_batches][q_blocks][ceil(heads / 64)]
-//         params.plan: head, cuts [ctas + 1], order [rows], lengths [rows]; `rows` is batch * q_blocks * slots
+//         params.plan: head, cuts [ctas + 1], order [rows], lengths [rows]; `rows` is batch * ceil(q_blocks / parts) * slots
 //
 // A row is one tile of output, 128 x TILE_COLUMNS. Those of GEMM-Q hold the next heads of the set, one to four, so that a q-block has as
-// many rows as its heads fill; those of GEMM-O hold columns, and their reduction goes through the heads of the set. Rows of one q-block stay
-// together: thread blocks that run at one time read the same input, and the weights stay in the second-level cache.
+// many rows as its heads fill; those of GEMM-O hold columns, and their reduction goes through the heads of the set. Where a tile has two
+// q-blocks, its heads are those that either has in the set. Rows of one q-block stay together: thread blocks that run at one time read the
+// same input, and the weights stay in the second-level cache.
 #include "common/plan.cuh"
 #include "gemm/config.cuh"
 #include "gemm/gemm_params.cuh"
@@ -28,39 +29,58 @@ struct GemmRows {
     }
 
     __device__ u32 rows() const {
-        return params.shape.batch * params.shape.q_blocks * params.shape.slots;
+        return params.shape.batch * tiles_of_batch(params.shape) * params.shape.slots;
     }
 
-    // Lanes share the heads of a q-block.
+    // Lanes share the heads of a q-block, or of a pair.
     __device__ u32 units() const {
-        return params.shape.symbol_batches * params.shape.q_blocks;
+        return params.shape.symbol_batches * tiles_of_batch(params.shape);
     }
 
     __device__ void count(u32 unit, u32 lane) const {
         const GemmShape& shape = params.shape;
-        const u32 words = (shape.heads + 63) / 64;
+        const u32 words = (shape.heads + 63) / 64, tiles = tiles_of_batch(shape);
+        const u32 symbol_batch = unit / tiles, first_block = unit % tiles * shape.parts;
         u32 heads = 0;
+        bool is_there = false;
+        for (u32 part = 0; part < shape.parts; ++part) is_there |= is_inside(first_block + part);
         for (u32 word = 0; word < words; ++word) {
-            u64 bits = 0;
-            for (u32 head = 64 * word + lane; head < min(64 * word + 64, shape.heads); head += LANES) {
-                bits |= u64(is_in_set(unit, head)) << (head % 64);
+            u64 all = 0;
+            for (u32 part = 0; part < shape.parts; ++part) {
+                const u32 block = first_block + part;
+                u64 bits = 0;
+                for (u32 head = 64 * word + lane; head < min(64 * word + 64, shape.heads); head += LANES) {
+                    bits |= u64(is_inside(block) && is_in_set(symbol_batch, block, head)) << (head % 64);
+                }
+                for (u32 distance = LANES / 2; distance > 0; distance /= 2) bits |= __shfl_xor_sync(~0u, bits, distance);
+                if (lane == 0 && block < shape.q_blocks) params.heads[(u64(symbol_batch) * shape.q_blocks + block) * words + word] = bits;
+                all |= bits;
             }
-            for (u32 distance = LANES / 2; distance > 0; distance /= 2) bits |= __shfl_xor_sync(~0u, bits, distance);
-            if (lane == 0) params.heads[u64(unit) * words + word] = bits;
-            heads += __popcll(bits);
+            heads += __popcll(all);
         }
         const u32 batches = shape.symbol_batches == 1 ? shape.batch : 1;
         for (u32 batch = 0; batch < batches; ++batch) {
-            const u64 first = (u64(batch) * shape.q_blocks + unit) * shape.slots;
-            for (u32 slot = lane; slot < shape.slots; slot += LANES) params.plan.lengths[first + slot] = length_of(unit, slot, heads);
+            const u64 first = (u64(batch) * tiles + unit) * shape.slots;
+            for (u32 slot = lane; slot < shape.slots; slot += LANES) {
+                params.plan.lengths[first + slot] = is_there ? length_of(slot, heads) : 0;
+            }
         }
     }
 
-    __device__ bool is_in_set(u32 unit, u32 head) const {
+    // Whether there is a q-block that has tokens of the projection.
+    __device__ bool is_inside(u32 q_block) const {
+        const GemmShape& shape = params.shape;
+        if (q_block >= shape.q_blocks) return false;
+        const u32* start = params.symbols.q_start;
+        const u32 first = start ? start[q_block] : q_block * BLOCK_Q;
+        const u32 end = start ? start[q_block + 1] : first + BLOCK_Q;
+        return end > shape.first_token && first < shape.first_token + shape.tokens && first < end;
+    }
+
+    __device__ bool is_in_set(u32 symbol_batch, u32 q_block, u32 head) const {
         const GemmShape& shape = params.shape;
         if (shape.set == ALL_TILES) return true;
-        const u32 q_block = unit % shape.q_blocks;
-        const u64 row = u64(unit / shape.q_blocks) * shape.heads + head;
+        const u64 row = u64(symbol_batch) * shape.heads + head;
         const bool computes = params.symbols.cache[row * ((shape.q_blocks + 63) / 64) + q_block / 64] >> (q_block % 64) & 1;
         if (shape.set == CACHED_TILES) return !computes;
         if (shape.set == UNCACHED_TILES || !computes) return computes;
@@ -72,13 +92,8 @@ struct GemmRows {
         return false;
     }
 
-    __device__ u32 length_of(u32 unit, u32 slot, u32 heads) const {
+    __device__ u32 length_of(u32 slot, u32 heads) const {
         const GemmShape& shape = params.shape;
-        const u32 q_block = unit % shape.q_blocks;
-        const u32* start = params.symbols.q_start;
-        const u32 first = start ? start[q_block] : q_block * BLOCK_Q;
-        const u32 end = start ? start[q_block + 1] : first + BLOCK_Q;
-        if (end <= shape.first_token || first >= shape.first_token + shape.tokens || first == end) return 0;
         if (shape.columns > 0) return 1 + heads * HEAD_STEPS + shape.steps;
         if (slot * TILE_HEADS >= heads) return 0;
         const u32 columns = min(heads - slot * TILE_HEADS, TILE_HEADS) * HEAD_DIM;
@@ -86,6 +101,6 @@ struct GemmRows {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS) gemm_plan(const __grid_constant__ GemmParams params) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) gemm_plan(const __grid_constant__ GemmParams params) {
     make_plan(params.plan, GemmRows{params});
 }

@@ -4,28 +4,48 @@
 #include "gemm/config.cuh"
 #include "gemm/gemm_params.cuh"
 
-// A piece of a tile. No tiles of its row: there is no more work.
+// A piece of a tile. No tiles of its row: there is no more work. Its 128 rows of input and output are two halves: the tokens of a q-block up to
+// its 64th and the rest, or those of two neighbours.
 template <class Detail>
 struct alignas(16) Tile {
     Piece piece;
     u32 batch;
-    u32 first, end; // the tokens of the q-block that the projection is about: its rows, from 0 on
+    u32 first[2], end[2]; // the tokens of each half that the projection is about: its rows, from 0 on
     Detail detail;
 };
 
-// Where a piece lies. `kernel.detail(batch, q_block, slot)` says what its tile has beside its rows.
+// The tokens of a q-block that a projection is about.
+struct TokenRange {
+    u32 first, end; // none where end is not above first
+};
+
+__device__ __forceinline__ TokenRange tokens_of(const GemmParams& params, u32 q_block) {
+    const u32* start = params.symbols.q_start;
+    u32 first = start ? __ldg(start + q_block) : q_block * BLOCK_Q, end = start ? __ldg(start + q_block + 1) : first + BLOCK_Q;
+    u32 begin = params.shape.first_token, last = begin + params.shape.tokens;
+    return TokenRange{min(max(first, begin), last), min(end, last)};
+}
+
+// Where a piece lies. `kernel.detail(batch, q_block, slot)` says what its tile has beside its rows; q_block is the first.
 template <class Kernel, class OwnTile>
 __device__ __forceinline__ void place_piece(const Kernel& kernel, const Piece& piece, OwnTile& tile) {
     const GemmShape& shape = kernel.params.shape;
-    const u32* start = kernel.params.symbols.q_start;
-    u32 row = piece.row / shape.slots, q_block = row % shape.q_blocks, batch = row / shape.q_blocks;
-    u32 first = start ? __ldg(start + q_block) : q_block * BLOCK_Q;
-    u32 end = start ? __ldg(start + q_block + 1) : first + BLOCK_Q;
+    u32 row = piece.row / shape.slots, tiles = tiles_of_batch(shape), q_block = row % tiles * shape.parts, batch = row / tiles;
     tile.piece = piece;
     tile.batch = batch;
-    tile.first = max(first, shape.first_token);
-    tile.end = min(end, shape.first_token + shape.tokens);
-    tile.detail = kernel.detail(batch, q_block, piece.row % shape.slots);
+    TokenRange own = tokens_of(kernel.params, q_block);
+    tile.first[0] = own.first;
+    tile.end[0] = shape.parts == 1 ? min(own.end, own.first + 64) : own.end;
+    if (shape.parts == 1) {
+        own.first += 64;
+    } else if (q_block + 1 < shape.q_blocks) {
+        own = tokens_of(kernel.params, q_block + 1);
+    } else {
+        own.first = own.end = shape.first_token + shape.tokens;
+    }
+    tile.first[1] = own.first;
+    tile.end[1] = own.end;
+    tile.detail = kernel.detail(batch, q_block, tile.piece.row % shape.slots);
 }
 
 // The k-steps of a piece: tile 0 of a row is its end.
@@ -38,33 +58,54 @@ __device__ __forceinline__ u32 count_steps(const Piece& piece) {
 
 // ---------------------------------------------------------------------------------------------------------------------- heads
 
-// The bits of the heads of a q-block that are in the set.
-__device__ __forceinline__ const u64* heads_of(const GemmParams& params, u32 batch, u32 q_block) {
+// The heads of the q-blocks of a tile that are in the set: bits of the first, and those of the second `behind` words further, which is 0 where
+// there is no second.
+struct HeadBits {
+    const u64* words;
+    u32 behind;
+
+    // Those of either that are in one word.
+    __device__ __forceinline__ u64 word(u32 index) const {
+        return __ldg(words + index) | __ldg(words + behind + index);
+    }
+    // Whether a head is in the set for a half of the tile.
+    __device__ __forceinline__ bool has(u32 head, u32 half) const {
+        return __ldg(words + half * behind + head / 64) >> head % 64 & 1;
+    }
+};
+
+__device__ __forceinline__ HeadBits heads_of(const GemmParams& params, u32 batch, u32 q_block) {
     const GemmShape& shape = params.shape;
-    return params.heads + (u64(shape.symbol_batches == 1 ? 0 : batch) * shape.q_blocks + q_block) * ((shape.heads + 63) / 64);
+    u32 words = (shape.heads + 63) / 64;
+    bool has_second = shape.parts > 1 && q_block + 1 < shape.q_blocks;
+    return HeadBits{params.heads + (u64(shape.symbol_batches == 1 ? 0 : batch) * shape.q_blocks + q_block) * words, has_second ? words : 0};
 }
 
 // The heads of a tile of GEMM-Q.
 struct TileHeads {
+    HeadBits bits;
     u32 count;
     u64 heads; // 16 bits each
 
     __device__ __forceinline__ u32 head(u32 i) const {
         return u32(heads >> 16 * i) & 0xFFFF;
     }
+    // Whether one is in the set for a half.
+    __device__ __forceinline__ bool is_of(u32 i, u32 half) const {
+        return bits.behind == 0 || bits.has(head(i), half);
+    }
 };
 
-// The heads number TILE_HEADS * slot and on of those of a q-block in the set.
+// The heads number TILE_HEADS * slot and on of those in the set.
 __device__ __forceinline__ TileHeads find_heads(const GemmParams& params, u32 batch, u32 q_block, u32 slot) {
-    const u64* bits = heads_of(params, batch, q_block);
-    TileHeads found{};
+    TileHeads found{heads_of(params, batch, q_block), 0, 0};
     u32 before = TILE_HEADS * slot;
 #pragma unroll 1
-    for (u32 first = 0; first < params.shape.heads && found.count < TILE_HEADS; first += 64) {
-        u64 here = __ldg(bits++);
+    for (u32 word = 0; 64 * word < params.shape.heads && found.count < TILE_HEADS; ++word) {
+        u64 here = found.bits.word(word);
         for (; here != 0 && before > 0; --before) here &= here - 1;
         for (; here != 0 && found.count < TILE_HEADS; here &= here - 1) {
-            found.heads |= u64(first + __ffsll(here) - 1) << 16 * found.count++;
+            found.heads |= u64(64 * word + __ffsll(here) - 1) << 16 * found.count++;
         }
     }
     return found;
@@ -72,17 +113,17 @@ __device__ __forceinline__ TileHeads find_heads(const GemmParams& params, u32 ba
 
 // A tile of GEMM-O.
 struct TileColumns {
-    u32 column;       // its first
-    const u64* heads; // bits of those in the set
-    u32 head_steps;   // k-steps of those
+    u32 column;     // its first
+    u32 head_steps; // k-steps of the heads in the set
+    HeadBits heads; // those
 };
 
 __device__ __forceinline__ TileColumns find_columns(const GemmParams& params, u32 batch, u32 q_block, u32 slot) {
-    const u64* bits = heads_of(params, batch, q_block);
+    HeadBits bits = heads_of(params, batch, q_block);
     u32 count = 0;
 #pragma unroll 1
-    for (u32 first = 0; first < params.shape.heads; first += 64) count += __popcll(__ldg(bits + first / 64));
-    return TileColumns{slot * TILE_COLUMNS, bits, count * HEAD_STEPS};
+    for (u32 word = 0; 64 * word < params.shape.heads; ++word) count += __popcll(bits.word(word));
+    return TileColumns{slot * TILE_COLUMNS, count * HEAD_STEPS, bits};
 }
 
 // Walks the heads of the set from the first to the last, in steps of which each head has HEAD_DIM / STEP_COLUMNS.
@@ -90,14 +131,14 @@ template <u32 STEP_COLUMNS>
 struct HeadWalk {
     static constexpr u32 PARTS = HEAD_DIM / STEP_COLUMNS;
 
-    u32 left;         // steps to come
-    const u64* words; // the next
-    u64 word;
+    u32 left; // steps to come
+    HeadBits bits;
+    u64 word; // what is left of it
     u32 base; // the head of its first bit
     u32 part; // of the head
 
-    __device__ __forceinline__ HeadWalk(const u64* heads, u32 steps, u32 first)
-        : left(steps - first), words(heads), word(0), base(0u - 64), part(first % PARTS) {
+    __device__ __forceinline__ HeadWalk(const HeadBits& heads, u32 steps, u32 first)
+        : left(steps - first), bits(heads), word(0), base(0u - 64), part(first % PARTS) {
         if (left == 0) return;
         for (u32 before = first / PARTS; before > 0; --before) {
             peek();
@@ -108,8 +149,8 @@ struct HeadWalk {
     // The next step's head; there must be one.
     __device__ __forceinline__ u32 peek() {
         while (word == 0) {
-            word = __ldg(words++);
             base += 64;
+            word = bits.word(base / 64);
         }
         return base + __ffsll(word) - 1;
     }

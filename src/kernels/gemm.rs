@@ -23,8 +23,8 @@ const TILE_COLUMNS: u32 = 256;
 /// k of one step.
 const STEP: usize = 64;
 
-/// Rows of the output that one copy stores: those of a warpgroup.
-const STORED_ROWS: u32 = 64;
+/// Rows of a tensor of tokens that one copy moves: those of a warpgroup.
+const COPIED_ROWS: u32 = 64;
 
 /// Which (q-block, head) tiles a projection is about.
 #[derive(Clone, Debug)]
@@ -242,20 +242,28 @@ impl Kernels {
             columns: columns as u32,
             slots: slots as u32,
             set: set.number(),
+            parts: 1,
+            reserved: 0,
         };
         let mut addresses = params::Symbols::default();
         if let Some(symbols) = set.symbols() {
-            let Sizes { batches, heads: own, q_blocks, kv_blocks, q_tokens, is_regular_q, .. } = symbols.sizes();
+            let Sizes { batches, heads: own, q_blocks, kv_blocks, q_tokens, q_block, is_regular_q, .. } =
+                symbols.sizes();
             if (own as usize, q_tokens as usize) != (heads, all_tokens) || (batches != 1 && batches as usize != batch) {
                 return Err(Error::Shape(format!(
                     "symbols of {batches} x {own} heads and {q_tokens} tokens, a projection of {sizes:?}"
                 )));
             }
             (shape.q_blocks, shape.kv_blocks, shape.symbol_batches) = (q_blocks, kv_blocks, batches);
+            // The portable kernels have a tile for each q-block, whatever its size.
+            let has_pairs = q_block < BLOCK && matches!(kernel, Kernel::GemmQSm90 | Kernel::GemmOSm90);
+            shape.parts = 1 + u32::from(has_pairs);
             let params::Symbols { cache, skip, q_start, .. } = symbols.addresses;
             addresses = params::Symbols { cache, skip, q_start: if is_regular_q { 0 } else { q_start }, ..addresses };
         }
-        let rows = [shape.batch, shape.q_blocks, shape.slots].into_iter().try_fold(1_u32, u32::checked_mul);
+        let rows = [shape.batch, shape.q_blocks.div_ceil(shape.parts), shape.slots]
+            .into_iter()
+            .try_fold(1_u32, u32::checked_mul);
         let Some(rows) = rows.filter(|&rows| rows < 1 << 31) else {
             return Err(Error::Shape(format!("a projection of {sizes:?} has too many tiles for one launch")));
         };
@@ -296,14 +304,14 @@ impl Kernels {
             halves: u32::from(matches!(rotary, Some((_, RotaryPairs::Halves)))),
         };
         let sources = if work.kernel == Kernel::GemmQSm90 {
-            let map_of_x = self.map(&x.0, BLOCK)?;
+            let map_of_x = self.map(&x.0, COPIED_ROWS)?;
             let map_of_rotary = match rotary {
                 // Copies do not mind what numbers are: two of 16 bits are one of 32.
-                Some((table, _)) => self.map(&table.as_halves([all_tokens, 2 * head_dim]), BLOCK)?,
+                Some((table, _)) => self.map(&table.as_halves([all_tokens, 2 * head_dim]), COPIED_ROWS)?,
                 None => map_of_x,
             };
             let map_of_weight = self.map(&weight.0, head_dim as u32)?;
-            Sources::Maps(Box::new([map_of_x, map_of_weight, map_of_rotary, self.map(&own, STORED_ROWS)?]), None)
+            Sources::Maps(Box::new([map_of_x, map_of_weight, map_of_rotary, self.map(&own, COPIED_ROWS)?]), None)
         } else {
             let w = weight.0.params();
             let w = params::Tensor4 { head_stride: w.token_stride * head_dim as u64, ..w };
@@ -349,15 +357,15 @@ impl Kernels {
             params.weights[index] = *weight;
         }
         let sources = if work.kernel == Kernel::GemmOSm90 {
-            let map_of_o = self.map(o, BLOCK)?;
-            let map_of_further = further.as_ref().map_or(Ok(map_of_o), |further| self.map(&further.0, BLOCK))?;
+            let map_of_o = self.map(o, COPIED_ROWS)?;
+            let map_of_further = further.as_ref().map_or(Ok(map_of_o), |further| self.map(&further.0, COPIED_ROWS))?;
             let map_of_weight = self.map(&weight.0, TILE_COLUMNS)?;
             let mut of_terms = [map_of_o; MAX_ORDER + 1];
             for (map, (term, _)) in of_terms.iter_mut().zip(terms) {
-                *map = self.map(&term.0, BLOCK)?;
+                *map = self.map(&term.0, COPIED_ROWS)?;
             }
             Sources::Maps(
-                Box::new([map_of_o, map_of_further, map_of_weight, self.map(&out.0, STORED_ROWS)?]),
+                Box::new([map_of_o, map_of_further, map_of_weight, self.map(&out.0, COPIED_ROWS)?]),
                 Some(Box::new(of_terms)),
             )
         } else {

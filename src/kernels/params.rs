@@ -141,7 +141,7 @@ mirrored! {
         count: u32,
     }
     /// The sizes of a projection.
-    GemmShape, 48 {
+    GemmShape, 56 {
         /// Batch entries.
         batch: u32,
         /// Heads.
@@ -162,13 +162,17 @@ mirrored! {
         steps: u32,
         /// GEMM-O: features of the output; GEMM-Q: 0.
         columns: u32,
-        /// Tiles of a q-block, at most.
+        /// Tiles of a q-block, or of a pair of them, at most.
         slots: u32,
         /// Which tiles: one of `ALL_TILES` and so on.
         set: u32,
+        /// q-blocks of a tile, 1 or 2.
+        parts: u32,
+        /// Zero.
+        reserved: u32,
     }
     /// What both projections share.
-    GemmParams, 184 {
+    GemmParams, 192 {
         /// Sizes.
         shape: GemmShape,
         /// What is computed.
@@ -179,7 +183,7 @@ mirrored! {
         heads: u64,
     }
     /// GEMM-Q.
-    GemmQParams, 248 {
+    GemmQParams, 256 {
         /// What both share.
         gemm: GemmParams,
         /// Output.
@@ -196,7 +200,7 @@ mirrored! {
         halves: u32,
     }
     /// GEMM-O.
-    GemmOParams, 248 {
+    GemmOParams, 256 {
         /// What both share.
         gemm: GemmParams,
         /// Output.

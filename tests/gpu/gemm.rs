@@ -35,6 +35,8 @@ pub struct Case {
     pub symbol_batches: usize,
     /// Share of q-blocks that are not cached, and of kv-blocks that are live.
     pub live: [f64; 2],
+    /// Most tokens of a q-block.
+    pub q_block: usize,
     pub is_regular: bool,
     pub bias: bool,
     /// GEMM-Q.
@@ -61,6 +63,7 @@ impl Case {
             set: Set::Live,
             symbol_batches: 1,
             live: [0.6, 0.5],
+            q_block: 128,
             is_regular: true,
             bias,
             norm,
@@ -91,6 +94,7 @@ impl Case {
             set: random.pick(&[Set::All, Set::Live, Set::Cached, Set::Uncached]),
             symbol_batches: random.pick(&[1, batch]),
             live: [random.pick(&[0.0, 0.1, 0.5, 0.9, 1.0]), random.pick(&[0.05, 0.5, 1.0])],
+            q_block: random.pick(&[64, 128]),
             is_regular: random.chance(0.5),
             bias: random.chance(0.5),
             norm: random.chance(0.5),
@@ -101,12 +105,12 @@ impl Case {
 
     fn blocks(&self, random: &mut Random) -> Blocks {
         let tokens = self.sizes.all_tokens;
-        let mut blocks = Blocks::regular(tokens, tokens, 128, 128);
+        let mut blocks = Blocks::regular(tokens, tokens, self.q_block, 128);
         if !self.is_regular {
             blocks.q = vec![0];
             let mut end = 0;
             while end < tokens {
-                end = tokens.min(end + 1 + random.below(128));
+                end = tokens.min(end + 1 + random.below(self.q_block));
                 blocks.q.push(end as u32);
             }
         }

@@ -2,6 +2,7 @@
 // kernels get wrong: ranges of tokens that cut blocks, q-blocks with no head in the set, more thread blocks than rows.
 #include "case.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 
@@ -25,9 +26,11 @@ void Case::choose_blocks() {
     bool has_many_heads = random.one_in(6);
     shape.batch = random.one_in(3) ? 2 : 1;
     shape.heads = has_many_heads ? random.between(60, 70) : random.between(1, 6);
-    bool is_irregular = random.one_in(2);
-    if (is_irregular) {
-        q_start = irregular_blocks(random, random.between(1, 4), has_many_heads ? 30 : BLOCK_Q, 2);
+    // Pairs of q-blocks are for Hopper, which has wider tiles.
+    shape.parts = TILE_COLUMNS == 256 && random.one_in(2) ? 2 : 1;
+    if (shape.parts > 1 || random.one_in(2)) {
+        u32 count = random.between(1, 4) * shape.parts, most = has_many_heads ? 30 : BLOCK_Q / shape.parts;
+        q_start = irregular_blocks(random, random.between((count + 1) / 2, count), most, 2);
         gemm.symbols.q_start = memory.copy(q_start);
     } else {
         q_start = regular_blocks(random.between(1, has_many_heads ? 40 : 300), BLOCK_Q);
@@ -127,18 +130,25 @@ bool Case::is_in_set(u32 batch, u32 q_block, u32 head) const {
 void Case::check_plan() const {
     const Plan& plan = gemm.plan;
     const GemmShape& shape = gemm.shape;
-    u32 live = 0;
+    u32 live = 0, tiles_of_batch = (shape.q_blocks + shape.parts - 1) / shape.parts;
     for (u32 row = 0; row < rows(); ++row) {
-        u32 q_block = row / shape.slots % shape.q_blocks, batch = row / shape.slots / shape.q_blocks, heads = 0;
-        u32 unit = (shape.symbol_batches == 1 ? 0 : batch) * shape.q_blocks + q_block;
-        for (u32 head = 0; head < shape.heads; ++head) {
-            bool is_there = is_in_set(batch, q_block, head);
-            heads += is_there;
-            if (has(gemm.heads + unit * words_for(shape.heads), head) != is_there) {
-                fail("plan: head %u of q-block %u should %sbe in the set", head, q_block, is_there ? "" : "not ");
+        u32 first = row / shape.slots % tiles_of_batch * shape.parts, batch = row / shape.slots / tiles_of_batch;
+        u32 end = std::min(first + shape.parts, shape.q_blocks);
+        std::vector<bool> heads(shape.heads);
+        bool is_about_any = false;
+        for (u32 q_block = first; q_block < end; ++q_block) {
+            is_about_any |= is_inside(q_block);
+            u32 line = (shape.symbol_batches == 1 ? 0 : batch) * shape.q_blocks + q_block;
+            for (u32 head = 0; head < shape.heads; ++head) {
+                bool is_there = is_inside(q_block) && is_in_set(batch, q_block, head);
+                heads[head] = heads[head] || is_there;
+                if (has(gemm.heads + line * words_for(shape.heads), head) != is_there) {
+                    fail("plan: head %u of q-block %u should %sbe in the set", head, q_block, is_there ? "" : "not ");
+                }
             }
         }
-        u32 tiles = is_inside(q_block) ? tiles_of_row(heads, row % shape.slots) : 0;
+        u32 count = u32(std::count(heads.begin(), heads.end(), true));
+        u32 tiles = is_about_any ? tiles_of_row(count, row % shape.slots) : 0;
         if (tiles == 0) continue;
         if (plan.order[live] != row || tiles_of(plan.lengths[live]) != tiles) {
             fail("plan: row %u of %u tiles is not the live row %u", row, tiles, live);
@@ -181,10 +191,10 @@ std::vector<float> widen(const u16* numbers, u32 count) {
 
 std::string Case::text() const {
     const GemmShape& shape = gemm.shape;
-    const char* sets[] = {"all tiles", "live tiles", "cached tiles"};
+    const char* sets[] = {"all tiles", "live tiles", "cached tiles", "uncached tiles"};
     char text[250];
-    const char* format = "batch %u, %u heads, tokens %u .. %u of %u in %u %s blocks, %u k-steps, %u columns, %u slots, %s, %u thread blocks";
+    const char* format = "batch %u, %u heads, tokens %u .. %u of %u in %u %s blocks, %u to a tile, %u k-steps, %u columns, %u slots, %s, %u thread blocks";
     std::snprintf(text, sizeof text, format, shape.batch, shape.heads, shape.first_token, last_token(), shape.q_tokens, shape.q_blocks,
-                  gemm.symbols.q_start ? "irregular" : "regular", shape.steps, shape.columns, shape.slots, sets[shape.set], gemm.plan.ctas);
+                  gemm.symbols.q_start ? "irregular" : "regular", shape.parts, shape.steps, shape.columns, shape.slots, sets[shape.set], gemm.plan.ctas);
     return text;
 }

@@ -20,7 +20,10 @@ struct Case {
     u16* out;
 
     std::string text() const;
-    u32 rows() const { return gemm.shape.batch * gemm.shape.q_blocks * gemm.shape.slots; }
+    u32 rows() const {
+        const GemmShape& shape = gemm.shape;
+        return shape.batch * ((shape.q_blocks + shape.parts - 1) / shape.parts) * shape.slots;
+    }
     u32 last_token() const { return gemm.shape.first_token + gemm.shape.tokens; }
     // Whether a q-block has tokens of the projection, and the block of a token.
     bool is_inside(u32 q_block) const;
