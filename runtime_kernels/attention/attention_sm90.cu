@@ -228,8 +228,8 @@ struct Producer {
         } else {
             mbarrier_arrive_expect_tx(shared_address(barrier), STAGE_BYTES);
 #pragma unroll
-            for (u32 half = 0; half < 2; ++half) {
-                load_rows(shared.q[q.stage()], 64 * half, q_map, barrier, slot.q_first[half], slot.head, slot.batch, EVICT_FIRST);
+            for (u32 part = 0; part < Q_PARTS; ++part) {
+                load_rows(shared.q[q.stage()], Q_BLOCK * part, q_map, barrier, slot.q_first[part], slot.head, slot.batch, EVICT_FIRST);
             }
         }
         return &slot;
@@ -275,14 +275,14 @@ struct Consumer {
     u32 warpgroup; // 0 or 1
     u32 thread;    // within the warpgroup
     u32 lane;
-    u32 row;      // first of this thread's two rows of its half; the other is 8 below
+    u32 row;      // first of this thread's two rows of work; the other is 8 below
     u32 rows = 0; // whose scores are all done
     Ring<STAGES> k, v;
 
     __device__ __forceinline__ Consumer(
         SharedMemoryPlan& shared, const AttentionParams& params, const TensorMap* out_map, u32 warpgroup)
         : shared(shared), params(params), out_map(out_map), warpgroup(warpgroup), thread(threadIdx.x % 128), lane(threadIdx.x % 32) {
-        row = 16 * (thread / 32) + lane / 4;
+        row = 64 * warpgroup + 16 * (thread / 32) + lane / 4;
     }
 
     // Waits for the next row; its number of tiles, 0 when there is none.
@@ -442,8 +442,7 @@ struct Consumer {
 
     __device__ __forceinline__ void finish_scores(Tiles& t, float (&s)[64], bool may_be_masked, const TileNote& note) {
         keep_behind<64>(s);
-        u32 row_of_block = Q_PARTS == 1 ? 64 * warpgroup + row : row;
-        if (may_be_masked) apply_note(s, note, params.symbols.tiles, row_of_block, lane % 4);
+        if (may_be_masked) apply_note(s, note, params.symbols.tiles, row % Q_BLOCK, lane % 4);
 #pragma unroll
         for (u32 half = 0; half < 2; ++half) {
             if (Q_PARTS > 1) t.softmax.left_out[half] = note.columns[half] == 0 ? -INFINITE : 0.0f;
@@ -486,10 +485,11 @@ struct Consumer {
         const Slot& slot = shared.slots[Ring<SLOTS>{rows - 1}.stage()];
         u32 batch = same_in_warp(slot.batch), head = same_in_warp(slot.head), q_first = same_in_warp(slot.q_first[warpgroup]);
         u32 first = first_row_of_warp();
-        u8* from = shared.q[Ring<Q_STAGES>{rows - 1}.stage()] + 128 * (64 * warpgroup + first);
+        u8* from = shared.q[Ring<Q_STAGES>{rows - 1}.stage()] + 128 * first;
         fence_proxy_async();
         __syncwarp();
         bool is_ours = slot.piece.begin == 0; // not left to the thread block that began the row
+        first %= 64;
         if (MASKS && first + 16 > slot.q_rows[warpgroup]) {
             if (is_ours) copy_rows(slot, first, from);
         } else if (is_ours && lane == 0) {
@@ -509,9 +509,9 @@ struct Consumer {
         release(&shared.q_empty[Ring<Q_STAGES>{rows - 2}.stage()], lane);
     }
 
-    // The first of the 16 rows of its half that a warp has in its accumulators.
+    // The first of the 16 rows of work that a warp has in its accumulators.
     __device__ __forceinline__ u32 first_row_of_warp() const {
-        return same_in_warp(16 * (thread / 32));
+        return same_in_warp(64 * warpgroup + 16 * (thread / 32));
     }
 
     // Places of this thread in the workspace, [slot][warpgroup][i / 4][thread][4] in the order of accumulators, and [slot][row].
@@ -521,7 +521,7 @@ struct Consumer {
         return reinterpret_cast<float4*>(params.plan.partial_out) + slot * OUTPUT_STRIDE + warpgroup * CHUNKS * 128 + thread;
     }
     __device__ __forceinline__ float2* partial_stats(u32 slot) const {
-        return reinterpret_cast<float2*>(params.plan.partial_stats) + slot * BLOCK_Q + 64 * warpgroup + row;
+        return reinterpret_cast<float2*>(params.plan.partial_stats) + slot * BLOCK_Q + row;
     }
 
     // Leaves a piece of a divided row to the thread block that began the row, and does not wait for it.
@@ -595,7 +595,7 @@ struct Consumer {
             if (Q_PARTS > 1 && is_empty[i / 2 % 2]) o[i] = 0.0f;
         }
         bar_sync(WARPGROUP + warpgroup, 128); // a product of the warpgroup may read all of its rows, and all have waited for theirs
-        u32 to = shared_address(shared.q[Ring<Q_STAGES>{rows - 1}.stage()]) + 128 * (64 * warpgroup + first_row_of_warp());
+        u32 to = shared_address(shared.q[Ring<Q_STAGES>{rows - 1}.stage()]) + 128 * first_row_of_warp();
 #pragma unroll
         for (u32 i = 0; i < HEAD_DIM / 16; ++i) {
             u32 own = lane % 16, chunk = 2 * i + lane / 16;
@@ -608,7 +608,8 @@ struct Consumer {
 #pragma unroll
             for (u32 r = 0; r < 2; ++r) {
                 float value = is_empty[r] ? -INFINITE : (reference[r] + lg2_approx(sum[r])) * LN_2;
-                if (row + 8 * r < slot.q_rows[warpgroup]) lse[row + 8 * r] = value;
+                u32 local = row % 64 + 8 * r;
+                if (local < slot.q_rows[warpgroup]) lse[local] = value;
             }
         }
     }

@@ -55,14 +55,17 @@ struct GemmO {
             if (heads.left > 0) {
                 u32 head = heads.peek();
                 from = head * HEAD_DIM + heads.part * STEP;
-                u32 tokens[2];
+                u32 tokens[2] = {tile.first[0], tile.first[1]};
 #pragma unroll
-                for (u32 half = 0; half < 2; ++half) tokens[half] = heads.bits.has(head, half) ? tile.first[half] : shape.q_tokens;
-                load_halves(a, kernel.o_map, barrier, heads.part * STEP, tokens, 0, head, tile.batch, EVICT_NORMAL);
+                for (u32 half = 0; half < 2; ++half) {
+                    if (shape.parts > 1 && !heads.bits.has(head, half)) tokens[half] = shape.q_tokens;
+                }
+                load_rows(a, kernel.o_map, barrier, heads.part * STEP, tokens, 0, shape.parts, head, tile.batch, EVICT_NORMAL);
                 heads.advance();
             } else {
                 from = shape.heads * HEAD_DIM + step * STEP;
-                load_halves(a, kernel.further_map, barrier, step * STEP, tile.first, shape.first_token, 0, tile.batch, EVICT_NORMAL);
+                load_rows(
+                    a, kernel.further_map, barrier, step * STEP, tile.first, shape.first_token, shape.parts, 0, tile.batch, EVICT_NORMAL);
                 ++step;
             }
             cp_async_bulk_tensor_4d(shared_address(b), kernel.w_map, full, from, tile.detail.column, 0, 0, EVICT_LAST);
@@ -77,7 +80,8 @@ struct GemmO {
     __device__ __forceinline__ void load_addition(const OwnTile& tile, u32 n, u8* a, u64* barrier) const {
         mbarrier_arrive_expect_tx(shared_address(barrier), A_BYTES);
         u32 term = n % own.count, column = tile.detail.column + 64 * (n / own.count);
-        load_halves(a, &terms->of[term], barrier, column, tile.first, params.shape.first_token, 0, tile.batch, EVICT_FIRST);
+        const GemmShape& shape = params.shape;
+        load_rows(a, &terms->of[term], barrier, column, tile.first, shape.first_token, shape.parts, 0, tile.batch, EVICT_FIRST);
     }
 
     template <class C>

@@ -40,9 +40,10 @@ struct GemmQ {
 
         __device__ __forceinline__ void load(u8* a, u8* b, u64* barrier) {
             const Detail& detail = tile.detail;
+            const GemmShape& shape = kernel.params.shape;
             u32 full = shared_address(barrier), column = STEP * step++;
             mbarrier_arrive_expect_tx(full, A_BYTES + detail.count * HEAD_DIM * 128);
-            load_halves(a, kernel.x_map, barrier, column, tile.first, kernel.params.shape.first_token, 0, tile.batch, EVICT_NORMAL);
+            load_rows(a, kernel.x_map, barrier, column, tile.first, shape.first_token, shape.parts, 0, tile.batch, EVICT_NORMAL);
 #pragma unroll
             for (u32 i = 0; i < TILE_HEADS; ++i) {
                 if (i < detail.count) {
@@ -62,7 +63,7 @@ struct GemmQ {
 
     __device__ __forceinline__ void load_addition(const OwnTile& tile, u32 n, u8* a, u64* barrier) const {
         mbarrier_arrive_expect_tx(shared_address(barrier), A_BYTES);
-        load_halves(a, rotary_map, barrier, 64 * n, tile.first, 0, 0, 0, EVICT_LAST);
+        load_rows(a, rotary_map, barrier, 64 * n, tile.first, 0, params.shape.parts, 0, 0, EVICT_LAST);
     }
 
     template <class C>

@@ -268,11 +268,11 @@ __device__ __forceinline__ void run(const Kernel& kernel, u8* shared) {
         __syncthreads(); // all are done with the last piece, and so with its stages, and with the tile before it
         if (threadIdx.x == 0) {
             control.current ^= 1;
-            Piece piece;
-            if (reinterpret_cast<Work*>(control.work)->next(piece)) {
-                place_piece(kernel, piece, control.tiles[control.current]);
+            auto& tile = control.tiles[control.current];
+            if (reinterpret_cast<Work*>(control.work)->next(tile.piece)) {
+                place_piece(kernel, tile);
             } else {
-                control.tiles[control.current].piece.count = 0;
+                tile.piece.count = 0;
             }
         }
         __syncthreads();

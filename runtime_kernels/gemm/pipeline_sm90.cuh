@@ -47,8 +47,8 @@ constexpr u32 PANELS = TILE_COLUMNS / 64; // of the output
 constexpr u32 STAGED = 2;                 // of them at a time
 
 // Registers of a thread. All together they fit what the launch allocates, 384 * 168.
-constexpr u32 PRODUCER_REGISTERS = 56;
-constexpr u32 CONSUMER_REGISTERS = 224;
+constexpr u32 PRODUCER_REGISTERS = 40;
+constexpr u32 CONSUMER_REGISTERS = 232;
 static_assert(128 * PRODUCER_REGISTERS + 256 * CONSUMER_REGISTERS <= 384 * 168, "the registers of one thread block");
 
 constexpr u32 NOWHERE = 0xFFFFFFFF; // where nobody wants a panel
@@ -72,12 +72,11 @@ __device__ __forceinline__ void schedule(const Kernel& kernel, Shared& shared) {
     Work work(kernel.params.plan, blockIdx.x);
     Ring<SLOTS> slot;
     for (bool is_more = true; is_more; slot.advance()) {
-        Piece piece;
-        is_more = work.next(piece);
         mbarrier_wait(shared_address(&shared.tile_empty[slot.stage()]), slot.phase() ^ 1);
         auto& tile = shared.tiles[slot.stage()];
+        is_more = work.next(tile.piece);
         if (is_more) {
-            place_piece(kernel, piece, tile);
+            place_piece(kernel, tile);
         } else {
             tile.piece.count = 0;
         }
@@ -85,14 +84,13 @@ __device__ __forceinline__ void schedule(const Kernel& kernel, Shared& shared) {
     }
 }
 
-// Loads 64 columns of both halves of a tile to a panel; tokens beyond the tensor, whose first one is `begin`, become zeros.
-__device__ __forceinline__ void load_halves(
-    u8* panel, const TensorMap* map, u64* barrier, u32 column, const u32 (&tokens)[2], u32 begin, u32 head, u32 batch, u64 policy) {
-#pragma unroll
-    for (u32 half = 0; half < 2; ++half) {
-        u32 to = shared_address(panel) + half * (A_BYTES / 2);
-        cp_async_bulk_tensor_4d(to, map, shared_address(barrier), column, tokens[half] - begin, head, batch, policy);
-    }
+// Loads 64 columns of the 128 rows of a tile to a panel: as one box, or one for each of two q-blocks. Tokens beyond the tensor, whose first one
+// is `begin`, become zeros.
+__device__ __forceinline__ void load_rows(
+    u8* panel, const TensorMap* map, u64* barrier, u32 column, const u32 (&tokens)[2], u32 begin, u32 parts, u32 head, u32 batch, u64 policy) {
+    u32 to = shared_address(panel), full = shared_address(barrier);
+    cp_async_bulk_tensor_4d(to, map, full, column, tokens[0] - begin, head, batch, policy);
+    if (parts > 1) cp_async_bulk_tensor_4d(to + A_BYTES / 2, map, full, column, tokens[1] - begin, head, batch, policy);
 }
 
 // Where a warpgroup leaves its part of a piece: [slot][warpgroup][i / 4][thread][4] in the order of accumulators.

@@ -26,12 +26,11 @@ __device__ __forceinline__ TokenRange tokens_of(const GemmParams& params, u32 q_
     return TokenRange{min(max(first, begin), last), min(end, last)};
 }
 
-// Where a piece lies. `kernel.detail(batch, q_block, slot)` says what its tile has beside its rows; q_block is the first.
+// Where the piece of a tile lies. `kernel.detail(batch, q_block, slot)` says what its tile has beside its rows; q_block is the first.
 template <class Kernel, class OwnTile>
-__device__ __forceinline__ void place_piece(const Kernel& kernel, const Piece& piece, OwnTile& tile) {
+__device__ __forceinline__ void place_piece(const Kernel& kernel, OwnTile& tile) {
     const GemmShape& shape = kernel.params.shape;
-    u32 row = piece.row / shape.slots, tiles = tiles_of_batch(shape), q_block = row % tiles * shape.parts, batch = row / tiles;
-    tile.piece = piece;
+    u32 row = tile.piece.row / shape.slots, tiles = tiles_of_batch(shape), q_block = row % tiles * shape.parts, batch = row / tiles;
     tile.batch = batch;
     TokenRange own = tokens_of(kernel.params, q_block);
     tile.first[0] = own.first;

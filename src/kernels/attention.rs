@@ -16,10 +16,7 @@ use super::{Element, Kernels};
 use crate::cuda::{Argument, Function, Launch, Stream, TensorMap};
 use crate::error::{Error, Result};
 
-/// Queries that one copy of attention_sm90.cu loads: half of a row of work.
-const LOADED_ROWS: u32 = 64;
-
-/// Rows of the output that one copy of it stores: those of a warp.
+/// Rows of the output that one copy of attention_sm90.cu stores: those of a warp.
 const STORED_ROWS: u32 = 16;
 
 /// What attention reads and writes.
@@ -150,7 +147,7 @@ impl Kernels {
                 let Operands { q, k, v, out, .. } = &operands;
                 let map = |view: &TensorView, rows| TensorMap::encode(self.device(), &view.layout(rows));
                 let [k, v] = [map(k, variant.kv_block)?, map(v, variant.kv_block)?];
-                Some([map(q, LOADED_ROWS)?, k, v, map(out, STORED_ROWS)?])
+                Some([map(q, variant.q_block)?, k, v, map(out, STORED_ROWS)?])
             }
             _ => None,
         };

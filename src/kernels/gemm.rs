@@ -23,8 +23,8 @@ const TILE_COLUMNS: u32 = 256;
 /// k of one step.
 const STEP: usize = 64;
 
-/// Rows of a tensor of tokens that one copy moves: those of a warpgroup.
-const COPIED_ROWS: u32 = 64;
+/// Rows of the output that one copy stores: those of a warpgroup.
+const STORED_ROWS: u32 = 64;
 
 /// Which (q-block, head) tiles a projection is about.
 #[derive(Clone, Debug)]
@@ -202,6 +202,11 @@ impl GemmWork {
     pub fn workspace(&self) -> &Arc<Workspace> {
         self.list.workspace()
     }
+
+    /// Rows of a tensor of tokens that one copy loads: those of a q-block.
+    fn loaded_rows(&self) -> u32 {
+        BLOCK / self.params.shape.parts
+    }
 }
 
 impl Kernels {
@@ -304,14 +309,15 @@ impl Kernels {
             halves: u32::from(matches!(rotary, Some((_, RotaryPairs::Halves)))),
         };
         let sources = if work.kernel == Kernel::GemmQSm90 {
-            let map_of_x = self.map(&x.0, COPIED_ROWS)?;
+            let rows = work.loaded_rows();
+            let map_of_x = self.map(&x.0, rows)?;
             let map_of_rotary = match rotary {
                 // Copies do not mind what numbers are: two of 16 bits are one of 32.
-                Some((table, _)) => self.map(&table.as_halves([all_tokens, 2 * head_dim]), COPIED_ROWS)?,
+                Some((table, _)) => self.map(&table.as_halves([all_tokens, 2 * head_dim]), rows)?,
                 None => map_of_x,
             };
             let map_of_weight = self.map(&weight.0, head_dim as u32)?;
-            Sources::Maps(Box::new([map_of_x, map_of_weight, map_of_rotary, self.map(&own, COPIED_ROWS)?]), None)
+            Sources::Maps(Box::new([map_of_x, map_of_weight, map_of_rotary, self.map(&own, STORED_ROWS)?]), None)
         } else {
             let w = weight.0.params();
             let w = params::Tensor4 { head_stride: w.token_stride * head_dim as u64, ..w };
@@ -357,15 +363,16 @@ impl Kernels {
             params.weights[index] = *weight;
         }
         let sources = if work.kernel == Kernel::GemmOSm90 {
-            let map_of_o = self.map(o, COPIED_ROWS)?;
-            let map_of_further = further.as_ref().map_or(Ok(map_of_o), |further| self.map(&further.0, COPIED_ROWS))?;
+            let rows = work.loaded_rows();
+            let map_of_o = self.map(o, rows)?;
+            let map_of_further = further.as_ref().map_or(Ok(map_of_o), |further| self.map(&further.0, rows))?;
             let map_of_weight = self.map(&weight.0, TILE_COLUMNS)?;
             let mut of_terms = [map_of_o; MAX_ORDER + 1];
             for (map, (term, _)) in of_terms.iter_mut().zip(terms) {
-                *map = self.map(&term.0, COPIED_ROWS)?;
+                *map = self.map(&term.0, rows)?;
             }
             Sources::Maps(
-                Box::new([map_of_o, map_of_further, map_of_weight, self.map(&out.0, COPIED_ROWS)?]),
+                Box::new([map_of_o, map_of_further, map_of_weight, self.map(&out.0, STORED_ROWS)?]),
                 Some(Box::new(of_terms)),
             )
         } else {

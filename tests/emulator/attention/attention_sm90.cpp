@@ -22,7 +22,7 @@ static void run(const AttentionParams& params) {
     const Shape& shape = params.shape;
     const Extent queries = {shape.batch, shape.heads, shape.q_tokens, HEAD_DIM};
     const Extent keys = {shape.batch, shape.kv_heads, shape.kv_tokens, HEAD_DIM};
-    attention(params, map_of(params.q, queries, 64), map_of(params.k, keys, KV_BLOCK), map_of(params.v, keys, KV_BLOCK),
+    attention(params, map_of(params.q, queries, Q_BLOCK), map_of(params.k, keys, KV_BLOCK), map_of(params.v, keys, KV_BLOCK),
               map_of(params.out, queries, 16));
 }
 
