@@ -110,6 +110,7 @@ fn llvm_cuda_and_files_have_their_places() {
                 "src/plan/file.rs",
                 "src/minidit/weights.rs",
                 "src/cuda/cache.rs",
+                "src/cuda/host.rs",
                 "src/kernels/source.rs",
                 "src/bin/",
             ],
