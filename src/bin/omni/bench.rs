@@ -81,6 +81,9 @@ pub struct Results<'a> {
     /// Bytes of a GPU's memory that were announced for whole blocks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
+    /// The same of the host's memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_memory_bytes: Option<u64>,
 }
 
 /// Measures.
@@ -163,6 +166,7 @@ impl<'a> Results<'a> {
             kinds: measured.map(|(kind, of_kind)| line(*kind, of_kind)).collect(),
             total: None,
             memory_bytes: None,
+            host_memory_bytes: None,
         }
     }
 
