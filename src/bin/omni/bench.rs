@@ -16,7 +16,7 @@ use crate::device::counted;
 use crate::exit::{Exit, Failure};
 use crate::run::{attend, dense, gain, live_share, milliseconds, threads};
 use crate::table::{self, Table};
-use crate::{input, kinds, source};
+use crate::{input, source};
 
 /// Tensors that are kept from round to round, bytes at most: to read them or make them up takes longer than attention on a GPU.
 const KEPT: usize = 4 << 30;
@@ -201,7 +201,7 @@ fn line(kind: StepKind, samples: OfKind) -> Line {
     let live_share = samples.live.iter().sum::<f64>() / calls as f64;
     let (selection, whole, dense) = (median(samples.selection), median(samples.whole), median(samples.dense));
     Line {
-        kind: kinds::name(kind),
+        kind: kind.name(),
         calls,
         live_share,
         selection_ms: selection,

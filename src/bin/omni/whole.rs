@@ -21,7 +21,7 @@ use crate::run::{gain, milliseconds, relative, threads};
 use crate::runner::{self, Runner};
 use crate::source::Measured;
 use crate::table::{self, Table};
-use crate::{input, kinds, source};
+use crate::{input, source};
 
 /// What one layer did at one step.
 #[derive(Serialize)]
@@ -123,7 +123,7 @@ fn outcome(runner: &mut Runner, place: [u32; 2], x: &Rc<[Tensor]>, measured: &Me
     // While the CPU chooses, the GPU waits.
     let waited = if matches!(runner, Runner::Cuda(_)) { ran.selection } else { Duration::ZERO };
     let time = ran.time()?.saturating_sub(waited);
-    Ok(Outcome { kind: kinds::name(ran.kind), outputs: runner.outputs()?, selection: ran.selection, time })
+    Ok(Outcome { kind: ran.kind.name(), outputs: runner.outputs()?, selection: ran.selection, time })
 }
 
 /// A block whose projections copy queries, keys and values, and whose output projections are random.
