@@ -100,7 +100,7 @@ fn llvm_cuda_and_files_have_their_places() {
     let rules: &[(&str, &[&str])] = &[
         ("inkwell::", &["src/codegen/"]),
         ("cudarc::", &["src/cuda/"]),
-        ("libloading::", &["src/cuda/nvrtc.rs"]),
+        ("libloading::", &["src/cuda/nvrtc.rs", "src/cuda/nvtx.rs"]),
         (
             "std::fs::",
             &[

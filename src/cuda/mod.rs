@@ -11,6 +11,7 @@
 //! | [`buffer`], [`host`] | memory of the GPU, and that of the host which it copies from and to beside launches |
 //! | [`nvrtc`], [`cache`] | the compiler, and what it has compiled, on the disk |
 //! | [`module`], [`launch`] | compiled kernels, and running them |
+//! | [`nvtx`] | names of what is launched, for profilers |
 //! | [`tensor_map`] | descriptors of the tensor memory accelerator |
 
 pub mod buffer;
@@ -22,6 +23,7 @@ pub mod host;
 pub mod launch;
 pub mod module;
 pub mod nvrtc;
+pub mod nvtx;
 pub mod stream;
 pub mod tensor_map;
 
@@ -32,5 +34,6 @@ pub use graph::Graph;
 pub use host::HostBuffer;
 pub use launch::{Argument, Launch};
 pub use module::{Function, Module};
+pub use nvtx::Range;
 pub use stream::Stream;
 pub use tensor_map::TensorMap;

@@ -33,7 +33,7 @@ use super::memory::{Kept, Memory, MemoryPlan};
 use super::merged::check_orders;
 use super::selection::LayerSymbols;
 use crate::cpu::check::ensure;
-use crate::cuda::{Buffer, Stream, host};
+use crate::cuda::{Buffer, Range, Stream, host};
 use crate::error::{Error, Result};
 use crate::ir::{Source, StepKind};
 use crate::kernels::choose::BLOCK;
@@ -273,6 +273,7 @@ impl DeviceSession {
         let block = Arc::clone(&self.blocks[layer as usize]);
         // There is no other branch here.
         let kind = if kind == StepKind::Shared { StepKind::Update } else { kind };
+        let _range = Range::new(format_args!("layer {layer} step {step} {}", kind.name()));
         let mut at = At { session: self, block: &block, layer: layer as usize, step, inputs, outputs };
         let mut report = DeviceReport { kind, selection: Duration::ZERO };
         match (kind, symbols) {
@@ -338,6 +339,7 @@ impl DeviceSession {
         layer: u32,
         measured: &[(String, Tensor)],
     ) -> Result<(Arc<LayerSymbols>, Duration)> {
+        let _range = Range::new("selection");
         let plan = Arc::clone(self.course.plan());
         let needs_qk = (0..plan.model.heads).any(|head| plan.needs_qk(plan.class(step, layer, head)));
         if needs_qk {
@@ -396,6 +398,7 @@ impl At<'_> {
 
     /// Chooses the layer's symbols on the GPU.
     fn choose(&mut self) -> Result<()> {
+        let _range = Range::new("selection");
         let DeviceSession { q, k, v, .. } = &*self.session;
         let (q, k, v) = (self.heads(q)?, self.heads(k)?, self.heads(v)?);
         let (layer, place) = (self.layer, [self.step, self.layer as u32]);
@@ -451,10 +454,13 @@ impl At<'_> {
             });
             let [q, k, v]: [Result<HeadsOperands>; 3] = calls;
             let DeviceSession { all, launcher, .. } = &mut *self.session;
+            let range = Range::new("queries");
             match prepared.as_deref_mut() {
                 Some(prepared) => prepared.live.gemm_q(launcher, &sizes, q?)?,
                 None => all.gemm_q(launcher, &sizes, q?)?,
             }
+            drop(range);
+            let _range = Range::new("keys, values");
             all.gemm_q(launcher, &sizes, k?)?;
             all.gemm_q(launcher, &sizes, v?)?;
         }
@@ -476,6 +482,7 @@ impl At<'_> {
     }
 
     fn attend_in_full(&mut self) -> Result<()> {
+        let _range = Range::new("attention");
         let operands = self.operands(&self.session.o)?;
         self.session.dense.run(&self.session.launcher, operands)
     }
@@ -486,6 +493,7 @@ impl At<'_> {
         self.join()?;
         let DeviceSession { copies, layers, launcher, o, .. } = &mut *self.session;
         if let Some(features) = &mut layers[layer].features {
+            let _range = Range::new("features");
             features.update(launcher, step, o, element)?;
             copies.store(&launcher.stream, features.terms())?;
         }
@@ -502,7 +510,9 @@ impl At<'_> {
     /// Attention under symbols, and its projection.
     fn obey(&mut self, kind: StepKind, prepared: &mut Prepared) -> Result<()> {
         let operands = self.operands(&self.session.o)?;
+        let range = Range::new("attention");
         prepared.attention.run(&self.session.launcher, operands)?;
+        drop(range);
         self.join()?;
         let orders = self.make_biases(prepared)?;
         let layer = &self.session.layers[self.layer];
@@ -528,6 +538,7 @@ impl At<'_> {
         if layer.made == Some(wanted) {
             return Ok(wanted.orders);
         }
+        let _range = Range::new("biases");
         let terms = layer.features.iter().flat_map(|features| &features.terms()[..wanted.orders]);
         let terms: Vec<Arc<Buffer>> = terms.map(|term| Arc::clone(term.place())).collect();
         let mut order = 0;
@@ -559,6 +570,7 @@ impl At<'_> {
     /// Projects what symbols leave out of the output in full.
     fn lose(&mut self, prepared: &mut Prepared) -> Result<()> {
         let Some(sparse) = self.session.sparse.clone() else { return Ok(()) };
+        let _range = Range::new("residual");
         let (o, element) = (Arc::clone(&self.session.o), self.session.element);
         let len = self.session.size.iter().product();
         let launcher = &self.session.launcher;
@@ -591,6 +603,7 @@ impl At<'_> {
 
     /// The output projection, of some blocks or of all, with the biases under these weights and the residual.
     fn project_with(&mut self, mut lists: Option<&mut Lists>, weights: &[f32], with_residual: bool) -> Result<()> {
+        let _range = Range::new("output projection");
         for (index, stream) in self.block.shapes.iter().enumerate() {
             let own = &self.block.streams[index];
             let layer = &self.session.layers[self.layer];
