@@ -43,6 +43,13 @@ pub const NVRTC: Variable = Variable {
     effect: "take CUDA's run-time compiler (libnvrtc) from there, where the system does not find it by itself",
 };
 
+/// The library of a profiler that shows named ranges; profilers set it.
+pub const NVTX: Variable = Variable {
+    name: "NVTX_INJECTION64_PATH",
+    values: "a file",
+    effect: "tell that library of a profiler what runs on a GPU; set by Nsight Systems",
+};
+
 /// Where the sources of GPU kernels are read.
 pub const KERNEL_DIR: Variable = Variable {
     name: "OMNI_KERNEL_DIR",
@@ -73,8 +80,19 @@ pub const SEED: Variable = Variable {
 };
 
 /// Every variable.
-pub const ALL: &[Variable] =
-    &[INTERPRET, THREADS, NO_COLOR, CACHE_DIR, NVRTC, KERNEL_DIR, REQUIRE_GPU, REQUIRE_NVRTC, REQUIRE_EMULATOR, SEED];
+pub const ALL: &[Variable] = &[
+    INTERPRET,
+    THREADS,
+    NO_COLOR,
+    CACHE_DIR,
+    NVRTC,
+    NVTX,
+    KERNEL_DIR,
+    REQUIRE_GPU,
+    REQUIRE_NVRTC,
+    REQUIRE_EMULATOR,
+    SEED,
+];
 
 /// Whether [`INTERPRET`] is set to 1.
 #[must_use]
@@ -92,6 +110,12 @@ pub fn cache_dir() -> Option<PathBuf> {
 #[must_use]
 pub fn nvrtc() -> Option<PathBuf> {
     path(NVRTC)
+}
+
+/// The file of [`NVTX`].
+#[must_use]
+pub fn nvtx() -> Option<PathBuf> {
+    path(NVTX)
 }
 
 /// The folder of [`KERNEL_DIR`].

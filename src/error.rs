@@ -56,9 +56,11 @@ pub enum Error {
         /// The GPU, its number, its compute capability and the driver.
         device: String,
     },
-    /// A GPU has less memory than a generation takes; nothing was allocated.
-    #[error("the generation takes {:.2} GB of GPU memory, but there are {:.2} GB: {parts}", *needed as f64 / 1e9, *available as f64 / 1e9)]
+    /// A GPU, or its host, has less memory than a generation takes; nothing was allocated.
+    #[error("the generation takes {:.2} GB of {memory}, but there are {:.2} GB: {parts}", *needed as f64 / 1e9, *available as f64 / 1e9)]
     Memory {
+        /// Whose memory, in words.
+        memory: &'static str,
         /// Bytes that it takes, at most.
         needed: u64,
         /// Bytes that are free, or that the host allows.

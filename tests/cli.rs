@@ -353,6 +353,10 @@ fn whole_blocks_are_compared_with_the_dense_block() {
         &["run", "choosing.omni", "--synthetic", "--block", "--memory", "0"],
         "no number of GB above 0",
     );
+    let whole = ["run", "choosing.omni", "--synthetic", "--block", "--caches"];
+    refused(folder.path(), &[&whole[..], &["host"]].concat(), "--caches is about whole blocks on a GPU");
+    refused(folder.path(), &[&whole[..], &["disk"]].concat(), "possible values: gpu, host");
+    refused(folder.path(), &["run", "choosing.omni", "--synthetic", "--caches", "host"], "--block");
 }
 
 #[test]
@@ -385,6 +389,7 @@ fn whole_blocks_are_measured_by_the_kind_of_their_steps() {
     recording(&folder.path().join("rec.safetensors"), None);
     refused(folder.path(), &[&args[..], &["--qkv", "rec.safetensors"]].concat(), "cannot be used with '--qkv <FILE>'");
     refused(folder.path(), &["bench", "choosing.omni", "--synthetic", "--memory", "8"], "--block");
+    refused(folder.path(), &[&args[..], &["--caches", "gpu"]].concat(), "--caches is about whole blocks on a GPU");
     refused(folder.path(), &[&args[..], &["--layers", "2"]].concat(), "there is no layer 2: there are layers 0..2");
 }
 

@@ -12,9 +12,9 @@ use flashomni::error::Error;
 use flashomni::ir::StepKind;
 use flashomni::kernels::Element;
 use flashomni::plan::Plan;
-use flashomni::runtime::{DeviceBlock, DeviceOptions, DeviceSession};
-use gpu::block::{Case, Heads, Inputs, Streams};
-use gpu::on_gpu;
+use flashomni::runtime::{DeviceBlock, DeviceOptions, DeviceSession, Memory};
+use gpu::block::{Case, Heads, Inputs, Matrices, Streams};
+use gpu::{Gpu, Random, on_gpu};
 
 /// Strategies whose symbols follow from places alone.
 const STATIC: [&str; 6] = [
@@ -35,6 +35,18 @@ const DYNAMIC: [&str; 2] = [
      keep all -> all where top_k(map, 50%)",
     "schedule { refresh every 3 } keep text <-> all keep image -> image where top_k(dot(mean(q), mean(k)), 40%)",
 ];
+
+/// Strategies that keep several things at once: forecasts beside residuals, under symbols that change, and beside outputs; and one that
+/// refreshes symbols that stay the same.
+const KEEPING: [&str; 3] = [
+    "schedule { update every 4; dispatch as residual } cache image where block(q) mod 3 == step mod 3 as taylor(1)
+     keep image -> image where abs(h(q) - h(k)) <= 3 keep text <-> all",
+    "schedule { update every 4 reuse as taylor(1) while step mod 4 == 3 } cache image where block(q) < 3 as taylor(2)",
+    "schedule { update every 6; refresh every 2 } cache image where block(q) < 3 as taylor(1)",
+];
+
+/// Where layers may keep things.
+const SIDES: [Memory; 2] = [Memory::Gpu, Memory::Host];
 
 /// The tokens of the text.
 const TEXT: usize = 37;
@@ -95,33 +107,75 @@ fn run(case: &Case, session: &mut DeviceSession, inputs: &[Inputs]) -> Vec<Vec<f
 
 #[test]
 fn memory_is_as_announced_and_comes_back() {
-    on_gpu(|gpu, random| {
-        let case = cached();
-        let (block, inputs) = (case.block(random), case.inputs(random));
-        let device = gpu.kernels.device();
-        // Kernels are compiled and loaded.
-        let wanted = run(&case, &mut case.session(gpu, &block), &inputs);
-        let blocks = DeviceBlock::upload(&gpu.stream, std::slice::from_ref(&block), case.element).unwrap();
-        let blocks = vec![Arc::clone(&blocks[0]); 2];
-        let with_weights = device.free_bytes().unwrap();
-        let mut left = Vec::new();
-        for round in 0..20 {
-            let plan = Arc::clone(&case.plan);
-            let mut session = DeviceSession::new(plan, &gpu.kernels, blocks.clone(), DeviceOptions::default()).unwrap();
-            // In every other round half of the steps are left out, and nothing is waited for.
-            let steps = if round % 2 == 0 { inputs.len() } else { inputs.len() / 2 };
-            let found = run(&case, &mut session, &inputs[..steps]);
-            let taken = with_weights.saturating_sub(device.free_bytes().unwrap());
-            let announced = session.memory().bytes();
-            assert!(taken <= announced, "round {round}: {taken} bytes are taken, {}", session.memory());
-            if steps == inputs.len() {
-                assert_eq!(found, wanted, "round {round}");
-            }
-            drop(session);
-            left.push(device.free_bytes().unwrap());
+    for caches in SIDES {
+        on_gpu(|gpu, random| check_memory(gpu, random, caches));
+    }
+}
+
+fn check_memory(gpu: &Gpu, random: &mut Random, caches: Memory) {
+    let case = cached();
+    let (block, inputs) = (case.block(random), case.inputs(random));
+    let device = gpu.kernels.device();
+    // Kernels are compiled and loaded.
+    let wanted = run(&case, &mut case.session_in(gpu, &block, caches), &inputs);
+    let blocks = DeviceBlock::upload(&gpu.stream, std::slice::from_ref(&block), case.element).unwrap();
+    let blocks = vec![Arc::clone(&blocks[0]); 2];
+    let with_weights = device.free_bytes().unwrap();
+    let mut left = Vec::new();
+    for round in 0..20 {
+        let plan = Arc::clone(&case.plan);
+        let options = DeviceOptions { caches, ..DeviceOptions::default() };
+        let mut session = DeviceSession::new(plan, &gpu.kernels, blocks.clone(), options).unwrap();
+        // In every other round half of the steps are left out, and nothing is waited for.
+        let steps = if round % 2 == 0 { inputs.len() } else { inputs.len() / 2 };
+        let found = run(&case, &mut session, &inputs[..steps]);
+        let taken = with_weights.saturating_sub(device.free_bytes().unwrap());
+        let announced = session.memory().bytes(Memory::Gpu);
+        assert!(taken <= announced, "round {round}: {taken} bytes are taken, {}", session.memory());
+        if steps == inputs.len() {
+            assert_eq!(found, wanted, "round {round}");
         }
-        // The driver keeps pieces for itself, but no more of them from generation to generation.
-        assert!(left[19] >= left[4], "generations leave something behind: {left:?}");
+        drop(session);
+        left.push(device.free_bytes().unwrap());
+    }
+    // The driver keeps pieces for itself, but no more of them from generation to generation.
+    assert!(left[19] >= left[4], "generations leave something behind: {left:?}");
+}
+
+/// What stands between the steps that keep something and those that take it must not change a bit.
+#[test]
+fn caches_in_host_memory_give_the_same_bits() {
+    let mut plans = Vec::new();
+    for rules in STATIC.iter().chain(&DYNAMIC).chain(&KEEPING) {
+        plans.push(plan(128, 64, rules));
+    }
+    on_gpu(|gpu, random| {
+        let mut in_host = 0;
+        for plan in &plans {
+            for streams in [Streams::Two, Streams::One] {
+                let (heads, element) = (Heads::Random, Element::Bf16);
+                let case = Case { plan: Arc::clone(plan), text: TEXT, streams, heads, element };
+                let (block, inputs) = (case.block(random), case.inputs(random));
+                let mut sessions = SIDES.map(|caches| case.session_in(gpu, &block, caches));
+                // Those of each layer: layers take turns in the places, and nothing is waited for between them.
+                let matrices = (0..plan.model.layers).map(|_| case.matrices(&sessions[0])).collect::<Vec<_>>();
+                in_host += sessions[1].memory().bytes(Memory::Host);
+                // The second generation begins with what the first has left in the places.
+                for generation in 0..2 {
+                    for (step, inputs) in (0..).zip(&inputs) {
+                        let [wanted, found] = sessions.each_mut().map(|session| {
+                            matrices.iter().for_each(|own| own.send(session.stream(), inputs));
+                            let run = |(layer, own): (u32, &Matrices)| own.run(session, [step, layer]).unwrap().kind;
+                            let kinds: Vec<StepKind> = (0..).zip(&matrices).map(run).collect();
+                            (kinds, matrices.iter().map(|own| own.outputs(session.stream())).collect::<Vec<_>>())
+                        });
+                        assert!(wanted == found, "generation {generation}, step {step}, {case:?}");
+                    }
+                    sessions.iter_mut().for_each(DeviceSession::reset);
+                }
+            }
+        }
+        assert!(in_host > 0, "nothing was kept");
     });
 }
 
@@ -131,8 +185,8 @@ fn a_session_is_dropped_while_it_runs() {
         let case = cached();
         let (block, inputs) = (case.block(random), case.inputs(random));
         let wanted = run(&case, &mut case.session(gpu, &block), &inputs);
-        for steps in 1..inputs.len() as u32 {
-            let mut session = case.session(gpu, &block);
+        for (steps, caches) in (1..inputs.len() as u32).flat_map(|steps| SIDES.map(|caches| (steps, caches))) {
+            let mut session = case.session_in(gpu, &block, caches);
             let matrices = case.matrices(&session);
             matrices.send(session.stream(), &inputs[0]);
             for step in 0..steps {
@@ -168,36 +222,39 @@ fn sessions_run_beside_each_other() {
 
 #[test]
 fn a_dispatch_step_can_be_recorded() {
-    on_gpu(|gpu, random| {
-        let case = cached();
-        let (block, inputs) = (case.block(random), case.inputs(random));
-        // The second dispatch step under the same symbols: the first has made their work lists.
-        let is_dispatch = |step: u32| case.plan.schedule.kind(step, 0) == StepKind::Dispatch;
-        let recorded = (1..case.plan.model.steps).find(|&step| is_dispatch(step - 1) && is_dispatch(step)).unwrap();
-        let before = |session: &mut DeviceSession| {
-            let matrices = case.matrices(session);
-            for step in 0..recorded {
-                matrices.send(session.stream(), &inputs[step as usize]);
-                matrices.run(session, [step, 0]).unwrap();
-            }
-            matrices
-        };
-        let [mut wanted, mut found] = [case.session(gpu, &block), case.session(gpu, &block)];
-        let matrices = before(&mut wanted);
-        matrices.send(wanted.stream(), &inputs[recorded as usize]);
-        matrices.run(&mut wanted, [recorded, 0]).unwrap();
-        let wanted = matrices.outputs(wanted.stream());
-        let matrices = before(&mut found);
-        let stream = Arc::clone(found.stream());
-        // SAFETY: the session and the matrices live until the end of the block.
-        let mut graph =
-            unsafe { Graph::capture(&stream, || matrices.run(&mut found, [recorded, 0]).map(drop)) }.unwrap();
-        for _ in 0..2 {
-            matrices.send(&stream, &inputs[recorded as usize]);
-            graph.launch(&stream).unwrap();
-            assert_eq!(matrices.outputs(&stream), wanted);
+    for caches in SIDES {
+        on_gpu(|gpu, random| check_recording(gpu, random, caches));
+    }
+}
+
+fn check_recording(gpu: &Gpu, random: &mut Random, caches: Memory) {
+    let case = cached();
+    let (block, inputs) = (case.block(random), case.inputs(random));
+    // The second dispatch step under the same symbols: the first has made their work lists.
+    let is_dispatch = |step: u32| case.plan.schedule.kind(step, 0) == StepKind::Dispatch;
+    let recorded = (1..case.plan.model.steps).find(|&step| is_dispatch(step - 1) && is_dispatch(step)).unwrap();
+    let before = |session: &mut DeviceSession| {
+        let matrices = case.matrices(session);
+        for step in 0..recorded {
+            matrices.send(session.stream(), &inputs[step as usize]);
+            matrices.run(session, [step, 0]).unwrap();
         }
-    });
+        matrices
+    };
+    let [mut wanted, mut found] = [(); 2].map(|()| case.session_in(gpu, &block, caches));
+    let matrices = before(&mut wanted);
+    matrices.send(wanted.stream(), &inputs[recorded as usize]);
+    matrices.run(&mut wanted, [recorded, 0]).unwrap();
+    let wanted = matrices.outputs(wanted.stream());
+    let matrices = before(&mut found);
+    let stream = Arc::clone(found.stream());
+    // SAFETY: the session and the matrices live until the end of the block.
+    let mut graph = unsafe { Graph::capture(&stream, || matrices.run(&mut found, [recorded, 0]).map(drop)) }.unwrap();
+    for _ in 0..2 {
+        matrices.send(&stream, &inputs[recorded as usize]);
+        graph.launch(&stream).unwrap();
+        assert_eq!(matrices.outputs(&stream), wanted);
+    }
 }
 
 /// A generation of 60 layers and 50 steps; all layers have the same weights.
@@ -244,7 +301,11 @@ fn a_generation_of_the_size_of_a_video() {
                 );
             } else {
                 // Beside the session there are the tensors of a layer.
-                assert!(taken <= session.memory().bytes() + (1 << 30), "{taken} bytes are taken, {}", session.memory());
+                assert!(
+                    taken <= session.memory().bytes(Memory::Gpu) + (1 << 30),
+                    "{taken} bytes are taken, {}",
+                    session.memory()
+                );
             }
             drop((session, matrices));
             free.push(device.free_bytes().unwrap());

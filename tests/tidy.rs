@@ -100,7 +100,7 @@ fn llvm_cuda_and_files_have_their_places() {
     let rules: &[(&str, &[&str])] = &[
         ("inkwell::", &["src/codegen/"]),
         ("cudarc::", &["src/cuda/"]),
-        ("libloading::", &["src/cuda/nvrtc.rs"]),
+        ("libloading::", &["src/cuda/nvrtc.rs", "src/cuda/nvtx.rs"]),
         (
             "std::fs::",
             &[
@@ -110,6 +110,7 @@ fn llvm_cuda_and_files_have_their_places() {
                 "src/plan/file.rs",
                 "src/minidit/weights.rs",
                 "src/cuda/cache.rs",
+                "src/cuda/host.rs",
                 "src/kernels/source.rs",
                 "src/bin/",
             ],

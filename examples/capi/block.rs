@@ -14,7 +14,7 @@
 //! int omni_block_step(void *session, uint32_t step, uint32_t layer, uint64_t x, uint64_t out);
 //! //  GPU memory [tokens, inputs] and [tokens, outputs]; the letter of the kind of step as in `omni build`, or -1 on failure
 //! int omni_shares(void *session, uint32_t layer, double shares[2]);      // of q-blocks computed, of pairs of blocks live
-//! uint64_t omni_session_bytes(void *session);                            // announced memory
+//! uint64_t omni_session_bytes(void *session);                            // announced GPU memory
 //! int omni_reset(void *session);
 //! void omni_end(void *session);
 //! ```
@@ -26,8 +26,8 @@ use flashomni::cpu::RotaryPairs;
 use flashomni::cuda::{Buffer, Stream};
 use flashomni::kernels::Element;
 use flashomni::runtime::{
-    AttentionBlock, DeviceBlock, DeviceInput, DeviceMatrix, DeviceOptions, DeviceSession, Linear, Norm, RotaryTable,
-    TokenStream,
+    AttentionBlock, DeviceBlock, DeviceInput, DeviceMatrix, DeviceOptions, DeviceSession, Linear, Memory, Norm,
+    RotaryTable, TokenStream,
 };
 use flashomni::tensor::Tensor;
 use flashomni::{Compiler, Error, Result};
@@ -143,14 +143,14 @@ pub unsafe extern "C" fn omni_shares(running: *const Running, layer: u32, shares
     c_int::from(done.is_none())
 }
 
-/// The memory that the session has announced.
+/// The GPU memory that the session has announced.
 ///
 /// # Safety
 /// `running` is from [`omni_session`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn omni_session_bytes(running: *const Running) -> u64 {
     // SAFETY: as the caller promises.
-    unsafe { running.as_ref() }.map_or(0, |running| running.session.memory().bytes())
+    unsafe { running.as_ref() }.map_or(0, |running| running.session.memory().bytes(Memory::Gpu))
 }
 
 /// Begins the next generation.

@@ -1,4 +1,4 @@
-//! Events: points in a stream, and the time between them.
+//! Events: points in a stream, the time between them, and the order of streams by them.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::device::Device;
 use super::stream::Stream;
 use crate::error::{Error, Result};
 
-/// A point in a stream that takes the time.
+/// A point in a stream.
 #[derive(Debug)]
 pub struct Event {
     device: Arc<Device>,
@@ -21,17 +21,27 @@ unsafe impl Send for Event {}
 unsafe impl Sync for Event {}
 
 impl Event {
-    /// An event that was not recorded yet.
+    /// An event that takes the time. It was not recorded yet.
     ///
     /// # Errors
     /// [`Error::Cuda`] when the driver refuses.
     pub fn new(device: &Arc<Device>) -> Result<Self> {
+        Self::with(device, sys::CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    /// An event that only orders streams, which costs them less.
+    ///
+    /// # Errors
+    /// As [`Event::new`].
+    pub fn untimed(device: &Arc<Device>) -> Result<Self> {
+        Self::with(device, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    fn with(device: &Arc<Device>, flags: sys::CUevent_flags) -> Result<Self> {
         device.bind()?;
         let mut raw = std::ptr::null_mut();
-        // The default flags are those with a time.
-        let flags = sys::CUevent_flags::CU_EVENT_DEFAULT as u32;
         // SAFETY: a context is current; the driver writes one handle.
-        let result = unsafe { sys::cuEventCreate(&raw mut raw, flags) };
+        let result = unsafe { sys::cuEventCreate(&raw mut raw, flags as u32) };
         device.check("cuEventCreate", result, || "an event".to_owned())?;
         Ok(Event { device: Arc::clone(device), raw })
     }
@@ -47,10 +57,21 @@ impl Event {
         self.device.check("cuEventRecord", result, || "an event".to_owned())
     }
 
+    /// Lets all that is put into a stream from now on wait for the point where it was last recorded, if it was.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] when the driver refuses.
+    pub fn hold(&self, stream: &Stream) -> Result<()> {
+        self.device.bind()?;
+        // SAFETY: both live.
+        let result = unsafe { sys::cuStreamWaitEvent(stream.raw(), self.raw, 0) };
+        self.device.check("cuStreamWaitEvent", result, || "an event".to_owned())
+    }
+
     /// Milliseconds from `self` to `end`; waits until `end` is reached.
     ///
     /// # Errors
-    /// [`Error::Cuda`] when one was not recorded, and with what went wrong before it.
+    /// [`Error::Cuda`] when one was not recorded or takes no time, and with what went wrong before it.
     pub fn milliseconds_to(&self, end: &Event) -> Result<f64> {
         self.device.bind()?;
         // SAFETY: the event lives.

@@ -8,9 +8,10 @@
 //! |---|---|
 //! | [`device`] | the driver, a GPU and its primary context |
 //! | [`stream`], [`event`], [`graph`] | order, time and recordings of launches |
-//! | [`buffer`] | memory of the GPU |
+//! | [`buffer`], [`host`] | memory of the GPU, and that of the host which it copies from and to beside launches |
 //! | [`nvrtc`], [`cache`] | the compiler, and what it has compiled, on the disk |
 //! | [`module`], [`launch`] | compiled kernels, and running them |
+//! | [`nvtx`] | names of what is launched, for profilers |
 //! | [`tensor_map`] | descriptors of the tensor memory accelerator |
 
 pub mod buffer;
@@ -18,9 +19,11 @@ pub mod cache;
 pub mod device;
 pub mod event;
 pub mod graph;
+pub mod host;
 pub mod launch;
 pub mod module;
 pub mod nvrtc;
+pub mod nvtx;
 pub mod stream;
 pub mod tensor_map;
 
@@ -28,7 +31,9 @@ pub use buffer::Buffer;
 pub use device::Device;
 pub use event::Event;
 pub use graph::Graph;
+pub use host::HostBuffer;
 pub use launch::{Argument, Launch};
 pub use module::{Function, Module};
+pub use nvtx::Range;
 pub use stream::Stream;
 pub use tensor_map::TensorMap;

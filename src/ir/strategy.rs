@@ -191,6 +191,22 @@ impl StepKind {
         StepKind::Reuse(Unit::Layer),
     ];
 
+    /// `dense`, `update`, ..., as in the language.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            StepKind::Dense => "dense",
+            StepKind::Update => "update",
+            StepKind::Refresh => "refresh",
+            StepKind::Dispatch => "dispatch",
+            StepKind::Reuse(Unit::Attention) => "reuse",
+            StepKind::Reuse(Unit::Modules) => "reuse modules",
+            StepKind::Reuse(Unit::Layer) => "reuse layer",
+            StepKind::Residual => "residual",
+            StepKind::Shared => "shared",
+        }
+    }
+
     /// Whether attention is computed under symbols.
     #[must_use]
     pub fn obeys_symbols(self) -> bool {

@@ -1,16 +1,13 @@
-//! What a layer keeps on a GPU from step to step.
-
-use std::sync::Arc;
+//! What a layer keeps from step to step, and what of it a step takes.
 
 use super::block::StreamShape;
 use super::course::Known;
 use super::device_choice::OwnSymbols;
-use super::device_lists::Launcher;
+use super::device_kept::{KeptTensor, Room};
 use super::device_terms::DeviceTerms;
-use super::memory::Kept;
-use crate::cuda::Buffer;
+use super::memory::{Cache, Kept};
 use crate::error::Result;
-use crate::ir::Unit;
+use crate::ir::{StepKind, Unit};
 
 /// What a layer keeps.
 #[derive(Debug)]
@@ -19,18 +16,18 @@ pub(super) struct DeviceLayer {
     pub(super) own: Option<OwnSymbols>,
     pub(super) features: Option<DeviceTerms>,
     /// The projections of cached blocks: of each stream, of each order.
-    pub(super) biases: Vec<Vec<Arc<Buffer>>>,
+    pub(super) biases: Vec<Vec<KeptTensor>>,
     /// What the biases are of.
     pub(super) made: Option<Made>,
     /// Of each stream, where steps reuse them.
     pub(super) outputs: Vec<DeviceTerms>,
     /// Of each stream.
-    pub(super) residual: Vec<Arc<Buffer>>,
+    pub(super) residual: Vec<KeptTensor>,
     pub(super) knows_residual: bool,
 }
 
 /// The symbols and the update that biases were made for, and of how many orders.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Made {
     pub(super) version: u64,
     pub(super) update: u32,
@@ -39,28 +36,65 @@ pub(super) struct Made {
 
 impl DeviceLayer {
     pub(super) fn new(
-        launcher: &Launcher,
+        room: &Room,
         own: Option<OwnSymbols>,
         kept: Kept,
         streams: &[StreamShape],
-        [heads, head_dim, tokens]: [usize; 3],
+        by_heads: usize,
     ) -> Result<Self> {
-        let len = |stream: &StreamShape| stream.tokens.len() * stream.outputs;
-        let matrix = |stream: &StreamShape| Buffer::new(launcher.stream.device(), len(stream) * 2).map(Arc::new);
-        let features =
-            (kept.features > 0).then(|| DeviceTerms::new(launcher, kept.features, heads * tokens * head_dim));
-        let biases = streams.iter().map(|stream| (0..kept.features).map(|_| matrix(stream)).collect());
-        let outputs = streams.iter().filter(|_| kept.outputs > 0);
-        let outputs = outputs.map(|stream| DeviceTerms::new(launcher, kept.outputs, len(stream)));
-        Ok(DeviceLayer {
+        let mut layer = DeviceLayer {
             own,
-            features: features.transpose()?,
-            biases: biases.collect::<Result<_>>()?,
+            features: None,
+            biases: streams.iter().map(|_| Vec::new()).collect(),
             made: None,
-            outputs: outputs.collect::<Result<_>>()?,
-            residual: streams.iter().filter(|_| kept.residual).map(matrix).collect::<Result<_>>()?,
+            outputs: Vec::new(),
+            residual: Vec::new(),
             knows_residual: false,
-        })
+        };
+        let (mut features, mut outputs) = (Vec::new(), Vec::new());
+        outputs.resize_with(streams.len(), Vec::new);
+        for (slot, len) in kept.tensors(streams, by_heads) {
+            let tensor = room.tensor(slot, len)?;
+            match slot.of {
+                Cache::Features => features.push(tensor),
+                Cache::Biases => layer.biases[slot.stream].push(tensor),
+                Cache::Outputs => outputs[slot.stream].push(tensor),
+                Cache::Residual => layer.residual.push(tensor),
+            }
+        }
+        layer.features = (kept.features > 0).then(|| DeviceTerms::new(features, by_heads));
+        if kept.outputs > 0 {
+            let terms = outputs.into_iter().zip(streams);
+            layer.outputs = terms.map(|(terms, own)| DeviceTerms::new(terms, own.tokens.len() * own.outputs)).collect();
+        }
+        Ok(layer)
+    }
+
+    /// What a step takes of it. Biases are `wanted` of a step under symbols that obeys forecasts; where they are of something else, they are
+    /// made of the features. `reused` is the order of a reuse step.
+    pub(super) fn taken(&self, kind: StepKind, wanted: Option<Made>, reused: usize) -> Vec<&KeptTensor> {
+        if kind.is_reuse() {
+            return self.outputs.iter().flat_map(|terms| terms.terms().iter().take(reused + 1)).collect();
+        }
+        let mut taken: Vec<&KeptTensor> = self.outputs.iter().flat_map(DeviceTerms::former).collect();
+        if let Some(features) = self.features.as_ref() {
+            match wanted {
+                Some(wanted) if self.made == Some(wanted) => taken.extend(self.made_biases()),
+                Some(wanted) => taken.extend(&features.terms()[..wanted.orders]),
+                None if kind == StepKind::Update => taken.extend(features.former()),
+                None => {}
+            }
+        }
+        if kind == StepKind::Residual {
+            taken.extend(&self.residual);
+        }
+        taken
+    }
+
+    /// The biases of all streams, of the orders that were made.
+    pub(super) fn made_biases(&self) -> impl Iterator<Item = &KeptTensor> {
+        let orders = self.made.map_or(0, |made| made.orders);
+        self.biases.iter().flat_map(move |biases| &biases[..orders])
     }
 
     pub(super) fn known(&self) -> Known {

@@ -14,6 +14,9 @@
 //!
 //! Rules that need q and k choose on the GPU too, where there are kernels for them (`device_choice`): an update only launches as well then.
 //! For others q and k are copied to the host at updates and refreshes.
+//!
+//! What a layer keeps may lie in the host's memory (`device_kept`). A step then begins with the copies of what it takes of it, beside its
+//! projections and attention, and a dispatch step still only puts work into streams.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,13 +26,14 @@ use super::block::StreamShape;
 use super::course::Course;
 use super::device_block::{DeviceBlock, DeviceInput, DeviceMatrix, tensor_of};
 use super::device_choice::DeviceChoice;
+use super::device_kept::{Copies, Room};
 use super::device_layer::{DeviceLayer, Made};
 use super::device_lists::{Attention, Launcher, Lists, Prepared};
-use super::memory::{Kept, MemoryPlan};
+use super::memory::{Kept, Memory, MemoryPlan};
 use super::merged::check_orders;
 use super::selection::LayerSymbols;
 use crate::cpu::check::ensure;
-use crate::cuda::{Buffer, Stream};
+use crate::cuda::{Buffer, Range, Stream, host};
 use crate::error::{Error, Result};
 use crate::ir::{Source, StepKind};
 use crate::kernels::choose::BLOCK;
@@ -72,6 +76,7 @@ pub struct DeviceSession {
     choice: DeviceChoice,
     /// Counts symbols.
     versions: u64,
+    copies: Copies,
     layers: Vec<DeviceLayer>,
 }
 
@@ -82,6 +87,10 @@ pub struct DeviceOptions {
     pub stream: Option<Arc<Stream>>,
     /// Bytes of the GPU's memory that it may take; without, what is free.
     pub memory_limit: Option<u64>,
+    /// Where lies what layers keep from step to step: cached features and their projections, outputs to reuse, residuals. In the host's memory
+    /// they take one place on the GPU in place of one for each layer. Each step copies what it takes, beside what it computes, and waits for
+    /// what has not come in time; results are the same.
+    pub caches: Memory,
 }
 
 /// What a step did.
@@ -98,7 +107,7 @@ impl DeviceSession {
     /// Begins a generation. `blocks` are those of the model's layers.
     ///
     /// # Errors
-    /// [`Error::Memory`] when the limit or the GPU's memory does not suffice: nothing is allocated then; [`Error::Shape`] when the blocks are
+    /// [`Error::Memory`] when the limit, the GPU's memory or the host's does not suffice: nothing is allocated then; [`Error::Shape`] when the blocks are
     /// not those of the model, or of different types; [`Error::Unavailable`] when the strategy moves tokens, when there are no projections
     /// for the GPU, and when LLVM refuses the machine.
     pub fn new(
@@ -107,13 +116,13 @@ impl DeviceSession {
         blocks: Vec<Arc<DeviceBlock>>,
         options: DeviceOptions,
     ) -> Result<Self> {
-        let DeviceOptions { stream, memory_limit } = options;
+        let DeviceOptions { stream, memory_limit, caches } = options;
         let course = Course::new(plan)?;
         let plan = Arc::clone(course.plan());
         check_orders(&plan)?;
         let device = kernels.device();
         let shapes: Vec<&[StreamShape]> = blocks.iter().map(|block| block.shapes()).collect();
-        let memory = MemoryPlan::new(&plan, &shapes, device.properties().multiprocessors)?;
+        let memory = MemoryPlan::new(&plan, &shapes, device.properties().multiprocessors, caches)?;
         let Some(first) = blocks.first() else {
             return Err(Error::Shape("a generation needs the block of each layer".to_owned()));
         };
@@ -121,7 +130,8 @@ impl DeviceSession {
             super::block::check_model(&plan, block.size)?;
             ensure(block.element == first.element, || "the blocks of a generation have one type".to_owned())?;
         }
-        memory.check(device.free_bytes()?.min(memory_limit.unwrap_or(u64::MAX)))?;
+        memory.check(Memory::Gpu, device.free_bytes()?.min(memory_limit.unwrap_or(u64::MAX)))?;
+        memory.check(Memory::Host, host::available_bytes().unwrap_or(u64::MAX))?;
         let (size, element) = (first.size, first.element);
         let [heads, head_dim, tokens] = size;
         let stream = stream.map_or_else(|| Stream::new(device).map(Arc::new), Ok)?;
@@ -153,9 +163,12 @@ impl DeviceSession {
         };
         let widest = kept.iter().zip(&shapes).filter_map(with_further).max();
         let choice = DeviceChoice::new(&launcher, &plan)?;
+        let numbers = heads * tokens * head_dim;
+        let tensors: Vec<_> = kept.iter().zip(&shapes).map(|(kept, streams)| kept.tensors(streams, numbers)).collect();
+        let room = Room::new(device, caches, &tensors)?;
         let layers = (0..).zip(kept.iter().zip(&shapes)).map(|(layer, (kept, streams))| {
             let own = choice.own_symbols(&launcher, &plan, layer, head_dim)?;
-            DeviceLayer::new(&launcher, own, *kept, streams, size)
+            DeviceLayer::new(&room, own, *kept, streams, numbers)
         });
         Ok(DeviceSession {
             q: by_heads()?,
@@ -169,6 +182,7 @@ impl DeviceSession {
             none: Lists::new(TileSet::Cached(full)),
             prepared: Vec::new(),
             versions: 0,
+            copies: Copies::new(device, caches)?,
             layers: layers.collect::<Result<_>>()?,
             choice,
             course,
@@ -259,24 +273,32 @@ impl DeviceSession {
         let block = Arc::clone(&self.blocks[layer as usize]);
         // There is no other branch here.
         let kind = if kind == StepKind::Shared { StepKind::Update } else { kind };
+        let _range = Range::new(format_args!("layer {layer} step {step} {}", kind.name()));
         let mut at = At { session: self, block: &block, layer: layer as usize, step, inputs, outputs };
         let mut report = DeviceReport { kind, selection: Duration::ZERO };
         match (kind, symbols) {
-            (StepKind::Reuse(_), _) => at.reuse()?,
+            (StepKind::Reuse(_), _) => at.reuse(kind)?,
             (StepKind::Dense, _) => {
-                at.attend_all()?;
+                at.load(kind, None)?;
+                at.project_heads(None)?;
+                at.attend_in_full()?;
+                at.join()?;
                 at.project(None, &[])?;
             }
             (StepKind::Dispatch | StepKind::Residual, symbols) => {
                 at.with_prepared(symbols.as_ref(), |at, prepared| {
+                    at.load(kind, Some(prepared))?;
                     at.project_heads(Some(prepared))?;
                     at.obey(kind, prepared)
                 })?;
             }
             (kind, _) => {
-                at.project_heads(None)?;
                 if kind == StepKind::Update {
+                    at.load(kind, None)?;
+                    at.project_heads(None)?;
                     at.attend_in_full()?;
+                } else {
+                    at.project_heads(None)?;
                 }
                 let symbols = if at.session.layers[layer as usize].own.is_some() {
                     at.choose()?;
@@ -288,10 +310,15 @@ impl DeviceSession {
                 };
                 at.with_prepared(symbols.as_ref(), |at, prepared| match kind {
                     StepKind::Update => at.update(prepared),
-                    kind => at.obey(kind, prepared),
+                    kind => {
+                        // Whether biases have to be made is known only now.
+                        at.load(kind, Some(prepared))?;
+                        at.obey(kind, prepared)
+                    }
                 })?;
             }
         }
+        at.join()?;
         Ok(report)
     }
 
@@ -312,6 +339,7 @@ impl DeviceSession {
         layer: u32,
         measured: &[(String, Tensor)],
     ) -> Result<(Arc<LayerSymbols>, Duration)> {
+        let _range = Range::new("selection");
         let plan = Arc::clone(self.course.plan());
         let needs_qk = (0..plan.model.heads).any(|head| plan.needs_qk(plan.class(step, layer, head)));
         if needs_qk {
@@ -370,6 +398,7 @@ impl At<'_> {
 
     /// Chooses the layer's symbols on the GPU.
     fn choose(&mut self) -> Result<()> {
+        let _range = Range::new("selection");
         let DeviceSession { q, k, v, .. } = &*self.session;
         let (q, k, v) = (self.heads(q)?, self.heads(k)?, self.heads(v)?);
         let (layer, place) = (self.layer, [self.step, self.layer as u32]);
@@ -425,32 +454,48 @@ impl At<'_> {
             });
             let [q, k, v]: [Result<HeadsOperands>; 3] = calls;
             let DeviceSession { all, launcher, .. } = &mut *self.session;
+            let range = Range::new("queries");
             match prepared.as_deref_mut() {
                 Some(prepared) => prepared.live.gemm_q(launcher, &sizes, q?)?,
                 None => all.gemm_q(launcher, &sizes, q?)?,
             }
+            drop(range);
+            let _range = Range::new("keys, values");
             all.gemm_q(launcher, &sizes, k?)?;
             all.gemm_q(launcher, &sizes, v?)?;
         }
         Ok(())
     }
 
-    fn attend_in_full(&mut self) -> Result<()> {
-        let operands = self.operands(&self.session.o)?;
-        self.session.dense.run(&self.session.launcher, operands)
+    /// Begins to bring what the step takes of what its layer keeps. Biases of a step under symbols depend on what these were prepared as.
+    fn load(&mut self, kind: StepKind, prepared: Option<&Prepared>) -> Result<()> {
+        let wanted = prepared.and_then(|prepared| self.wanted(prepared));
+        let reused = self.session.plan().schedule.reuse_order(self.step, self.layer as u32);
+        let DeviceSession { copies, launcher, layers, .. } = &mut *self.session;
+        copies.load(&launcher.stream, layers[self.layer].taken(kind, wanted, reused))
     }
 
-    fn attend_all(&mut self) -> Result<()> {
-        self.project_heads(None)?;
-        self.attend_in_full()
+    /// Waits, in the stream, for what was brought.
+    fn join(&mut self) -> Result<()> {
+        let DeviceSession { copies, launcher, .. } = &mut *self.session;
+        copies.join(&launcher.stream)
+    }
+
+    fn attend_in_full(&mut self) -> Result<()> {
+        let _range = Range::new("attention");
+        let operands = self.operands(&self.session.o)?;
+        self.session.dense.run(&self.session.launcher, operands)
     }
 
     /// An update, once attention in full and the choice of symbols are done.
     fn update(&mut self, prepared: &mut Prepared) -> Result<()> {
         let (layer, step, element) = (self.layer, self.step, self.session.element);
-        let DeviceSession { layers, launcher, o, .. } = &mut *self.session;
+        self.join()?;
+        let DeviceSession { copies, layers, launcher, o, .. } = &mut *self.session;
         if let Some(features) = &mut layers[layer].features {
+            let _range = Range::new("features");
             features.update(launcher, step, o, element)?;
+            copies.store(&launcher.stream, features.terms())?;
         }
         if !self.session.layers[layer].residual.is_empty() {
             self.lose(prepared)?;
@@ -465,7 +510,10 @@ impl At<'_> {
     /// Attention under symbols, and its projection.
     fn obey(&mut self, kind: StepKind, prepared: &mut Prepared) -> Result<()> {
         let operands = self.operands(&self.session.o)?;
+        let range = Range::new("attention");
         prepared.attention.run(&self.session.launcher, operands)?;
+        drop(range);
+        self.join()?;
         let orders = self.make_biases(prepared)?;
         let layer = &self.session.layers[self.layer];
         let weights = match &layer.features {
@@ -476,17 +524,23 @@ impl At<'_> {
         self.project_with(Some(&mut prepared.live), &weights, kind == StepKind::Residual)
     }
 
+    /// What the biases under some symbols are of, once there are features.
+    fn wanted(&self, prepared: &Prepared) -> Option<Made> {
+        let features = self.session.layers[self.layer].features.as_ref().filter(|features| features.known() > 0)?;
+        let orders = prepared.cached.iter().map(|(_, count)| count).sum::<usize>().min(features.known());
+        Some(Made { version: prepared.version, update: features.step(), orders })
+    }
+
     /// Projects cached blocks of each known order, unless that was done for these symbols and this update; gives the number of orders.
     fn make_biases(&mut self, prepared: &mut Prepared) -> Result<usize> {
+        let Some(wanted) = self.wanted(prepared) else { return Ok(0) };
         let layer = &self.session.layers[self.layer];
-        let Some(features) = layer.features.as_ref().filter(|features| features.known() > 0) else { return Ok(0) };
-        let update = features.step();
-        let wanted = prepared.cached.iter().map(|(_, count)| count).sum::<usize>().min(features.known());
-        let made = Made { version: prepared.version, update, orders: wanted };
-        if layer.made.as_ref() == Some(&made) {
-            return Ok(wanted);
+        if layer.made == Some(wanted) {
+            return Ok(wanted.orders);
         }
-        let terms = features.terms()[..wanted].to_vec();
+        let _range = Range::new("biases");
+        let terms = layer.features.iter().flat_map(|features| &features.terms()[..wanted.orders]);
+        let terms: Vec<Arc<Buffer>> = terms.map(|term| Arc::clone(term.place())).collect();
         let mut order = 0;
         for (lists, count) in &mut prepared.cached {
             for term in terms.iter().skip(order).take(*count) {
@@ -500,20 +554,23 @@ impl At<'_> {
                         weight: own.out_heads.clone(),
                         bias: None,
                         terms: Vec::new(),
-                        out: self.rows(bias, stream)?,
+                        out: self.rows(bias.place(), stream)?,
                     };
                     lists.gemm_o(&self.session.launcher, &self.sizes(stream, projection), operands)?;
                 }
                 order += 1;
             }
         }
-        self.session.layers[self.layer].made = Some(made);
-        Ok(wanted)
+        let DeviceSession { copies, launcher, layers, .. } = &mut *self.session;
+        layers[self.layer].made = Some(wanted);
+        copies.store(&launcher.stream, layers[self.layer].made_biases())?;
+        Ok(wanted.orders)
     }
 
     /// Projects what symbols leave out of the output in full.
     fn lose(&mut self, prepared: &mut Prepared) -> Result<()> {
         let Some(sparse) = self.session.sparse.clone() else { return Ok(()) };
+        let _range = Range::new("residual");
         let (o, element) = (Arc::clone(&self.session.o), self.session.element);
         let len = self.session.size.iter().product();
         let launcher = &self.session.launcher;
@@ -529,14 +586,15 @@ impl At<'_> {
                 weight: self.block.streams[index].out_heads.clone(),
                 bias: None,
                 terms: Vec::new(),
-                out: self.rows(&self.session.layers[self.layer].residual[index], stream)?,
+                out: self.rows(self.session.layers[self.layer].residual[index].place(), stream)?,
             };
             let sizes = self.sizes(stream, Projection::Out { further: 0, outputs: stream.outputs });
             let DeviceSession { all, launcher, .. } = &mut *self.session;
             all.gemm_o(launcher, &sizes, operands)?;
         }
-        self.session.layers[self.layer].knows_residual = true;
-        Ok(())
+        let DeviceSession { copies, launcher, layers, .. } = &mut *self.session;
+        layers[self.layer].knows_residual = true;
+        copies.store(&launcher.stream, &layers[self.layer].residual)
     }
 
     fn project(&mut self, lists: Option<&mut Lists>, weights: &[f32]) -> Result<()> {
@@ -545,16 +603,17 @@ impl At<'_> {
 
     /// The output projection, of some blocks or of all, with the biases under these weights and the residual.
     fn project_with(&mut self, mut lists: Option<&mut Lists>, weights: &[f32], with_residual: bool) -> Result<()> {
+        let _range = Range::new("output projection");
         for (index, stream) in self.block.shapes.iter().enumerate() {
             let own = &self.block.streams[index];
             let layer = &self.session.layers[self.layer];
             let keeps = !layer.outputs.is_empty();
             let mut terms = Vec::new();
             for (bias, weight) in layer.biases[index].iter().zip(weights) {
-                terms.push((self.rows(bias, stream)?, *weight));
+                terms.push((self.rows(bias.place(), stream)?, *weight));
             }
             if with_residual {
-                terms.push((self.rows(&layer.residual[index], stream)?, 1.0));
+                terms.push((self.rows(layer.residual[index].place(), stream)?, 1.0));
             }
             // Where later steps reuse what attention gives, further inputs are added apart.
             let apart = self.session.attended.clone().filter(|_| keeps && stream.further > 0);
@@ -580,8 +639,10 @@ impl At<'_> {
             }
             if keeps {
                 let kept = apart.as_ref().unwrap_or(&self.outputs[index].memory);
-                let DeviceSession { layers, launcher, element, .. } = &mut *self.session;
-                layers[self.layer].outputs[index].update(launcher, self.step, kept, *element)?;
+                let DeviceSession { copies, layers, launcher, element, .. } = &mut *self.session;
+                let terms = &mut layers[self.layer].outputs[index];
+                terms.update(launcher, self.step, kept, *element)?;
+                copies.store(&launcher.stream, terms.terms())?;
             }
             if let Some(attended) = &apart {
                 self.add_further(index, &[(Arc::clone(attended), 1.0)])?;
@@ -612,13 +673,16 @@ impl At<'_> {
     }
 
     /// The forecast of earlier outputs.
-    fn reuse(&mut self) -> Result<()> {
+    fn reuse(&mut self, kind: StepKind) -> Result<()> {
         let order = self.session.plan().schedule.reuse_order(self.step, self.layer as u32);
+        self.load(kind, None)?;
+        self.join()?;
         for (index, stream) in self.block.shapes.iter().enumerate() {
             let kept = &self.session.layers[self.layer].outputs[index];
             let weights = kept.weights(self.step)?;
-            let terms = kept.terms().iter().cloned().zip(weights.as_slice().iter().copied()).take(order + 1);
-            let terms: Vec<(Arc<Buffer>, f32)> = terms.collect();
+            let terms =
+                kept.terms().iter().map(|term| Arc::clone(term.place())).zip(weights.as_slice().iter().copied());
+            let terms: Vec<(Arc<Buffer>, f32)> = terms.take(order + 1).collect();
             if stream.further > 0 {
                 self.add_further(index, &terms)?;
                 continue;

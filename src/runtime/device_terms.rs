@@ -1,18 +1,19 @@
-//! Features and outputs that a layer keeps on a GPU: their differences at the last updates, in 16 bits.
+//! Features and outputs that a layer keeps for a GPU: their differences at the last updates, in 16 bits.
 
 use std::sync::Arc;
 
+use super::device_kept::KeptTensor;
 use super::device_lists::Launcher;
 use crate::cpu::Weights;
 use crate::cuda::Buffer;
 use crate::error::{Error, Result};
 use crate::kernels::Element;
 
-/// As [`Taylor`](crate::cpu::Taylor), in a GPU's memory.
+/// As [`Taylor`](crate::cpu::Taylor), in the places where a GPU has its tensors.
 #[derive(Debug)]
 pub(super) struct DeviceTerms {
     /// `F_0 ..`; those from `known` on are not yet meaningful.
-    terms: Vec<Arc<Buffer>>,
+    terms: Vec<KeptTensor>,
     /// Numbers of each.
     len: usize,
     known: usize,
@@ -20,10 +21,9 @@ pub(super) struct DeviceTerms {
 }
 
 impl DeviceTerms {
-    /// Room for so many orders; nothing is known yet.
-    pub(super) fn new(launcher: &Launcher, orders: usize, len: usize) -> Result<Self> {
-        let terms = (0..orders).map(|_| Buffer::new(launcher.stream.device(), len * 2).map(Arc::new));
-        Ok(DeviceTerms { terms: terms.collect::<Result<_>>()?, len, known: 0, step: 0 })
+    /// Room for so many orders as there are tensors, each of `len` numbers; nothing is known yet.
+    pub(super) fn new(terms: Vec<KeptTensor>, len: usize) -> Self {
+        DeviceTerms { terms, len, known: 0, step: 0 }
     }
 
     /// Orders that are known.
@@ -32,8 +32,13 @@ impl DeviceTerms {
     }
 
     /// Those, from the first on.
-    pub(super) fn terms(&self) -> &[Arc<Buffer>] {
+    pub(super) fn terms(&self) -> &[KeptTensor] {
         &self.terms[..self.known]
+    }
+
+    /// Those that the next update takes differences to.
+    pub(super) fn former(&self) -> &[KeptTensor] {
+        &self.terms[..self.known.min(self.terms.len().saturating_sub(1))]
     }
 
     /// Forgets everything.
@@ -41,7 +46,8 @@ impl DeviceTerms {
         (self.known, self.step) = (0, 0);
     }
 
-    /// Takes a new value at a step after the last one; one order more is known then.
+    /// Takes a new value at a step after the last one; one order more is known then. Needs the former terms in their places, and leaves the
+    /// new ones there.
     pub(super) fn update(
         &mut self,
         launcher: &Launcher,
@@ -51,7 +57,8 @@ impl DeviceTerms {
     ) -> Result<()> {
         let known = (self.known + 1).min(self.terms.len());
         let distance = (step - self.step) as f32;
-        let call = launcher.kernels.features_update(feature, &self.terms[..known], self.len, distance, element)?;
+        let terms: Vec<Arc<Buffer>> = self.terms[..known].iter().map(|term| Arc::clone(term.place())).collect();
+        let call = launcher.kernels.features_update(feature, &terms, self.len, distance, element)?;
         call.run(&launcher.stream)?;
         (self.known, self.step) = (known, step);
         Ok(())

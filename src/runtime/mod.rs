@@ -24,7 +24,8 @@
 //! it costs time and never quality. [`Selection`] gives symbols without running anything.
 //!
 //! Attention of a session runs on the CPU, or by [`Session::on`] on a GPU ([`Backend`]); the rest is the CPU's. A [`DeviceSession`] runs whole
-//! blocks on a GPU, from tokens in its memory to outputs in its memory; what it takes is known before ([`MemoryPlan`]).
+//! blocks on a GPU, from tokens in its memory to outputs in its memory; what it takes is known before ([`MemoryPlan`]). What its layers keep may
+//! lie in the host's memory ([`DeviceOptions::caches`]).
 //!
 //! # Numbers
 //! What is cached is the output of attention in single precision at the last updates, for all heads and q-blocks: when
@@ -41,6 +42,7 @@ mod course;
 mod cpu_block;
 mod device_block;
 mod device_choice;
+mod device_kept;
 mod device_layer;
 mod device_lists;
 mod device_session;
@@ -61,7 +63,7 @@ pub use block::{AttentionBlock, Linear, Norm, RotaryTable, StreamInput, StreamSh
 pub use cpu_block::CpuBlock;
 pub use device_block::{DeviceBlock, DeviceInput, DeviceMatrix};
 pub use device_session::{DeviceOptions, DeviceReport, DeviceSession};
-pub use memory::{MemoryPlan, Part, Use};
+pub use memory::{Memory, MemoryPlan, Part, Use};
 pub use placement::Placement;
 pub use selection::{HeadGroup, LayerSymbols, Selection, Tensors};
 pub use session::{Report, Session, Step};

@@ -10,7 +10,7 @@ use flashomni::kernels::Element;
 use flashomni::plan::Plan;
 use flashomni::runtime::{
     AttentionBlock, CpuBlock, DeviceBlock, DeviceInput, DeviceMatrix, DeviceOptions, DeviceReport, DeviceSession,
-    LayerSymbols, Linear, Norm, RotaryTable, Session, StreamInput, StreamShape, TokenStream,
+    LayerSymbols, Linear, Memory, Norm, RotaryTable, Session, StreamInput, StreamShape, TokenStream,
 };
 use flashomni::symbols::Symbols;
 use flashomni::tensor::{Dtype, Tensor, TensorMut};
@@ -155,9 +155,15 @@ impl Case {
 
     /// A generation on the GPU whose layers have the same block.
     pub fn session(&self, gpu: &Gpu, block: &AttentionBlock) -> DeviceSession {
+        self.session_in(gpu, block, Memory::Gpu)
+    }
+
+    /// The same with what its layers keep on one side.
+    pub fn session_in(&self, gpu: &Gpu, block: &AttentionBlock, caches: Memory) -> DeviceSession {
         let blocks = DeviceBlock::upload(&gpu.stream, std::slice::from_ref(block), self.element).unwrap();
         let blocks = vec![Arc::clone(&blocks[0]); self.plan.model.layers as usize];
-        DeviceSession::new(Arc::clone(&self.plan), &gpu.kernels, blocks, DeviceOptions::default()).unwrap()
+        let options = DeviceOptions { caches, ..DeviceOptions::default() };
+        DeviceSession::new(Arc::clone(&self.plan), &gpu.kernels, blocks, options).unwrap()
     }
 
     /// Room for the tensors of a step.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::device::Device;
+use crate::device::{Caches, Device};
 use crate::pick::Pick;
 
 /// Sparse attention strategies for diffusion transformers: check, compile, look at and run them.
@@ -262,6 +262,17 @@ pub struct Source {
     pub dtype: Option<flashomni::tensor::Dtype>,
 }
 
+/// Memory of whole blocks on a GPU.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct Room {
+    /// Memory of the GPU that whole blocks may take, in GB; without, what is free
+    #[arg(long, value_name = "GB", requires = "block", value_parser = gigabytes)]
+    pub memory: Option<f64>,
+    /// Where whole blocks on a GPU keep what later steps take; without, on the GPU
+    #[arg(long, value_name = "WHERE", requires = "block")]
+    pub caches: Option<Caches>,
+}
+
 /// Which steps and layers of a series.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Queries, keys and values")]
@@ -316,9 +327,8 @@ pub struct Run {
     /// Run whole attention blocks: projections around attention too, whose output weights are made up
     #[arg(long, conflicts_with = "output")]
     pub block: bool,
-    /// Memory of the GPU that whole blocks may take, in GB; without, what is free
-    #[arg(long, value_name = "GB", requires = "block", value_parser = gigabytes)]
-    pub memory: Option<f64>,
+    #[command(flatten)]
+    pub room: Room,
     /// Threads to use; without, one for each core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -363,9 +373,8 @@ pub struct Bench {
     /// Measure whole attention blocks, projections around attention too, of made-up tokens and weights
     #[arg(long, conflicts_with = "qkv")]
     pub block: bool,
-    /// Memory of the GPU that whole blocks may take, in GB; without, what is free
-    #[arg(long, value_name = "GB", requires = "block", value_parser = gigabytes)]
-    pub memory: Option<f64>,
+    #[command(flatten)]
+    pub room: Room,
     /// Threads to use; without, one for each core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,

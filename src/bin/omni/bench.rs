@@ -16,7 +16,7 @@ use crate::device::counted;
 use crate::exit::{Exit, Failure};
 use crate::run::{attend, dense, gain, live_share, milliseconds, threads};
 use crate::table::{self, Table};
-use crate::{input, kinds, source};
+use crate::{input, source};
 
 /// Tensors that are kept from round to round, bytes at most: to read them or make them up takes longer than attention on a GPU.
 const KEPT: usize = 4 << 30;
@@ -81,6 +81,9 @@ pub struct Results<'a> {
     /// Bytes of a GPU's memory that were announced for whole blocks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
+    /// The same of the host's memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_memory_bytes: Option<u64>,
 }
 
 /// Measures.
@@ -163,6 +166,7 @@ impl<'a> Results<'a> {
             kinds: measured.map(|(kind, of_kind)| line(*kind, of_kind)).collect(),
             total: None,
             memory_bytes: None,
+            host_memory_bytes: None,
         }
     }
 
@@ -197,7 +201,7 @@ fn line(kind: StepKind, samples: OfKind) -> Line {
     let live_share = samples.live.iter().sum::<f64>() / calls as f64;
     let (selection, whole, dense) = (median(samples.selection), median(samples.whole), median(samples.dense));
     Line {
-        kind: kinds::name(kind),
+        kind: kind.name(),
         calls,
         live_share,
         selection_ms: selection,

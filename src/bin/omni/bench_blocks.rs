@@ -13,7 +13,7 @@ use std::time::Duration;
 use flashomni::cpu::RotaryPairs;
 use flashomni::ir::Model;
 use flashomni::plan::Plan;
-use flashomni::runtime::{AttentionBlock, Linear, MemoryPlan, Norm, RotaryTable, TokenStream};
+use flashomni::runtime::{AttentionBlock, Linear, Memory, Norm, RotaryTable, TokenStream};
 use flashomni::tensor::{Dtype, Tensor};
 
 use crate::args::{Bench, Part, Source};
@@ -34,6 +34,7 @@ pub fn bench(args: &Bench, console: &Console) -> Result<Exit, Failure> {
     let layers = args.part.layers.clone().unwrap_or_else(Pick::all);
     let part = Part { layers: Some(layers), ..args.part.clone() };
     let (plan, series) = source::open_to_run(&args.file, &args.choice, &made_up, &part, console)?;
+    let options = args.device.options(args.room)?;
     let backend = args.device.open(console)?;
     let dtype = runner::dtype(args.source.dtype.unwrap_or(plan.model.dtype), &backend);
     let seed = args.source.seed.unwrap_or(0);
@@ -43,7 +44,7 @@ pub fn bench(args: &Bench, console: &Console) -> Result<Exit, Failure> {
     let [smooth, _, _] = series.qkv(step, layer)?;
     let tokens = runner::tokens(&[smooth], &block, dtype)?;
     let plans = [Arc::new(plan.clone()), Arc::new(runner::dense(plan.clone()))];
-    let mut runners = runner::pair(&plans, &backend, &block, args.memory)?;
+    let mut runners = runner::pair(&plans, &backend, &block, &options)?;
     runners.iter_mut().try_for_each(|runner| runner.set(&tokens))?;
     let (samples, sums) = rounds(args.rounds, &mut runners, &plan, &series, console)?;
     let [whole_ms, dense_ms] = sums.map(median);
@@ -51,7 +52,8 @@ pub fn bench(args: &Bench, console: &Console) -> Result<Exit, Failure> {
     let about = format!("made-up tokens and weights, seed {seed}");
     let mut results = Results::new(args, &plan, &about, samples);
     results.total = Some(Total { whole_ms, dense_ms, speedup: dense_ms / whole_ms });
-    results.memory_bytes = memory.map(MemoryPlan::bytes);
+    results.memory_bytes = memory.map(|memory| memory.bytes(Memory::Gpu));
+    results.host_memory_bytes = memory.map(|memory| memory.bytes(Memory::Host));
     if args.json {
         console.print(&table::json(&results))?;
         return Ok(Exit::Fine);

@@ -15,8 +15,8 @@ use flashomni::{Compiler, codegen, passes};
 use crate::args::Build;
 use crate::console::Console;
 use crate::exit::{Exit, Failure};
+use crate::input;
 use crate::table::{self, Table};
-use crate::{input, kinds};
 
 /// A stage that can be written as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,7 +147,7 @@ fn kinds_of(plan: &Plan) -> String {
     } else {
         (1, format!("{} x {}", table::plural(steps, "step"), table::plural(layers, "layer")))
     };
-    let parts: Vec<String> = counts.iter().map(|(kind, n)| format!("{} {}", n / divisor, kinds::name(*kind))).collect();
+    let parts: Vec<String> = counts.iter().map(|(kind, n)| format!("{} {}", n / divisor, kind.name())).collect();
     let letters = if same { format!(": {}", plan.schedule.letters(0)) } else { String::new() };
     format!("{} of {of}{letters}", parts.join(", "))
 }

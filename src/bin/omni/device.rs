@@ -1,20 +1,31 @@
-//! Where attention runs: the option `--device`.
+//! Where attention runs, and where whole blocks keep what they need at later steps: the options `--device` and `--caches`.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use flashomni::cpu;
 use flashomni::ir::Model;
-use flashomni::runtime::Backend;
+use flashomni::runtime::{Backend, DeviceOptions, Memory};
 use flashomni::tensor::{Tensor, TensorRef};
 
+use crate::args::Room;
 use crate::console::Console;
 use crate::exit::Failure;
 use crate::table;
 
 /// Most floating-point operations of dense attention that are done on the CPU to compare a GPU with: a few seconds.
 const COMPARED: f64 = 2e11;
+
+/// Where lies what whole blocks keep from step to step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Caches {
+    /// In the GPU's memory
+    Gpu,
+    /// In the host's: a step copies what it takes to the GPU, beside what it computes
+    Host,
+}
 
 /// The CPU, or a GPU by its number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +68,20 @@ impl Device {
             console.detail(format_args!("attention runs on {}", kernels.device()));
         }
         Ok(backend)
+    }
+
+    /// The options of whole blocks on a GPU.
+    pub fn options(self, room: Room) -> Result<DeviceOptions, Failure> {
+        if self == Device::Cpu && room.caches.is_some() {
+            let message = "--caches is about whole blocks on a GPU, and these run on the CPU";
+            return Err(Failure::new(message).help("add --device cuda, or leave --caches out"));
+        }
+        let caches = match room.caches {
+            None | Some(Caches::Gpu) => Memory::Gpu,
+            Some(Caches::Host) => Memory::Host,
+        };
+        let memory_limit = room.memory.map(|gigabytes| (gigabytes * 1e9) as u64);
+        Ok(DeviceOptions { memory_limit, caches, ..DeviceOptions::default() })
     }
 
     /// What computes, in words.

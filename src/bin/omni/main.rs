@@ -18,7 +18,6 @@ mod fmt;
 mod generate;
 mod info;
 mod input;
-mod kinds;
 mod models;
 mod new;
 mod pick;

@@ -16,7 +16,7 @@ use crate::device::{Device, on_cpu};
 use crate::exit::{Exit, Failure};
 use crate::source::Series;
 use crate::table::{self, Table};
-use crate::{input, kinds, source};
+use crate::{input, source};
 
 /// What one layer did at one step.
 #[derive(Serialize)]
@@ -105,7 +105,7 @@ pub fn run(args: &Run, console: &Console) -> Result<Exit, Failure> {
         lines.push(Line {
             step,
             layer,
-            kind: kinds::name(report.kind),
+            kind: report.kind.name(),
             live_share: live_share(report.kind, session.symbols(layer))?,
             relative_error: relative(error.squares),
             max_error: error.max,

@@ -102,7 +102,7 @@ pub fn pair(
     plans: &[Arc<Plan>; 2],
     backend: &Backend,
     block: &AttentionBlock,
-    memory: Option<f64>,
+    options: &DeviceOptions,
 ) -> Result<[Runner; 2], Failure> {
     let [own, other] = plans;
     match backend {
@@ -116,9 +116,8 @@ pub fn pair(
             let stream = Arc::new(Stream::new(kernels.device())?);
             let uploaded = DeviceBlock::upload(&stream, std::slice::from_ref(block), element)?;
             let blocks = vec![Arc::clone(&uploaded[0]); own.model.layers as usize];
-            let memory_limit = memory.map(|gigabytes| (gigabytes * 1e9) as u64);
             let runner = |plan: &Arc<Plan>| -> Result<Runner, Failure> {
-                let options = DeviceOptions { stream: Some(Arc::clone(&stream)), memory_limit };
+                let options = DeviceOptions { stream: Some(Arc::clone(&stream)), ..options.clone() };
                 let session = DeviceSession::new(Arc::clone(plan), kernels, blocks.clone(), options)?;
                 let matrix = |rows: usize, columns: usize| DeviceMatrix::new(&stream, [rows, columns], element);
                 let inputs = block.shapes().iter().map(|stream| matrix(stream.tokens.len(), stream.inputs));

@@ -16,7 +16,7 @@ use crate::console::{self, Console};
 use crate::exit::{Exit, Failure};
 use crate::record::RecordedMasks;
 use crate::source::{Measured, Series};
-use crate::{input, kinds, source};
+use crate::{input, source};
 
 /// Heads that are drawn where the user names none.
 const HEADS: usize = 4;
@@ -136,7 +136,7 @@ impl Place {
     fn describe(&self, plan: &Plan, dynamic: bool) -> String {
         let Place { step, layer } = self;
         let kind = plan.schedule.kind(*step, *layer);
-        let name = kinds::name(kind);
+        let name = kind.name();
         let what = match kind {
             StepKind::Update => format!("{name}: what the steps after it obey"),
             StepKind::Dispatch | StepKind::Residual if dynamic => match self.chosen_at(plan) {
@@ -252,7 +252,7 @@ fn no_mask(plan: &Plan, args: &Show) -> Failure {
     let (step, layer) = (index as u32 / plan.model.layers, index as u32 % plan.model.layers);
     let place = match (args.step, args.layer) {
         (Some(step), Some(layer)) => {
-            let kind = kinds::name(plan.schedule.kind(step, layer));
+            let kind = plan.schedule.kind(step, layer).name();
             format!("layer {layer} is {kind} at step {step}")
         }
         (Some(step), None) => format!("no layer obeys or chooses a mask at step {step}"),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flashomni::ir::Model;
-use flashomni::runtime::{AttentionBlock, CpuBlock, Linear, TokenStream};
+use flashomni::runtime::{AttentionBlock, CpuBlock, Linear, Memory, TokenStream};
 use flashomni::tensor::{Dtype, Tensor};
 use serde::Serialize;
 
@@ -21,7 +21,7 @@ use crate::run::{gain, milliseconds, relative, threads};
 use crate::runner::{self, Runner};
 use crate::source::Measured;
 use crate::table::{self, Table};
-use crate::{input, kinds, source};
+use crate::{input, source};
 
 /// What one layer did at one step.
 #[derive(Serialize)]
@@ -47,6 +47,8 @@ struct Results<'a> {
     device: String,
     /// Bytes of a GPU's memory, at most.
     memory_bytes: Option<u64>,
+    /// The same of the host's memory.
+    host_memory_bytes: Option<u64>,
     steps: &'a [Line],
 }
 
@@ -54,11 +56,12 @@ struct Results<'a> {
 pub fn run(args: &Run, console: &Console) -> Result<Exit, Failure> {
     threads(args.threads)?;
     let (plan, series) = source::open_to_run(&args.file, &args.choice, &args.source, &args.part, console)?;
+    let options = args.device.options(args.room)?;
     let backend = args.device.open(console)?;
     let dtype = runner::dtype(args.source.dtype.unwrap_or(plan.model.dtype), &backend);
     let block = block(&plan.model, dtype)?;
     let plans = [Arc::new(plan.clone()), Arc::new(runner::dense(plan.clone()))];
-    let mut runners = runner::pair(&plans, &backend, &block, args.memory)?;
+    let mut runners = runner::pair(&plans, &backend, &block, &options)?;
     let is_compared = args.device != Device::Cpu && args.device.reference(&plan.model) == Device::Cpu;
     let on_cpu = || Runner::cpu(&plans[0], &block, &Arc::new(CpuBlock::new(&block)?));
     let mut on_cpu = is_compared.then(on_cpu).transpose()?;
@@ -91,7 +94,8 @@ pub fn run(args: &Run, console: &Console) -> Result<Exit, Failure> {
             model: &plan.model.name,
             source: &series.name,
             device: args.device.to_string(),
-            memory_bytes: memory.map(|memory| memory.bytes()),
+            memory_bytes: memory.as_ref().map(|memory| memory.bytes(Memory::Gpu)),
+            host_memory_bytes: memory.as_ref().map(|memory| memory.bytes(Memory::Host)),
             steps: &lines,
         };
         console.print(&table::json(&results))?;
@@ -119,7 +123,7 @@ fn outcome(runner: &mut Runner, place: [u32; 2], x: &Rc<[Tensor]>, measured: &Me
     // While the CPU chooses, the GPU waits.
     let waited = if matches!(runner, Runner::Cuda(_)) { ran.selection } else { Duration::ZERO };
     let time = ran.time()?.saturating_sub(waited);
-    Ok(Outcome { kind: kinds::name(ran.kind), outputs: runner.outputs()?, selection: ran.selection, time })
+    Ok(Outcome { kind: ran.kind.name(), outputs: runner.outputs()?, selection: ran.selection, time })
 }
 
 /// A block whose projections copy queries, keys and values, and whose output projections are random.
