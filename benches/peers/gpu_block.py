@@ -43,6 +43,7 @@ CASES = {
 STRATEGIES = {
     "flashomni": ("flashomni", "flashomni", "block_size:128"),
     "flashomni_half": ("flashomni", "flashomni", "block_size:128;exponent:0.0;tau_q:0.8;tau_kv:0.35;first_enhance:6"),
+    "flashomni_half_64": ("flashomni", "flashomni", "block_size:64;exponent:0.0;tau_q:0.8;tau_kv:0.35;first_enhance:6"),
     "taylorseer": ("taylorseer", "taylorseer", ""),
     "sparge_topk": ("sparge", "sparge_topk", ""),
     "longformer": ("longformer", "longformer", ""),

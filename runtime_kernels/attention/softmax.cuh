@@ -97,7 +97,7 @@ struct Softmax {
 #pragma unroll
                 for (u32 c = 0; c < 2; ++c) {
                     float& x = s[4 * j + 2 * r + c];
-                    x = ex2_approx(fmaf(x, scale, (Q_PARTS == 1 ? 0.0f : left_out[j / 8]) - offset[r]));
+                    x = ex2_approx(fmaf(x, scale, Q_PARTS == 1 ? -offset[r] : left_out[j / 8] - offset[r]));
                     sum[r] += x;
                 }
             }

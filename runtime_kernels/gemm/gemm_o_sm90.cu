@@ -39,12 +39,14 @@ struct GemmO {
     // Walks the heads of the set from the first to the last, then the further inputs.
     struct Loader {
         const GemmO& kernel;
-        const OwnTile& tile;
+        u32 batch, column;
+        u32 first, second; // tokens of the halves
         HeadWalk<STEP> heads;
         u32 step; // of the further inputs
 
         __device__ __forceinline__ Loader(const GemmO& kernel, const OwnTile& tile, u32 begin)
-            : kernel(kernel), tile(tile), heads(tile.detail.heads, tile.detail.head_steps, min(begin, tile.detail.head_steps)),
+            : kernel(kernel), batch(tile.batch), column(tile.detail.column), first(tile.first[0]), second(tile.first[1]),
+              heads(tile.detail.heads, tile.detail.head_steps, min(begin, tile.detail.head_steps)),
               step(begin - min(begin, tile.detail.head_steps)) {}
 
         __device__ __forceinline__ void load(u8* a, u8* b, u64* barrier) {
@@ -55,20 +57,20 @@ struct GemmO {
             if (heads.left > 0) {
                 u32 head = heads.peek();
                 from = head * HEAD_DIM + heads.part * STEP;
-                u32 tokens[2] = {tile.first[0], tile.first[1]};
-#pragma unroll
-                for (u32 half = 0; half < 2; ++half) {
-                    if (shape.parts > 1 && !heads.bits.has(head, half)) tokens[half] = shape.q_tokens;
+                u32 one = first, other = second;
+                if (shape.parts > 1) {
+                    if (!heads.bits.has(head, 0)) one = shape.q_tokens;
+                    if (!heads.bits.has(head, 1)) other = shape.q_tokens;
                 }
-                load_rows(a, kernel.o_map, barrier, heads.part * STEP, tokens, 0, shape.parts, head, tile.batch, EVICT_NORMAL);
+                load_rows(a, kernel.o_map, barrier, heads.part * STEP, one, other, shape.parts, head, batch, EVICT_NORMAL);
                 heads.advance();
             } else {
                 from = shape.heads * HEAD_DIM + step * STEP;
-                load_rows(
-                    a, kernel.further_map, barrier, step * STEP, tile.first, shape.first_token, shape.parts, 0, tile.batch, EVICT_NORMAL);
+                u32 one = first - shape.first_token, other = second - shape.first_token;
+                load_rows(a, kernel.further_map, barrier, step * STEP, one, other, shape.parts, 0, batch, EVICT_NORMAL);
                 ++step;
             }
-            cp_async_bulk_tensor_4d(shared_address(b), kernel.w_map, full, from, tile.detail.column, 0, 0, EVICT_LAST);
+            cp_async_bulk_tensor_4d(shared_address(b), kernel.w_map, full, from, column, 0, 0, EVICT_LAST);
         }
     };
 
@@ -81,7 +83,8 @@ struct GemmO {
         mbarrier_arrive_expect_tx(shared_address(barrier), A_BYTES);
         u32 term = n % own.count, column = tile.detail.column + 64 * (n / own.count);
         const GemmShape& shape = params.shape;
-        load_rows(a, &terms->of[term], barrier, column, tile.first, shape.first_token, shape.parts, 0, tile.batch, EVICT_FIRST);
+        u32 first = tile.first[0] - shape.first_token, second = tile.first[1] - shape.first_token;
+        load_rows(a, &terms->of[term], barrier, column, first, second, shape.parts, 0, tile.batch, EVICT_FIRST);
     }
 
     template <class C>

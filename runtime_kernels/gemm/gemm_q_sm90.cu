@@ -32,18 +32,19 @@ struct GemmQ {
 
     struct Loader {
         const GemmQ& kernel;
-        const OwnTile& tile; // in shared memory: there are few registers
+        u32 batch;
+        u32 first, second; // rows of the halves, from the first token of the projection on
+        Detail detail;
         u32 step;
 
         __device__ __forceinline__ Loader(const GemmQ& kernel, const OwnTile& tile, u32 step)
-            : kernel(kernel), tile(tile), step(step) {}
+            : kernel(kernel), batch(tile.batch), first(tile.first[0] - kernel.params.shape.first_token),
+              second(tile.first[1] - kernel.params.shape.first_token), detail(tile.detail), step(step) {}
 
         __device__ __forceinline__ void load(u8* a, u8* b, u64* barrier) {
-            const Detail& detail = tile.detail;
-            const GemmShape& shape = kernel.params.shape;
             u32 full = shared_address(barrier), column = STEP * step++;
             mbarrier_arrive_expect_tx(full, A_BYTES + detail.count * HEAD_DIM * 128);
-            load_rows(a, kernel.x_map, barrier, column, tile.first, shape.first_token, shape.parts, 0, tile.batch, EVICT_NORMAL);
+            load_rows(a, kernel.x_map, barrier, column, first, second, kernel.params.shape.parts, 0, batch, EVICT_NORMAL);
 #pragma unroll
             for (u32 i = 0; i < TILE_HEADS; ++i) {
                 if (i < detail.count) {
@@ -63,7 +64,7 @@ struct GemmQ {
 
     __device__ __forceinline__ void load_addition(const OwnTile& tile, u32 n, u8* a, u64* barrier) const {
         mbarrier_arrive_expect_tx(shared_address(barrier), A_BYTES);
-        load_rows(a, rotary_map, barrier, 64 * n, tile.first, 0, params.shape.parts, 0, 0, EVICT_LAST);
+        load_rows(a, rotary_map, barrier, 64 * n, tile.first[0], tile.first[1], params.shape.parts, 0, 0, EVICT_LAST);
     }
 
     template <class C>

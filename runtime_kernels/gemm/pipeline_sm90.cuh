@@ -84,13 +84,13 @@ __device__ __forceinline__ void schedule(const Kernel& kernel, Shared& shared) {
     }
 }
 
-// Loads 64 columns of the 128 rows of a tile to a panel: as one box, or one for each of two q-blocks. Tokens beyond the tensor, whose first one
-// is `begin`, become zeros.
+// Loads 64 columns of the 128 rows of a tile to a panel, from row `first` of the tensor on; with two q-blocks those of the second from `second` on.
+// Rows beyond the tensor become zeros.
 __device__ __forceinline__ void load_rows(
-    u8* panel, const TensorMap* map, u64* barrier, u32 column, const u32 (&tokens)[2], u32 begin, u32 parts, u32 head, u32 batch, u64 policy) {
+    u8* panel, const TensorMap* map, u64* barrier, u32 column, u32 first, u32 second, u32 parts, u32 head, u32 batch, u64 policy) {
     u32 to = shared_address(panel), full = shared_address(barrier);
-    cp_async_bulk_tensor_4d(to, map, full, column, tokens[0] - begin, head, batch, policy);
-    if (parts > 1) cp_async_bulk_tensor_4d(to + A_BYTES / 2, map, full, column, tokens[1] - begin, head, batch, policy);
+    cp_async_bulk_tensor_4d(to, map, full, column, first, head, batch, policy);
+    if (parts > 1) cp_async_bulk_tensor_4d(to + A_BYTES / 2, map, full, column, second, head, batch, policy);
 }
 
 // Where a warpgroup leaves its part of a piece: [slot][warpgroup][i / 4][thread][4] in the order of accumulators.
