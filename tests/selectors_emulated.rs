@@ -207,8 +207,8 @@ fn launch(memory: &mut Memory<'_>, recipe: &Recipe, maps: &[Map], record: u64, t
         for (at, offset) in &step.uniforms {
             params[*at..*at + 8].copy_from_slice(&(record + offset).to_le_bytes());
         }
-        if let Some(source) = step.source {
-            let head = &mut params[..size_of::<Tokens>()];
+        for &(at, source) in &step.sources {
+            let head = &mut params[at..at + size_of::<Tokens>()];
             let known: Tokens = bytemuck::pod_read_unaligned(head);
             let data = tensors[Source::ALL.iter().position(|&one| one == source).unwrap()];
             let is_bf16 = u32::from(layer.element == Element::Bf16);
@@ -276,6 +276,19 @@ fn every_operation_on_dyadic_inputs_in_another_order() {
 #[test]
 fn many_blocks() {
     check(30, 141, 8, 4, Element::F16, true, false);
+}
+
+/// Enough for the larger tiles, in channels by fours and in others.
+#[test]
+fn many_products() {
+    let Some(compiler) = compiler() else { return };
+    let mut random = Random(11);
+    let blocks = Blocks::regular(370, 370, 16, 16);
+    for dim in [36, 7] {
+        let model = passes::model(40, 330, 4, dim);
+        let layer = Layer::new(model, blocks.clone(), None, Vec::new(), Element::Bf16, || random.real(1.5));
+        agree(emulator(compiler), &format!("products {dim}"), &layer, &passes::products());
+    }
 }
 
 #[test]

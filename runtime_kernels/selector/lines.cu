@@ -67,6 +67,7 @@ __device__ __forceinline__ void softmax_long(const float* values, float* out, u3
 }
 
 extern "C" __global__ void __launch_bounds__(256) selector_softmax(const __grid_constant__ LinesParams params) {
+    wait_for_turn();
     const u32 line = line_of_warp(), lane = threadIdx.x % 32;
     if (line >= params.lines) return;
     const float* values = params.value + u64(line) * params.length;
@@ -81,6 +82,7 @@ extern "C" __global__ void __launch_bounds__(256) selector_softmax(const __grid_
 }
 
 extern "C" __global__ void __launch_bounds__(256) selector_reduce(const __grid_constant__ LinesParams params) {
+    wait_for_turn();
     const u32 line = line_of_warp(), lane = threadIdx.x % 32;
     if (line >= params.lines) return;
     const float* values = params.value + u64(line) * params.length;

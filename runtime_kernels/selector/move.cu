@@ -32,6 +32,7 @@ __device__ __forceinline__ void move(const MoveParams& params) {
 }
 
 extern "C" __global__ void selector_move(const __grid_constant__ MoveParams params) {
+    wait_for_turn();
     params.bytes == 1 ? move<u8>(params) : move<u32>(params);
 }
 
@@ -58,11 +59,13 @@ __device__ __forceinline__ void transpose(const TransposeParams& params, u32 (&t
 }
 
 extern "C" __global__ void __launch_bounds__(TILE * LINES) selector_transpose(const __grid_constant__ TransposeParams params) {
+    wait_for_turn();
     __shared__ u32 tile[TILE][TILE + 1];
     params.bytes == 1 ? transpose<u8>(params, tile) : transpose<u32>(params, tile);
 }
 
 extern "C" __global__ void selector_gather(const __grid_constant__ GatherParams params) {
+    wait_for_turn();
     const u32 element = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32, head = blockIdx.y;
     if (element >= params.rows * params.columns) return;
     const Run rows = params.row_runs[element / params.columns], columns = params.column_runs[element % params.columns];
@@ -92,6 +95,7 @@ extern "C" __global__ void selector_gather(const __grid_constant__ GatherParams 
 }
 
 extern "C" __global__ void selector_diagonals(const __grid_constant__ DiagonalsParams params) {
+    wait_for_turn();
     const u32 distance = blockIdx.x * blockDim.x + threadIdx.x, head = blockIdx.y;
     if (distance >= params.distances) return;
     float sum = 0.0f;
@@ -104,6 +108,7 @@ extern "C" __global__ void selector_diagonals(const __grid_constant__ DiagonalsP
 }
 
 extern "C" __global__ void selector_on_diagonals(const __grid_constant__ OnDiagonalsParams params) {
+    wait_for_turn();
     const u32 element = blockIdx.x * blockDim.x + threadIdx.x, head = blockIdx.y;
     if (element >= params.q_blocks * params.kv_blocks) return;
     const u32 row = element / params.kv_blocks, column = element % params.kv_blocks;
@@ -118,6 +123,7 @@ extern "C" __global__ void selector_on_diagonals(const __grid_constant__ OnDiago
 }
 
 extern "C" __global__ void selector_group_sums(const __grid_constant__ GroupSumsParams params) {
+    wait_for_turn();
     const u32 element = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32, head = blockIdx.y;
     if (element >= params.q_blocks * params.kv_blocks) return;
     const u32 row = element / params.kv_blocks, column = element % params.kv_blocks;

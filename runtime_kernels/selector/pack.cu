@@ -35,6 +35,7 @@ __device__ __forceinline__ Joined join(const PackParams& params, u32 head, u32 r
 }
 
 extern "C" __global__ void __launch_bounds__(256) selector_pack(const __grid_constant__ PackParams params) {
+    wait_for_turn();
     const u32 item = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32, head = blockIdx.y;
     const u32 words = (params.kv_parts + 63) / 64, cache_words = (params.q_parts + 63) / 64;
     const u32 slot = params.slots[head];

@@ -18,19 +18,30 @@ struct Tokens {
 };
 static_assert(sizeof(Tokens) == 48, "mirrored by Tokens in src/kernels/selector/params.rs");
 
-// Statistics of the tokens of blocks, vectors [heads][blocks][dim] each; null where not wanted.
-struct PoolParams {
+// Statistics of the tokens of blocks of a tensor, vectors [heads][blocks][dim] each; null where not wanted.
+struct PooledSide {
     Tokens tokens;
     const u32* offsets; // [blocks + 1] first token of each block
     float* mean;
     float* sum;
     float* least;
     float* most;
-    u32* status; // [1] becomes 1 where something is NaN or infinite
     u32 blocks;
     u32 reserved;
 };
-static_assert(sizeof(PoolParams) == 104, "mirrored by PoolParams in src/kernels/selector/params.rs");
+static_assert(sizeof(PooledSide) == 96, "mirrored by PooledSide in src/kernels/selector/params.rs");
+
+// Most tensors that are pooled in a launch.
+constexpr u32 MAX_SIDES = 3;
+
+// Statistics of the blocks of all tensors that a program pools.
+struct PoolParams {
+    PooledSide sides[MAX_SIDES];
+    u32* status; // [1] becomes 1 where something is NaN or infinite
+    u32 heads;   // of each side
+    u32 reserved;
+};
+static_assert(sizeof(PoolParams) == 304, "mirrored by PoolParams in src/kernels/selector/params.rs");
 
 // Means without the mean of the whole sequence.
 struct CentreParams {
@@ -70,15 +81,16 @@ static_assert(sizeof(SimilarityParams) == 80, "mirrored by SimilarityParams in s
 
 // Dot products of vectors of both sides.
 struct DotParams {
-    const float* a; // [heads][rows][dim]
-    const float* b; // [heads][columns][dim]
-    float* out;     // [heads][rows][columns]
+    const float* a;  // [heads][rows][dim]
+    const float* b;  // [heads][columns][dim]
+    float* out;      // [heads][rows][columns]
+    const float* by; // [heads] what they are divided by or multiplied with; null: neither
     u32 rows;
     u32 columns;
     u32 dim;
-    u32 reserved;
+    u32 multiplies;
 };
-static_assert(sizeof(DotParams) == 40, "mirrored by DotParams in src/kernels/selector/params.rs");
+static_assert(sizeof(DotParams) == 48, "mirrored by DotParams in src/kernels/selector/params.rs");
 
 // What an operand of an operation on vectors is.
 enum class Operand : u32 {

@@ -174,6 +174,19 @@ pub fn flashomni(dim: usize) -> Program {
     b.program()
 }
 
+/// Products of all tokens with all tokens, many more than those of blocks.
+pub fn products() -> Program {
+    let mut b = Build::default();
+    let all = b.graph.set_of(vec![], Grain::Tokens);
+    let [q, k] = [Source::Query, Source::Key].map(|source| b.typed(Op::Each(source, all)));
+    let pairs = b.typed(Op::Dot(q, k));
+    let whole = Some(SetId::ALL);
+    let blocks = b.typed(Op::Gather { how: Reduction::Mean, value: pairs, q: whole, kv: whole });
+    let selected = half(&mut b, blocks, Side::Key);
+    b.term(Role::Whole, selected);
+    b.program()
+}
+
 type Program1 = fn(&mut Build, usize);
 
 /// Programs by name, for masks of [`masks`] and a head of so many channels.

@@ -6,6 +6,8 @@ use crate::kernels::mirrored::mirrored;
 
 /// Most terms of a program.
 pub const MAX_TERMS: usize = 32;
+/// Most tensors that are pooled in a launch.
+pub const MAX_SIDES: usize = 3;
 
 mirrored! {
     /// q, k or v of a layer as it is given: 16-bit numbers whose rows of `dim` lie together, at multiples of 16 bytes.
@@ -25,8 +27,8 @@ mirrored! {
         /// 1: bf16; 0: fp16.
         is_bf16: u32,
     }
-    /// Statistics of the tokens of blocks, vectors `[heads][blocks][dim]` each; null where not wanted.
-    PoolParams, 104 {
+    /// Statistics of the tokens of blocks of a tensor, vectors `[heads][blocks][dim]` each; null where not wanted.
+    PooledSide, 96 {
         /// Tokens.
         tokens: Tokens,
         /// `[blocks + 1]`: first token of each block.
@@ -39,10 +41,19 @@ mirrored! {
         least: u64,
         /// Most.
         most: u64,
-        /// `[1]`: becomes 1 where something is NaN or infinite.
-        status: u64,
         /// Blocks.
         blocks: u32,
+        /// Zero.
+        reserved: u32,
+    }
+    /// Statistics of the blocks of all tensors that a program pools.
+    PoolParams, 304 {
+        /// Sides.
+        sides: [PooledSide; MAX_SIDES],
+        /// `[1]`: becomes 1 where something is NaN or infinite.
+        status: u64,
+        /// Of each side.
+        heads: u32,
         /// Zero.
         reserved: u32,
     }
@@ -98,21 +109,23 @@ mirrored! {
         reserved: u32,
     }
     /// Dot products of vectors of both sides.
-    DotParams, 40 {
+    DotParams, 48 {
         /// `[heads][rows][dim]`.
         a: u64,
         /// `[heads][columns][dim]`.
         b: u64,
         /// `[heads][rows][columns]`.
         out: u64,
+        /// `[heads]`: what they are divided by or multiplied with; null: neither.
+        by: u64,
         /// Rows.
         rows: u32,
         /// Columns.
         columns: u32,
         /// Dim.
         dim: u32,
-        /// Zero.
-        reserved: u32,
+        /// Multiplies.
+        multiplies: u32,
     }
     /// An operation on each channel of vectors.
     VectorsParams, 48 {
@@ -382,6 +395,8 @@ mod tests {
     fn the_header_has_the_same_fields_in_the_same_order() {
         let header = source::selector_params_header();
         check(header, MIRRORED);
-        assert!(header.contains(&format!("constexpr u32 MAX_TERMS = {MAX_TERMS};")));
+        for constant in [format!("MAX_TERMS = {MAX_TERMS};"), format!("MAX_SIDES = {MAX_SIDES};")] {
+            assert!(header.contains(&format!("constexpr u32 {constant}")), "{constant}");
+        }
     }
 }

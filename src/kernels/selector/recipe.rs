@@ -96,8 +96,9 @@ impl Entry {
     #[must_use]
     pub fn threads(self) -> u32 {
         match self {
-            Entry::Pool
-            | Entry::Centre
+            // Few, so that the work of short sequences is spread evenly.
+            Entry::Pool | Entry::Dot | Entry::DotSmall => 64,
+            Entry::Centre
             | Entry::Select1
             | Entry::Select2
             | Entry::Select3
@@ -144,8 +145,8 @@ pub struct Step {
     pub params: Vec<u8>,
     /// Where in `params` an address in the uniforms stands, and how far behind their beginning it is.
     pub uniforms: Vec<(usize, u64)>,
-    /// The tensor that the structure begins with.
-    pub source: Option<Source>,
+    /// Where in `params` the structure of a tensor stands, and which.
+    pub sources: Vec<(usize, Source)>,
 }
 
 /// A pass.
@@ -205,7 +206,7 @@ impl Recipe {
             threads: entry.threads(),
             params,
             uniforms: Vec::new(),
-            source: None,
+            sources: Vec::new(),
         })
     }
 

@@ -28,7 +28,6 @@ impl Lowering<'_> {
             }
             Op::Mask(slot) => self.mask(id, *slot),
             Op::SelfSimilarity(side) => self.self_similarity(id, *side),
-            Op::Dot(a, b) => self.dot(id, *a, *b),
             Op::OverChannels { how, value } => self.over_channels(id, *how, *value),
             Op::AntiDiagonal { stride } => self.anti_diagonal(id, *stride),
             Op::Transpose(value) => self.transposed(id, *value),

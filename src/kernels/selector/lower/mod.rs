@@ -10,14 +10,14 @@ mod vectors;
 use crate::codegen::{Access, Map, maps};
 use crate::error::{Error, Result};
 use crate::ir::scalar::At;
-use crate::ir::{Extent, Graph, Kind, Model, SetId, Side, Source, ValueId};
+use crate::ir::{Extent, Graph, Kind, Model, Op, SetId, Side, ValueId};
 use crate::plan::{Body, Class, Plan, Program, Role};
 use crate::reference::SelectorInput;
 use crate::reference::input::{HeadTensors, check_program, crosses_heads, live_values};
 use crate::symbols::cut::{Parts, parts};
 use crate::symbols::{BitMatrix, Blocks};
 
-use super::params::{MAX_TERMS, PackParams, Term};
+use super::params::{MAX_SIDES, MAX_TERMS, PackParams, Term};
 use super::recipe::{Code, Entry, Recipe, Step, blocks_for, striding_blocks};
 use super::uniforms::Uniforms;
 use crate::kernels::choose::BLOCK;
@@ -130,8 +130,8 @@ struct Lowering<'a> {
     recipe: Recipe,
     values: Vec<Option<Value>>,
     maps: Vec<Map>,
-    /// Of each of [`Source::ALL`].
-    pooled: [Option<Pooled>; 3],
+    /// Of each of [`Source::ALL`], once the first is asked for.
+    pooled: Option<[Pooled; MAX_SIDES]>,
     /// The tensors' heads, and the order of tokens.
     head_list: u64,
     order: u64,
@@ -171,7 +171,7 @@ pub fn lower(setup: &Setup<'_>, target: &Target<'_>, base: u64) -> Result<Recipe
         recipe,
         values: vec![None; program.graph.len()],
         maps: maps(program),
-        pooled: [None; 3],
+        pooled: None,
         head_list,
         order,
         offsets,
@@ -281,6 +281,9 @@ impl Lowering<'_> {
 
     /// The value's array, `None` for scalars and for what a fused chain computes on its way.
     fn value(&mut self, id: ValueId) -> Result<Option<Value>> {
+        if let Some(known) = self.values[id.0 as usize] {
+            return Ok(Some(known));
+        }
         if self.graph().ty(id).extent == Extent::Scalar {
             return Ok(None);
         }
@@ -293,6 +296,9 @@ impl Lowering<'_> {
         if op.is_elementwise() {
             let Some(index) = self.maps.iter().position(|map| map.root == id) else { return Ok(None) };
             return self.map(index).map(|block| Some(Value::Block(block)));
+        }
+        if let Op::Dot(a, b) = op {
+            return Ok(self.dot(id, a, b)?.map(Value::Block));
         }
         self.routine(id, &op).map(|block| Some(Value::Block(block)))
     }
@@ -333,7 +339,7 @@ impl Lowering<'_> {
             threads,
             params: bytemuck::cast_slice(&words).to_vec(),
             uniforms: vec![(place, uniforms)],
-            source: None,
+            sources: Vec::new(),
         };
         self.recipe.add(step);
         Ok(out)
@@ -387,11 +393,6 @@ impl Lowering<'_> {
         let blocks = blocks_for(words * 32, Entry::Pack.threads());
         self.recipe.launch(Entry::Pack, blocks, heads, &params).uniforms = uniforms;
         Ok(())
-    }
-
-    /// Index of a source among [`Source::ALL`].
-    fn source_index(source: Source) -> usize {
-        Source::ALL.iter().position(|&one| one == source).unwrap_or(0)
     }
 
     fn offsets_of(&self, side: Side) -> u64 {
