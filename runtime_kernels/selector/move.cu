@@ -18,7 +18,7 @@ __device__ __forceinline__ void move(const MoveParams& params) {
     const u32 head = blockIdx.y;
     const u32 source = params.in_heads == nullptr ? head : params.in_heads[head];
     const i32 shift = params.shift == nullptr ? 0 : params.shift[head];
-    const T* in = reinterpret_cast<const T*>(params.from) + u64(source) * params.in_rows * params.in_columns;
+    const T* in = reinterpret_cast<const T*>(params.from) + source * params.head_stride;
     const u64 count = u64(params.rows) * params.columns;
     T* out = reinterpret_cast<T*>(params.out) + head * count;
     for (u64 i = u64(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += u64(gridDim.x) * blockDim.x) {
@@ -27,7 +27,7 @@ __device__ __forceinline__ void move(const MoveParams& params) {
         if (params.column_of != nullptr) column = params.column_of[column];
         (params.shifts_columns ? column : row) -= shift;
         const bool is_there = row >= 0 && column >= 0 && u32(row) < params.in_rows && u32(column) < params.in_columns;
-        out[i] = is_there ? in[u64(row) * params.in_columns + column] : T(0);
+        out[i] = is_there ? in[u64(row) * params.row_stride + u64(column) * params.column_stride] : T(0);
     }
 }
 
@@ -41,15 +41,14 @@ constexpr u32 LINES = 8; // of a tile at a time
 
 template <class T>
 __device__ __forceinline__ void transpose(const TransposeParams& params, u32 (&tile)[TILE][TILE + 1]) {
-    const u64 matrix = u64(blockIdx.y) * params.rows * params.columns;
-    const T* in = reinterpret_cast<const T*>(params.from) + matrix;
-    T* out = reinterpret_cast<T*>(params.out) + matrix;
+    const T* in = reinterpret_cast<const T*>(params.from) + blockIdx.y * params.matrix_stride;
+    T* out = reinterpret_cast<T*>(params.out) + u64(blockIdx.y) * params.rows * params.columns;
     const u32 across = (params.columns + TILE - 1) / TILE;
     const u32 first_row = blockIdx.x / across * TILE, first_column = blockIdx.x % across * TILE;
     const u32 x = threadIdx.x % TILE, y = threadIdx.x / TILE;
     for (u32 i = y; i < TILE; i += LINES) {
         const u32 row = first_row + i, column = first_column + x;
-        if (row < params.rows && column < params.columns) tile[i][x] = in[u64(row) * params.columns + column];
+        if (row < params.rows && column < params.columns) tile[i][x] = in[u64(row) * params.row_stride + column];
     }
     __syncthreads();
     for (u32 i = y; i < TILE; i += LINES) {

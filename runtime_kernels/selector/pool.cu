@@ -136,6 +136,35 @@ extern "C" __global__ void selector_centre(const __grid_constant__ CentreParams 
 
 constexpr u32 MOST_TOKENS = 256; // of a block, and channels
 
+// The squares of a token's channels, summed in order. A thread reads its own row, so that wide reads are what keeps the number of
+// lines that a warp asks for small.
+__device__ __forceinline__ float squares_of(const u16* row, u32 dim, bool is_bf16) {
+    float sum = 0.0f;
+    const auto add = [&](u32 number) {
+        const float x = widen(u16(number), is_bf16);
+        sum += x * x;
+    };
+    if (dim % 8 != 0) {
+        for (u32 c = 0; c < dim; ++c) add(row[c]);
+        return sum;
+    }
+    constexpr u32 WIDE = 4; // reads on their way, of eight channels each
+    for (u32 c = 0; c < dim; c += WIDE * 8) {
+        uint4 numbers[WIDE];
+#pragma unroll
+        for (u32 i = 0; i < WIDE; ++i) {
+            if (c + i * 8 < dim) numbers[i] = __ldg(reinterpret_cast<const uint4*>(row + c + i * 8));
+        }
+#pragma unroll
+        for (u32 i = 0; i < WIDE; ++i) {
+            if (c + i * 8 >= dim) break;
+            add(numbers[i].x), add(numbers[i].x >> 16), add(numbers[i].y), add(numbers[i].y >> 16);
+            add(numbers[i].z), add(numbers[i].z >> 16), add(numbers[i].w), add(numbers[i].w >> 16);
+        }
+    }
+    return sum;
+}
+
 extern "C" __global__ void selector_similarity(const __grid_constant__ SimilarityParams params) {
     wait_for_turn();
     __shared__ float norms[MOST_TOKENS];
@@ -144,20 +173,23 @@ extern "C" __global__ void selector_similarity(const __grid_constant__ Similarit
     const u32 block = blockIdx.x, head = blockIdx.y, thread = threadIdx.x;
     const u32 start = params.offsets[block], count = params.offsets[block + 1] - start;
     if (thread < count) {
-        const u16* row = row_of(tokens, head, start + thread);
-        float sum = 0.0f;
-        for (u32 c = 0; c < tokens.dim; ++c) {
-            const float x = widen(row[c], tokens.is_bf16);
-            sum += x * x;
-        }
-        norms[thread] = __fsqrt_rn(sum);
+        norms[thread] = __fsqrt_rn(squares_of(row_of(tokens, head, start + thread), tokens.dim, tokens.is_bf16));
     }
     __syncthreads();
     if (thread < tokens.dim) {
         float sum = 0.0f;
-        for (u32 t = 0; t < count; ++t) {
-            const float x = widen(row_of(tokens, head, start + t)[thread], tokens.is_bf16);
-            sum += norms[t] == 0.0f ? 0.0f : x / norms[t];
+        for (u32 t = 0; t < count; t += 8) {
+            u16 numbers[8];
+#pragma unroll
+            for (u32 i = 0; i < 8; ++i) {
+                if (t + i < count) numbers[i] = row_of(tokens, head, start + t + i)[thread];
+            }
+#pragma unroll
+            for (u32 i = 0; i < 8; ++i) {
+                if (t + i >= count) break;
+                const float norm = norms[t + i];
+                sum += norm == 0.0f ? 0.0f : widen(numbers[i], tokens.is_bf16) / norm;
+            }
         }
         const float mean = sum / float(count);
         squares[thread] = mean * mean;

@@ -13,7 +13,7 @@ use super::uniforms::Uniforms;
 const ALIGNMENT: u64 = 256;
 
 /// Most bytes of the parameters of a launch.
-pub const MOST_PARAMS: usize = 1088;
+pub const MOST_PARAMS: usize = 1848;
 
 /// A kernel of `runtime_kernels/selector/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -226,4 +226,24 @@ pub(super) fn blocks_for(items: u64, threads: u32) -> u64 {
 /// The same for threads that go on to further items.
 pub(super) fn striding_blocks(items: u64, threads: u32) -> u64 {
     blocks_for(items, threads).min(4096)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::FILES;
+    use crate::kernels::source;
+
+    /// Launches begin early on the strength of it.
+    #[test]
+    fn every_kernel_waits_before_anything_else() {
+        for file in FILES {
+            let text = source::bundle(file).unwrap();
+            let kernels: Vec<&str> = text.split("extern \"C\" __global__").skip(1).collect();
+            assert!(!kernels.is_empty(), "{file}");
+            for kernel in kernels {
+                let body = kernel.split_once('{').unwrap().1.trim_start_matches([' ', '\\', '\n']);
+                assert!(body.starts_with("wait_for_turn();"), "{file}: {}", &kernel[..100]);
+            }
+        }
+    }
 }

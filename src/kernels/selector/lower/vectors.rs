@@ -9,7 +9,6 @@ use super::{Block, Lowering, Pooled, Value, broken, size, unavailable};
 use crate::error::Result;
 use crate::ir::scalar::{At, NoTokens, evaluate};
 use crate::ir::{Binary, Extent, Op, Reduction, SetId, Side, Source, Statistic, Unary, ValueId};
-use crate::reference::input::live_values;
 
 /// Most channels of the kernel that finds cosines.
 const MOST_CHANNELS: u32 = 256;
@@ -127,9 +126,8 @@ impl Lowering<'_> {
 
     /// A source's part of the launch that pools, `None` where the program pools nothing of it.
     fn pooled_side(&mut self, source: Source) -> Option<(PooledSide, Pooled)> {
-        let live = live_values(self.setup.program);
         let wants = |wanted: &[Statistic]| {
-            live.iter().any(
+            self.live.iter().any(
                 |&id| matches!(self.graph().op(id), Op::Pool(found, own) if *own == source && wanted.contains(found)),
             )
         };
@@ -182,6 +180,9 @@ impl Lowering<'_> {
             from: address,
             out,
             row_of: self.recipe.constant(&places),
+            head_stride: count as u64 * u64::from(dim),
+            row_stride: dim,
+            column_stride: 1,
             in_rows: size(count)?,
             in_columns: dim,
             rows: size(places.len())?,
@@ -235,9 +236,8 @@ impl Lowering<'_> {
 
     /// Whether nothing but one chain uses a value, and this only divides or multiplies it by a number of the head.
     fn only_scaled(&self, id: ValueId) -> Option<Scaled> {
-        let live = live_values(self.setup.program);
-        let mut users = live.iter().filter(|&&user| self.graph().op(user).operands().contains(&id));
-        let (&root, None) = (users.next()?, users.next()) else { return None };
+        let mut users = self.users(id);
+        let (root, None) = (users.next()?, users.next()) else { return None };
         let map = self.maps.iter().find(|map| map.root == root && map.body.len() == 1)?;
         let (&[by], &[false]) = (&map.uniforms[..], &map.uniform_is_bool[..]) else { return None };
         match *self.graph().op(root) {
@@ -266,8 +266,8 @@ impl Lowering<'_> {
         let (address, count) = self.vectors(value)?;
         let out = self.block_room(id)?;
         let lines = size(count * self.heads.len())?;
-        let params =
-            LinesParams { value: address, out: out.address, lines, length: self.dim(), how: how as u32, reserved: 0 };
+        let (length, how) = (self.dim(), how as u32);
+        let params = LinesParams { value: address, out: out.address, lines, length, how, ..LinesParams::default() };
         let launched = blocks_for(lines.into(), Entry::OverChannels.threads());
         self.recipe.launch(Entry::OverChannels, launched, 1, &params);
         Ok(out)
@@ -305,7 +305,8 @@ impl Lowering<'_> {
         let params = ScaleParams { value: scores, count, first: (dim as f32).sqrt(), second: stride as f32 };
         self.recipe.launch(Entry::Scale, striding_blocks(count, Entry::Scale.threads()), 1, &params);
         let shares = self.floats(groups as u64 * groups as u64);
-        self.lines(Entry::Softmax, scores, shares, groups * heads as usize, groups, 0)?;
+        let [scores, shares] = [scores, shares].map(|address| Block::dense(address, Some(groups), Some(groups), false));
+        self.lines(Entry::Softmax, &scores, &shares, 0)?;
         let [q_start, kv_start] = [Side::Query, Side::Key].map(|side| {
             let first = |&offset: &u32| (offset as usize).div_ceil(stride as usize).min(groups) as u32;
             let starts: Vec<u32> = self.input.offsets(side).iter().map(first).collect();
@@ -314,7 +315,7 @@ impl Lowering<'_> {
         let out = self.block_room(id)?;
         let groups = size(groups)?;
         let params = GroupSumsParams {
-            value: shares,
+            value: shares.address,
             out: out.address,
             q_start,
             kv_start,
