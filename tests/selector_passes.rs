@@ -78,7 +78,7 @@ fn launches_of_the_paper() {
         Code::Map(index) => format!("map{index}"),
     };
     let names: Vec<String> = recipe.steps.iter().map(name).collect();
-    let wanted = "pool dot_small softmax reduce reduce map1 select_3 softmax reduce reduce map2 select_3 select_5 pack";
+    let wanted = "pool dot_small softmax reduce share select_3 softmax reduce share select_3 select_5 pack";
     assert_eq!(names.join(" "), wanted);
 }
 

@@ -1,6 +1,7 @@
-// Softmax and reductions of lines of numbers, each line by one warp.
+// Softmax, shares and reductions of lines of numbers, each line by one warp.
 //
 //   softmax  out[l, i] = exp(x[l, i] - max) / (sum of the exponentials of line l); zeros where a line holds only minus infinity
+//   share    out[l, i] = x[l, i] / (sum of line l)
 //   reduce   out[l] = sum, mean, largest or smallest of line l; NaN is ignored by the last two
 //
 //   in    x, lines of floats as rows or columns of a part of a matrix
@@ -97,6 +98,19 @@ extern "C" __global__ void __launch_bounds__(256) selector_softmax(const __grid_
     } else {
         softmax_long(values, out, params.length, lane);
     }
+}
+
+extern "C" __global__ void __launch_bounds__(256) selector_share(const __grid_constant__ LinesParams params) {
+    wait_for_turn();
+    const u32 line = line_of_warp(), lane = threadIdx.x % 32;
+    if (line >= params.lines) return;
+    const Line values = values_of(params, line), out = out_of(params, line);
+    float sum = 0.0f;
+#pragma unroll 8
+    for (u32 index = lane; index < params.length; index += 32) sum += values[index];
+    sum = sum_of_lanes(sum);
+#pragma unroll 8
+    for (u32 index = lane; index < params.length; index += 32) out[index] = values[index] / sum;
 }
 
 extern "C" __global__ void __launch_bounds__(256) selector_reduce(const __grid_constant__ LinesParams params) {

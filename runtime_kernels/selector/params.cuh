@@ -133,11 +133,11 @@ enum class Reduction : u32 {
     MIN = 3,
 };
 
-// Lines of numbers: softmax and reductions of each, or channels of vectors. Number i of line l of head h stands at
+// Lines of numbers: softmax, shares and reductions of each, or channels of vectors. Number i of line l of head h stands at
 // h * head_stride + l * line_stride + i * step, so that lines may be rows or columns of a part of a matrix.
 struct LinesParams {
     const float* value;
-    float* out; // [lines]; softmax: as the value, with strides of its own
+    float* out; // as the value, with strides of its own; reductions: [lines]
     u64 head_stride;
     u64 out_head_stride;
     u32 line_stride;

@@ -148,12 +148,12 @@ mirrored! {
         /// Zero.
         reserved: u32,
     }
-    /// Lines of numbers: softmax and reductions of each, or channels of vectors. Number i of line l of head h stands at
+    /// Lines of numbers: softmax, shares and reductions of each, or channels of vectors. Number i of line l of head h stands at
     /// `h * head_stride + l * line_stride + i * step`, so that lines may be rows or columns of a part of a matrix.
     LinesParams, 64 {
         /// Value.
         value: u64,
-        /// `[lines]`; softmax: as the value, with strides of its own.
+        /// As the value, with strides of its own; reductions: `[lines]`.
         out: u64,
         /// Head stride.
         head_stride: u64,

@@ -6,7 +6,7 @@ use super::super::params::{
 use super::super::recipe::{Entry, blocks_for, striding_blocks};
 use super::{Block, Lowering, broken, size, unavailable};
 use crate::error::{Error, Result};
-use crate::ir::{Extent, Grain, Op, Over, Reduction, Side, ValueId};
+use crate::ir::{Binary, Extent, Grain, Op, Over, Reduction, Side, ValueId};
 
 /// Side of the tiles that are transposed.
 const TILE: usize = 32;
@@ -42,7 +42,7 @@ impl Lowering<'_> {
             Op::Diagonals(value, _) => self.diagonals(id, *value),
             Op::OnDiagonals(value) => self.on_diagonals(id, *value),
             Op::Reduce { how, value, over } => self.reduced(id, *how, *value, *over),
-            Op::Softmax { value, over } => self.softmax(id, *value, *over),
+            Op::Softmax { value, over } => self.over_lines(Entry::Softmax, id, *value, *over),
             Op::Select { .. } => self.selected(id, op),
             Op::Measured { name, .. } => Err(unavailable(format!("what the host measures (`{name}`)"))),
             _ => Err(unavailable(format!("{op:?}"))),
@@ -344,18 +344,40 @@ impl Lowering<'_> {
         Ok(out)
     }
 
-    fn softmax(&mut self, id: ValueId, value: ValueId, over: Over) -> Result<Block> {
+    /// Softmax or shares: a number for each.
+    pub(super) fn over_lines(&mut self, entry: Entry, id: ValueId, value: ValueId, over: Over) -> Result<Block> {
         let lines = self.read_lines_of(self.view(value)?, over)?;
         let out = self.block_room(id)?;
         let out_lines = self.lines_of(out, over)?;
         if self.are_far_apart(&out_lines) {
             let shares = self.room_for(lines)?;
-            self.lines(Entry::Softmax, &lines, &shares, 0)?;
+            self.lines(entry, &lines, &shares, 0)?;
             self.copy(shares.transposed(), &out)?;
         } else {
-            self.lines(Entry::Softmax, &lines, &out_lines, 0)?;
+            self.lines(entry, &lines, &out_lines, 0)?;
         }
         Ok(out)
+    }
+
+    /// A value over the sum of its line, where nothing else uses this sum: the value, and along what.
+    pub(super) fn share(&self, id: ValueId) -> Option<(ValueId, Over)> {
+        self.maps.iter().find(|map| map.root == id && map.body.len() == 1)?;
+        let Op::Binary(Binary::Divide, a, b) = *self.graph().op(id) else { return None };
+        match *self.graph().op(b) {
+            Op::Reduce { how: Reduction::Sum, value, over: over @ (Over::Key | Over::Query | Over::Both) }
+                if value == a && self.users(b).eq([id]) =>
+            {
+                Some((a, over))
+            }
+            _ => None,
+        }
+    }
+
+    /// Sums that only shares need have no launch of their own.
+    pub(super) fn dissolve_sums(&mut self) {
+        let shares = self.live.iter().filter(|&&id| self.share(id).is_some());
+        let sums = shares.filter_map(|&id| self.graph().op(id).operands().get(1).copied()).collect::<Vec<_>>();
+        self.dissolved.extend(sums);
     }
 }
 

@@ -19,7 +19,7 @@ use crate::reference::input::{HeadTensors, check_program, crosses_heads, live_va
 use crate::symbols::{BitMatrix, Blocks};
 
 use super::params::MAX_SIDES;
-use super::recipe::{Code, Recipe, Step, striding_blocks};
+use super::recipe::{Code, Entry, Recipe, Step, striding_blocks};
 use super::uniforms::Uniforms;
 
 /// What a pass is made for.
@@ -153,7 +153,7 @@ struct Lowering<'a> {
     /// The values that are computed.
     live: Vec<ValueId>,
     values: Vec<Option<Value>>,
-    /// Values that the last launch makes of others.
+    /// Values that another launch makes on its way.
     dissolved: Vec<ValueId>,
     maps: Vec<Map>,
     /// Of each of [`Source::ALL`], once the first is asked for.
@@ -205,6 +205,7 @@ pub fn lower(setup: &Setup<'_>, target: &Target<'_>, base: u64) -> Result<Recipe
         offsets,
     };
     let terms = lowering.terms()?;
+    lowering.dissolve_sums();
     for id in lowering.live.clone() {
         lowering.values[id.0 as usize] = lowering.value(id)?;
     }
@@ -339,6 +340,9 @@ impl Lowering<'_> {
             let count = self.input.count_of(self.graph(), set, side);
             let address = self.vectors_of(id, &op, count)?;
             return Ok(Some(Value::Vectors { address, count }));
+        }
+        if let Some((value, over)) = self.share(id) {
+            return self.over_lines(Entry::Share, id, value, over).map(|block| Some(Value::Block(block)));
         }
         if op.is_elementwise() {
             let Some(index) = self.maps.iter().position(|map| map.root == id) else { return Ok(None) };
