@@ -65,7 +65,7 @@ struct Part {
         const u32 c = min(from + channel(), dim - 4);
 #pragma unroll
         for (u32 i = 0; i < COUNT; ++i) {
-            numbers[i] = *reinterpret_cast<const float4*>(rows + u64(min(first + row(i), count - 1)) * dim + c);
+            numbers[i] = *reinterpret_cast<const float4*>(rows + (min(first + row(i), count - 1) * dim + c));
         }
     }
 
@@ -87,7 +87,7 @@ __device__ __forceinline__ void put_singly(float (&tile)[DEPTH][TILE], const flo
 #pragma unroll 4
     for (u32 i = threadIdx.x; i < TILE * DEPTH; i += DOT_THREADS) {
         const u32 row = i / DEPTH, c = i % DEPTH;
-        tile[c][place_of<TILE>(c, row)] = rows[u64(min(first + row, count - 1)) * dim + min(from + c, dim - 1)];
+        tile[c][place_of<TILE>(c, row)] = rows[min(first + row, count - 1) * dim + min(from + c, dim - 1)];
     }
 }
 
@@ -161,7 +161,7 @@ __device__ __forceinline__ void dot(const DotParams& params) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(DOT_THREADS, 9) selector_dot(const __grid_constant__ DotParams params) {
+extern "C" __global__ void __launch_bounds__(DOT_THREADS, 8) selector_dot(const __grid_constant__ DotParams params) {
     wait_for_turn();
     dot<32, 4>(params);
 }

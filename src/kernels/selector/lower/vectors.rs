@@ -251,6 +251,8 @@ impl Lowering<'_> {
 
     /// The index of the launch.
     fn products(&mut self, a: u64, b: u64, out: u64, [rows, columns]: [usize; 2], dim: u32) -> Result<usize> {
+        // The kernel counts the numbers of a head's vectors in 32 bits.
+        size(rows.max(columns).saturating_mul(dim as usize))?;
         let (rows, columns, heads) = (size(rows)?, size(columns)?, self.head_count());
         let tiles = |tile: u32| u64::from(rows.div_ceil(tile)) * u64::from(columns.div_ceil(tile));
         let (entry, launched) = match tiles(32) {
