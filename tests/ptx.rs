@@ -88,6 +88,21 @@ fn arithmetic_is_rounded_operation_by_operation() {
     }
 }
 
+/// Launched early, a map may read nothing before it has waited, not even what its arguments promise not to change.
+#[test]
+fn maps_wait_before_they_read() {
+    for architecture in Architecture::ALL {
+        let text = ptx(architecture);
+        let maps = text.split(".visible .entry ").filter(|kernel| kernel.starts_with("map"));
+        for map in maps {
+            let reads = map.find("ld.global").expect("a map has leaves");
+            let waits = map.find("griddepcontrol.wait;");
+            assert_eq!(waits.is_some(), architecture.waits(), "{map}");
+            assert!(waits.is_none_or(|waits| waits < reads), "{map}");
+        }
+    }
+}
+
 #[test]
 fn names_of_architectures() {
     for architecture in Architecture::ALL {

@@ -3,9 +3,10 @@
 mod gallery_plans;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use flashomni::Error;
-use flashomni::kernels::selector::{Setup, Target, lower};
+use flashomni::kernels::selector::{Code, Recipe, Setup, Step, Target, lower};
 use flashomni::plan::{Body, Plan};
 
 /// What stands in the way of those that stay on the CPU, a word or two of the message.
@@ -42,23 +43,43 @@ const TABLE: &[(&str, &str)] = &[
     ("xattention_published", ""),
 ];
 
+/// The launches of a pass over the class of a plan.
+fn launches(plan: &Plan, index: usize) -> flashomni::Result<Recipe> {
+    let (place, heads) = gallery_plans::place_of(plan, index);
+    let slots: Vec<u32> = (0..heads.len() as u32).collect();
+    let setup = Setup::of_class(plan, &plan.classes[index], &heads, std::slice::from_ref(&place))?;
+    lower(&setup, &Target { cache: 256, skip: 512, slots: &slots }, 1024)
+}
+
 /// What is said of a strategy: nothing where all of its programs are lowered.
 fn outcome(plan: &Plan) -> String {
     for (index, class) in plan.classes.iter().enumerate() {
         if !matches!(class.body, Body::Dynamic { .. }) {
             continue;
         }
-        let (place, heads) = gallery_plans::place_of(plan, index);
-        let slots: Vec<u32> = (0..heads.len() as u32).collect();
-        let lowered = Setup::of_class(plan, class, &heads, &[place])
-            .and_then(|setup| lower(&setup, &Target { cache: 256, skip: 512, slots: &slots }, 1024));
-        match lowered {
+        match launches(plan, index) {
             Ok(recipe) => assert!(recipe.steps.len() > 1),
             Err(Error::Unavailable(text)) => return text,
             Err(error) => panic!("{error}"),
         }
     }
     String::new()
+}
+
+/// Each launch takes its time, however little it does: what of the paper's strategy needs one, and nothing else.
+#[test]
+fn launches_of_the_paper() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/strategies/flashomni.omni");
+    let plan = gallery_plans::compiled(&path, "flashomni");
+    let index = plan.classes.iter().position(|class| matches!(class.body, Body::Dynamic { .. })).unwrap();
+    let recipe = launches(&plan, index).unwrap();
+    let name = |step: &Step| match step.code {
+        Code::Kernel(entry) => entry.place().1.trim_start_matches("selector_").to_owned(),
+        Code::Map(index) => format!("map{index}"),
+    };
+    let names: Vec<String> = recipe.steps.iter().map(name).collect();
+    let wanted = "pool dot_small softmax reduce share select_3 softmax reduce share select_3 select_5 pack";
+    assert_eq!(names.join(" "), wanted);
 }
 
 #[test]

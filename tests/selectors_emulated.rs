@@ -3,6 +3,7 @@
 //! saying so, where there is none; `OMNI_REQUIRE_EMULATOR=1` makes that a failure.
 
 mod emulated;
+mod gallery_plans;
 mod passes;
 mod programs;
 
@@ -15,8 +16,8 @@ use flashomni::codegen::{Access, Map, Operand, maps};
 use flashomni::ir::{Op, Source};
 use flashomni::kernels::Element;
 use flashomni::kernels::selector::params::Tokens;
-use flashomni::kernels::selector::{Code, Recipe, Step, Target, lower};
-use flashomni::plan::Program;
+use flashomni::kernels::selector::{Code, Recipe, Setup, Step, Target, lower};
+use flashomni::plan::{Body, Program};
 use flashomni::reference::selector::{Cell, binary, compare, unary};
 use flashomni::symbols::{BitMatrix, Blocks, Symbols};
 use passes::Layer;
@@ -207,8 +208,8 @@ fn launch(memory: &mut Memory<'_>, recipe: &Recipe, maps: &[Map], record: u64, t
         for (at, offset) in &step.uniforms {
             params[*at..*at + 8].copy_from_slice(&(record + offset).to_le_bytes());
         }
-        if let Some(source) = step.source {
-            let head = &mut params[..size_of::<Tokens>()];
+        for &(at, source) in &step.sources {
+            let head = &mut params[at..at + size_of::<Tokens>()];
             let known: Tokens = bytemuck::pod_read_unaligned(head);
             let data = tensors[Source::ALL.iter().position(|&one| one == source).unwrap()];
             let is_bf16 = u32::from(layer.element == Element::Bf16);
@@ -224,11 +225,14 @@ fn launch(memory: &mut Memory<'_>, recipe: &Recipe, maps: &[Map], record: u64, t
 
 /// Compares the pass with the interpreter on some of the heads.
 fn agree(emulator: &PathBuf, name: &str, layer: &Layer, program: &Program) {
-    let (heads, place) = ([2, 0, 3], (3, 1));
+    agree_at(emulator, name, layer, program, &[2, 0, 3], (3, 1));
+}
+
+fn agree_at(emulator: &PathBuf, name: &str, layer: &Layer, program: &Program, heads: &[u32], place: (u32, u32)) {
     let file: String = name.chars().map(|c| if c.is_alphanumeric() { c } else { '_' }).collect();
-    let (found, is_finite) = run(emulator, &file, layer, program, &heads, place);
+    let (found, is_finite) = run(emulator, &file, layer, program, heads, place);
     assert!(is_finite, "{name}");
-    let mut wanted = layer.expected(program, &heads, place);
+    let mut wanted = layer.expected(program, heads, place);
     wanted.reverse();
     let cache = BitMatrix::stacked(wanted.iter().map(|head| &head.cache), layer.blocks.q_blocks());
     let skip = BitMatrix::stacked(wanted.iter().map(|head| &head.skip), layer.blocks.kv_blocks());
@@ -276,6 +280,44 @@ fn every_operation_on_dyadic_inputs_in_another_order() {
 #[test]
 fn many_blocks() {
     check(30, 141, 8, 4, Element::F16, true, false);
+}
+
+/// Enough for the larger tiles, in channels by fours and in others.
+#[test]
+fn many_products() {
+    let Some(compiler) = compiler() else { return };
+    let mut random = Random(11);
+    let blocks = Blocks::regular(370, 370, 16, 16);
+    for dim in [36, 7] {
+        let model = passes::model(40, 330, 4, dim);
+        let layer = Layer::new(model, blocks.clone(), None, Vec::new(), Element::Bf16, || random.real(1.5));
+        agree(emulator(compiler), &format!("products {dim}"), &layer, &passes::products());
+    }
+}
+
+/// Strategies whose kernels look at blocks; those that look at each token take long here, and have their turn on a GPU.
+#[test]
+fn strategies_of_the_gallery() {
+    const NAMES: [&str; 8] =
+        ["draft_text", "flashomni", "flashomni_published", "jenga", "mixed", "sla", "sparge_topk", "vsa"];
+    let Some(compiler) = compiler() else { return };
+    let mut random = Random(77);
+    for (name, plan) in gallery_plans::dynamic() {
+        if !NAMES.contains(&&*name) {
+            continue;
+        }
+        for (index, class) in plan.classes.iter().enumerate() {
+            let Body::Dynamic { program, .. } = &class.body else { continue };
+            let (place, heads) = gallery_plans::place_of(&plan, index);
+            let setup = Setup::of_class(&plan, class, &heads, std::slice::from_ref(&place)).unwrap();
+            let arranged = &plan.arrangements[class.arrangement as usize];
+            let masks = setup.masks.iter().map(|&mask| mask.clone()).collect();
+            let (model, blocks, order) = (plan.model.clone(), arranged.blocks.clone(), arranged.order.clone());
+            let layer = Layer::new(model, blocks, order, masks, Element::Bf16, || random.real(1.5));
+            let program = &plan.programs[*program as usize];
+            agree_at(emulator(compiler), &format!("{name} {index}"), &layer, program, &heads, place);
+        }
+    }
 }
 
 #[test]

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gpu_library import Library
+from gpu_library import Library, Strategy
 from gpu_timing import load, save
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -52,7 +52,7 @@ STRATEGIES = {
 
 class Block(ctypes.Structure):
     _fields_ = (
-        [(name, ctypes.c_char_p) for name in ("source", "strategy", "model", "settings")]
+        [("strategy", Strategy)]
         + [(name, ctypes.c_uint64) for name in ("inputs", "outputs")]
         + [(name, ctypes.c_void_p) for name in ("q", "k", "v", "out", "norm", "rotary")]
         + [("is_bf16", ctypes.c_uint32), ("reserved", ctypes.c_uint32)]
@@ -81,7 +81,7 @@ class Session:
         host = [weight.cpu().view(torch.int16).contiguous() for weight in weights]
         norm, rotary = norm.cpu().contiguous(), rotary.cpu().contiguous()
         problem = Block(
-            source, name.encode(), model.encode(), f"{sizes};{parameters}".encode(), WIDTH, WIDTH,
+            Strategy(source, name.encode(), model.encode(), f"{sizes};{parameters}".encode()), WIDTH, WIDTH,
             *(weight.data_ptr() for weight in host), norm.data_ptr(), rotary.data_ptr(), 1, 0,
         )  # fmt: skip
         torch.cuda.synchronize()

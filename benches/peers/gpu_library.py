@@ -3,6 +3,7 @@
 library = Library("target/release/examples/libcapi.so")
 attention = library.attention(q, k, v, keep, computed)   # keep: S_s, computed: S_c, as bool tensors
 projection = library.projection(...)                     # see Projection
+selection = library.selection(...)                       # see Selection
 attention.plan()                                         # and again whenever `attention.skip` or `.cache` are written
 out = attention.run()                                    # both launch on PyTorch's current stream
 """
@@ -57,6 +58,19 @@ class GemmProblem(ctypes.Structure):
     )
 
 
+class Strategy(ctypes.Structure):
+    """Source of an .omni file, names of a strategy and a model, and settings as `layers=1;block_size:128`."""
+
+    _fields_ = [(name, ctypes.c_char_p) for name in ("source", "strategy", "model", "settings")]
+
+
+class SelectionProblem(ctypes.Structure):
+    _fields_ = (
+        [("strategy", Strategy), ("q", Tensor), ("k", Tensor), ("cache", ctypes.c_uint64), ("skip", ctypes.c_uint64)]
+        + [(name, ctypes.c_uint32) for name in ("step", "layer", "is_bf16", "reserved")]
+    )  # fmt: skip
+
+
 class Library:
     """`kernels` names a folder whose kernels run in place of the library's own, as OMNI_KERNEL_DIR does."""
 
@@ -70,6 +84,7 @@ class Library:
             ("omni_close", None, [pointer]),
             ("omni_attention", pointer, [pointer, ctypes.POINTER(Problem)]),
             ("omni_projection", pointer, [pointer, ctypes.POINTER(GemmProblem)]),
+            ("omni_selection", pointer, [pointer, ctypes.POINTER(SelectionProblem)]),
             ("omni_free", None, [pointer]),
             ("omni_plan", ctypes.c_int, [pointer, pointer]),
             ("omni_run", ctypes.c_int, [pointer, pointer]),
@@ -86,6 +101,10 @@ class Library:
     def projection(self, *args, **options):
         with self.own_sources():
             return Projection(self, *args, **options)
+
+    def selection(self, *args):
+        with self.own_sources():
+            return Selection(self, *args)
 
     @contextlib.contextmanager
     def own_sources(self):
@@ -188,6 +207,29 @@ class Projection(Call):
         torch.cuda.synchronize()
 
 
+class Selection(Call):
+    """The symbols that a strategy chooses by q and k [1, heads, tokens, head_dim] at a step of layer 0.
+
+    Its blocks of queries have 128 tokens, those of keys `kv_block`; running it gives S_c [heads, words] and
+    S_s [heads, q_blocks, words] as 64-bit words, see `unpacked`.
+    """
+
+    def __init__(self, library, strategy, q, k, step, kv_block):
+        self.library = library
+        heads, tokens = q.shape[1:3]
+        q_blocks, kv_blocks = -(-tokens // BLOCK), -(-tokens // kv_block)
+        cache = torch.zeros(heads, -(-q_blocks // 64), dtype=torch.int64, device=q.device)
+        skip = torch.zeros(heads, q_blocks, -(-kv_blocks // 64), dtype=torch.int64, device=q.device)
+        self.out = (cache, skip)
+        self.operands = (q, k)  # the library keeps their addresses only
+        problem = SelectionProblem(
+            strategy, described(q), described(k), cache.data_ptr(), skip.data_ptr(), step, 0, int(q.dtype == torch.bfloat16), 0
+        )
+        torch.cuda.synchronize()  # the library uploads on a stream of its own
+        self.pointer = library.made(library.c.omni_selection(library.kernels, ctypes.byref(problem)))
+        torch.cuda.synchronize()
+
+
 def stream():
     return torch.cuda.current_stream().cuda_stream
 
@@ -204,3 +246,9 @@ def packed(bits):
     weights = torch.ones(64, dtype=torch.int64, device=bits.device) << torch.arange(64, device=bits.device)
     # Some heads at a time: each bit takes 8 bytes on the way.
     return torch.stack([(head.unflatten(-1, (-1, 64)) * weights).sum(-1) for head in padded])
+
+
+def unpacked(words, count):
+    """The first `count` bits of each row of words, as bool."""
+    bits = words[..., None] >> torch.arange(64, device=words.device) & 1
+    return bits.flatten(-2)[..., :count].bool()

@@ -36,6 +36,16 @@ pub struct Tensor {
     strides: [u64; 3],
 }
 
+impl Tensor {
+    /// # Safety
+    /// The address is that of GPU memory of this shape, which outlives the view.
+    pub unsafe fn view(self, element: Element) -> TensorView {
+        let (shape, strides) = (self.shape.map(|size| size as usize), self.strides.map(|size| size as usize));
+        // SAFETY: as the caller promises.
+        unsafe { TensorView::from_raw(self.address, shape, strides, element) }
+    }
+}
+
 /// A problem, see above.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -74,11 +84,6 @@ pub unsafe extern "C" fn omni_attention(opened: *const Opened, problem: *const P
 unsafe fn prepare(opened: &Opened, problem: &Problem) -> Result<Prepared> {
     let Opened { kernels, stream } = opened;
     let element = if problem.is_bf16 != 0 { Element::Bf16 } else { Element::F16 };
-    let view = |tensor: Tensor| {
-        let (shape, strides) = (tensor.shape.map(|size| size as usize), tensor.strides.map(|size| size as usize));
-        // SAFETY: the caller of `omni_attention` promises it.
-        unsafe { TensorView::from_raw(tensor.address, shape, strides, element) }
-    };
     let [batch, heads, q_tokens, head_dim] = problem.q.shape.map(|size| size as usize);
     // SAFETY: as above.
     let lse = (problem.lse != 0).then(|| unsafe { FloatView::from_raw(problem.lse, batch * heads * q_tokens) });
@@ -87,7 +92,8 @@ unsafe fn prepare(opened: &Opened, problem: &Problem) -> Result<Prepared> {
     // SAFETY: as above.
     let (symbols, offsets) = unsafe { symbols(stream, problem)? };
     let work = kernels.work(stream, &symbols, [batch, head_dim], &options, None)?;
-    let [q, k, v, out] = [problem.q, problem.k, problem.v, problem.out].map(view);
+    // SAFETY: as above.
+    let [q, k, v, out] = [problem.q, problem.k, problem.v, problem.out].map(|tensor| unsafe { tensor.view(element) });
     let call = kernels.attention(&work, Operands { q, k, v, out, lse }, options)?;
     Ok(Prepared { call: Call::Attention(Box::new(call)), device: Arc::clone(kernels.device()), _offsets: offsets })
 }

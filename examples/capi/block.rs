@@ -2,8 +2,7 @@
 //!
 //! ```c
 //! typedef struct {
-//!     const char *source, *strategy, *model;   // text of an .omni file, and names in it or of the shipped models
-//!     const char *settings;                    // "layers=1;block_size:128": sizes of the model by `=`, parameters by `:`
+//!     omni_strategy strategy;                  // strategy.rs
 //!     uint64_t inputs, outputs;                // channels
 //!     const uint16_t *q, *k, *v, *out;         // host memory: [heads * head_dim, inputs], out [outputs, heads * head_dim]
 //!     const float *norm, *rotary;              // host memory: [head_dim] of q and k, [tokens, head_dim / 2, 2] interleaved; or null
@@ -19,7 +18,7 @@
 //! void omni_end(void *session);
 //! ```
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
 use flashomni::cpu::RotaryPairs;
@@ -30,19 +29,17 @@ use flashomni::runtime::{
     RotaryTable, TokenStream,
 };
 use flashomni::tensor::Tensor;
-use flashomni::{Compiler, Error, Result};
+use flashomni::{Error, Result};
 use half::{bf16, f16};
 
+use crate::strategy::Strategy;
 use crate::{Opened, attempt, boxed, release};
 
 /// A block, see above.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct BlockProblem {
-    source: *const c_char,
-    strategy: *const c_char,
-    model: *const c_char,
-    settings: *const c_char,
+    strategy: Strategy,
     inputs: u64,
     outputs: u64,
     q: *const u16,
@@ -186,25 +183,8 @@ fn computed_share(symbols: &flashomni::runtime::LayerSymbols) -> f64 {
 }
 
 unsafe fn begin(opened: &Opened, problem: &BlockProblem, stream: *mut c_void) -> Result<Running> {
-    let text = |pointer: *const c_char| {
-        if pointer.is_null() {
-            return Err(Error::Value("omni_session was given a null text".to_owned()));
-        }
-        // SAFETY: the caller of `omni_session` promises a text that ends with zero.
-        let text = unsafe { CStr::from_ptr(pointer) };
-        text.to_str().map_err(|_| Error::Value("omni_session was given a text that is not UTF-8".to_owned()))
-    };
-    let mut compiler = Compiler::from_source("strategy.omni", text(problem.source)?)
-        .strategy(text(problem.strategy)?)
-        .model(text(problem.model)?);
-    for setting in text(problem.settings)?.split(';').filter(|setting| !setting.is_empty()) {
-        compiler = match (setting.split_once('='), setting.split_once(':')) {
-            (Some((name, size)), _) => compiler.shape(name, size),
-            (None, Some((name, value))) => compiler.param(name, value),
-            (None, None) => return Err(Error::Value(format!("`{setting}` is neither a size nor a parameter"))),
-        };
-    }
-    let plan = compiler.compile()?.plan;
+    // SAFETY: as the caller of `omni_session` promises.
+    let plan = unsafe { problem.strategy.plan()? };
     let [heads, head_dim, tokens] =
         [plan.model.heads, plan.model.head_dim, plan.model.tokens()].map(|size| size as usize);
     let element = if problem.is_bf16 != 0 { Element::Bf16 } else { Element::F16 };

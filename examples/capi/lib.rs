@@ -1,8 +1,9 @@
 //! The kernels as a C library, to be called from Python by ctypes, or from anything else, on tensors that are on the GPU already:
-//! attention under sparse symbols, the projections around it, and whole generations of attention blocks (block.rs).
+//! attention under sparse symbols, the projections around it, the choice of symbols, and whole generations of attention blocks (block.rs).
 //!
 //! ```text
 //! cargo build --release --no-default-features --example capi     # target/release/examples/libcapi.so
+//! cargo build --release --features llvm-static --example capi    # with selector programs on the GPU
 //! ```
 //!
 //! ```c
@@ -10,8 +11,9 @@
 //! void omni_close(void *kernels);
 //! void *omni_attention(void *kernels, const omni_problem *);       // attention.rs; compiles what is missing and prepares;
 //! void *omni_projection(void *kernels, const omni_gemm_problem *); // gemm.rs; null on failure
+//! void *omni_selection(void *kernels, const omni_selection_problem *);   // selection.rs
 //! void omni_free(void *call);
-//! int omni_plan(void *call, void *stream);               // work list: first, and whenever the bits have changed
+//! int omni_plan(void *call, void *stream);               // work list, if it has one: first, and whenever the bits have changed
 //! int omni_run(void *call, void *stream);                // both only launch: 0, or 1 on failure
 //! const char *omni_error(void);                          // what failed last in this thread
 //! ```
@@ -24,6 +26,8 @@
 mod attention;
 mod block;
 mod gemm;
+mod selection;
+mod strategy;
 
 use std::cell::RefCell;
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -36,6 +40,8 @@ use flashomni::kernels::{AttentionCall, DeviceSymbols, GemmCall, Kernels, Path, 
 use flashomni::symbols::Blocks;
 use flashomni::{Error, Result};
 
+use selection::Selection;
+
 /// What `omni_open` gives.
 pub struct Opened {
     kernels: Arc<Kernels>,
@@ -46,9 +52,10 @@ pub struct Opened {
 enum Call {
     Attention(Box<AttentionCall>),
     Gemm(Box<GemmCall>),
+    Selection(Box<Selection>),
 }
 
-/// What `omni_attention` and `omni_projection` give.
+/// What `omni_attention`, `omni_projection` and `omni_selection` give.
 pub struct Prepared {
     call: Call,
     device: Arc<Device>,
@@ -82,7 +89,7 @@ pub unsafe extern "C" fn omni_close(opened: *mut Opened) {
 /// Frees what was prepared.
 ///
 /// # Safety
-/// `prepared` is from `omni_attention` or `omni_projection` and not used again, or null.
+/// `prepared` is from one of the functions that prepare and not used again, or null.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn omni_free(prepared: *mut Prepared) {
     // SAFETY: as the caller promises.
@@ -92,11 +99,17 @@ pub unsafe extern "C" fn omni_free(prepared: *mut Prepared) {
 /// Launches the making of the work list.
 ///
 /// # Safety
-/// `prepared` is from `omni_attention` or `omni_projection`, `stream` a stream of the GPU's primary context or null.
+/// `prepared` is from one of the functions that prepare, `stream` a stream of the GPU's primary context or null.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn omni_plan(prepared: *const Prepared, stream: *mut c_void) -> c_int {
     // SAFETY: as the caller promises.
-    unsafe { launch(prepared, stream, AttentionCall::plan, GemmCall::plan) }
+    unsafe {
+        launch(prepared, stream, |call, stream| match call {
+            Call::Attention(call) => call.plan(stream),
+            Call::Gemm(call) => call.plan(stream),
+            Call::Selection(_) => Ok(()),
+        })
+    }
 }
 
 /// Launches what was prepared.
@@ -106,7 +119,13 @@ pub unsafe extern "C" fn omni_plan(prepared: *const Prepared, stream: *mut c_voi
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn omni_run(prepared: *const Prepared, stream: *mut c_void) -> c_int {
     // SAFETY: as the caller promises.
-    unsafe { launch(prepared, stream, AttentionCall::run, GemmCall::run) }
+    unsafe {
+        launch(prepared, stream, |call, stream| match call {
+            Call::Attention(call) => call.run(stream),
+            Call::Gemm(call) => call.run(stream),
+            Call::Selection(call) => call.run(stream),
+        })
+    }
 }
 
 /// What failed last in this thread; valid until the next failure.
@@ -159,19 +178,15 @@ unsafe fn symbols_on_gpu(
 unsafe fn launch(
     prepared: *const Prepared,
     stream: *mut c_void,
-    attention: impl FnOnce(&AttentionCall, &Stream) -> Result<()>,
-    gemm: impl FnOnce(&GemmCall, &Stream) -> Result<()>,
+    put: impl FnOnce(&Call, &Stream) -> Result<()>,
 ) -> c_int {
-    // SAFETY: the callers' caller promises that it is null or from `omni_attention` or `omni_projection`.
+    // SAFETY: the callers' caller promises that it is null or from one of the functions that prepare.
     let prepared = unsafe { prepared.as_ref() };
     let done = attempt(|| {
         let prepared = prepared.ok_or_else(|| Error::Value("a launch was given a null pointer".to_owned()))?;
         // SAFETY: the stream is the caller's, of the primary context, and outlives this call.
         let stream = unsafe { Stream::foreign(&prepared.device, stream) };
-        match &prepared.call {
-            Call::Attention(call) => attention(call, &stream),
-            Call::Gemm(call) => gemm(call, &stream),
-        }
+        put(&prepared.call, &stream)
     });
     c_int::from(done.is_none())
 }

@@ -7,6 +7,16 @@
 constexpr float INFINITE = __builtin_bit_cast(float, 0x7F800000);
 constexpr u32 ALL_LANES = 0xFFFFFFFF;
 
+// What every kernel does first, with all of its threads. The launches of a pass may begin before the one in front has ended (`launch_early` in
+// src/cuda/launch.rs): here they wait until it has, with all that it wrote, and let the next one come. As each has waited before it
+// ends, whatever came earlier has ended too.
+__device__ __forceinline__ void wait_for_turn() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // A number of the tensor's type, which is exact in single precision.
 __device__ __forceinline__ float widen(u16 number, bool is_bf16) {
     return is_bf16 ? __uint_as_float(u32(number) << 16) : cvt_f32_f16(number);

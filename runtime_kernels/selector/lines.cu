@@ -1,9 +1,10 @@
-// Softmax and reductions of lines of numbers, each line by one warp.
+// Softmax, shares and reductions of lines of numbers, each line by one warp.
 //
 //   softmax  out[l, i] = exp(x[l, i] - max) / (sum of the exponentials of line l); zeros where a line holds only minus infinity
+//   share    out[l, i] = x[l, i] / (sum of line l)
 //   reduce   out[l] = sum, mean, largest or smallest of line l; NaN is ignored by the last two
 //
-//   in    x [lines][length] floats
+//   in    x, lines of floats as rows or columns of a part of a matrix
 //   out   floats as above
 //
 // Sums run in 32 lanes by index and then pairwise, which is what a warp does by itself: lane l of the warp is lane l of the sum. Lines
@@ -16,9 +17,28 @@ constexpr u32 KEPT = 32; // numbers of a lane that stay in registers
 
 __device__ __forceinline__ u32 line_of_warp() { return (blockIdx.x * blockDim.x + threadIdx.x) / 32; }
 
+// Numbers of a line.
+struct Line {
+    float* numbers;
+    u64 step;
+
+    __device__ __forceinline__ float& operator[](u32 index) const { return numbers[index * step]; }
+};
+
+// Reads it only.
+__device__ __forceinline__ Line values_of(const LinesParams& params, u32 line) {
+    const u32 head = line / params.lines_of_head, own = line % params.lines_of_head;
+    return {const_cast<float*>(params.value) + head * params.head_stride + u64(own) * params.line_stride, params.step};
+}
+
+__device__ __forceinline__ Line out_of(const LinesParams& params, u32 line) {
+    const u32 head = line / params.lines_of_head, own = line % params.lines_of_head;
+    return {params.out + head * params.out_head_stride + u64(own) * params.out_line_stride, params.out_step};
+}
+
 // A line of at most SLOTS * 32 numbers.
 template <u32 SLOTS>
-__device__ __forceinline__ void softmax_short(const float* values, float* out, u32 length, u32 lane) {
+__device__ __forceinline__ void softmax_short(Line values, Line out, u32 length, u32 lane) {
     float kept[SLOTS];
     float most = -INFINITE;
     bool is_empty = true;
@@ -47,7 +67,7 @@ __device__ __forceinline__ void softmax_short(const float* values, float* out, u
     }
 }
 
-__device__ __forceinline__ void softmax_long(const float* values, float* out, u32 length, u32 lane) {
+__device__ __forceinline__ void softmax_long(Line values, Line out, u32 length, u32 lane) {
     float most = -INFINITE;
     bool is_empty = true;
     for (u32 index = lane; index < length; index += 32) {
@@ -67,10 +87,10 @@ __device__ __forceinline__ void softmax_long(const float* values, float* out, u3
 }
 
 extern "C" __global__ void __launch_bounds__(256) selector_softmax(const __grid_constant__ LinesParams params) {
+    wait_for_turn();
     const u32 line = line_of_warp(), lane = threadIdx.x % 32;
     if (line >= params.lines) return;
-    const float* values = params.value + u64(line) * params.length;
-    float* out = params.out + u64(line) * params.length;
+    const Line values = values_of(params, line), out = out_of(params, line);
     if (params.length <= 9 * 32) {
         softmax_short<9>(values, out, params.length, lane);
     } else if (params.length <= KEPT * 32) {
@@ -80,10 +100,24 @@ extern "C" __global__ void __launch_bounds__(256) selector_softmax(const __grid_
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) selector_reduce(const __grid_constant__ LinesParams params) {
+extern "C" __global__ void __launch_bounds__(256) selector_share(const __grid_constant__ LinesParams params) {
+    wait_for_turn();
     const u32 line = line_of_warp(), lane = threadIdx.x % 32;
     if (line >= params.lines) return;
-    const float* values = params.value + u64(line) * params.length;
+    const Line values = values_of(params, line), out = out_of(params, line);
+    float sum = 0.0f;
+#pragma unroll 8
+    for (u32 index = lane; index < params.length; index += 32) sum += values[index];
+    sum = sum_of_lanes(sum);
+#pragma unroll 8
+    for (u32 index = lane; index < params.length; index += 32) out[index] = values[index] / sum;
+}
+
+extern "C" __global__ void __launch_bounds__(256) selector_reduce(const __grid_constant__ LinesParams params) {
+    wait_for_turn();
+    const u32 line = line_of_warp(), lane = threadIdx.x % 32;
+    if (line >= params.lines) return;
+    const Line values = values_of(params, line);
     float sum = 0.0f, least = INFINITE, most = -INFINITE;
 #pragma unroll 8
     for (u32 index = lane; index < params.length; index += 32) {

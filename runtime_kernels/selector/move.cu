@@ -18,7 +18,7 @@ __device__ __forceinline__ void move(const MoveParams& params) {
     const u32 head = blockIdx.y;
     const u32 source = params.in_heads == nullptr ? head : params.in_heads[head];
     const i32 shift = params.shift == nullptr ? 0 : params.shift[head];
-    const T* in = reinterpret_cast<const T*>(params.from) + u64(source) * params.in_rows * params.in_columns;
+    const T* in = reinterpret_cast<const T*>(params.from) + source * params.head_stride;
     const u64 count = u64(params.rows) * params.columns;
     T* out = reinterpret_cast<T*>(params.out) + head * count;
     for (u64 i = u64(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += u64(gridDim.x) * blockDim.x) {
@@ -27,11 +27,12 @@ __device__ __forceinline__ void move(const MoveParams& params) {
         if (params.column_of != nullptr) column = params.column_of[column];
         (params.shifts_columns ? column : row) -= shift;
         const bool is_there = row >= 0 && column >= 0 && u32(row) < params.in_rows && u32(column) < params.in_columns;
-        out[i] = is_there ? in[u64(row) * params.in_columns + column] : T(0);
+        out[i] = is_there ? in[u64(row) * params.row_stride + u64(column) * params.column_stride] : T(0);
     }
 }
 
 extern "C" __global__ void selector_move(const __grid_constant__ MoveParams params) {
+    wait_for_turn();
     params.bytes == 1 ? move<u8>(params) : move<u32>(params);
 }
 
@@ -40,15 +41,14 @@ constexpr u32 LINES = 8; // of a tile at a time
 
 template <class T>
 __device__ __forceinline__ void transpose(const TransposeParams& params, u32 (&tile)[TILE][TILE + 1]) {
-    const u64 matrix = u64(blockIdx.y) * params.rows * params.columns;
-    const T* in = reinterpret_cast<const T*>(params.from) + matrix;
-    T* out = reinterpret_cast<T*>(params.out) + matrix;
+    const T* in = reinterpret_cast<const T*>(params.from) + blockIdx.y * params.matrix_stride;
+    T* out = reinterpret_cast<T*>(params.out) + u64(blockIdx.y) * params.rows * params.columns;
     const u32 across = (params.columns + TILE - 1) / TILE;
     const u32 first_row = blockIdx.x / across * TILE, first_column = blockIdx.x % across * TILE;
     const u32 x = threadIdx.x % TILE, y = threadIdx.x / TILE;
     for (u32 i = y; i < TILE; i += LINES) {
         const u32 row = first_row + i, column = first_column + x;
-        if (row < params.rows && column < params.columns) tile[i][x] = in[u64(row) * params.columns + column];
+        if (row < params.rows && column < params.columns) tile[i][x] = in[u64(row) * params.row_stride + column];
     }
     __syncthreads();
     for (u32 i = y; i < TILE; i += LINES) {
@@ -58,11 +58,13 @@ __device__ __forceinline__ void transpose(const TransposeParams& params, u32 (&t
 }
 
 extern "C" __global__ void __launch_bounds__(TILE * LINES) selector_transpose(const __grid_constant__ TransposeParams params) {
+    wait_for_turn();
     __shared__ u32 tile[TILE][TILE + 1];
     params.bytes == 1 ? transpose<u8>(params, tile) : transpose<u32>(params, tile);
 }
 
 extern "C" __global__ void selector_gather(const __grid_constant__ GatherParams params) {
+    wait_for_turn();
     const u32 element = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32, head = blockIdx.y;
     if (element >= params.rows * params.columns) return;
     const Run rows = params.row_runs[element / params.columns], columns = params.column_runs[element % params.columns];
@@ -92,6 +94,7 @@ extern "C" __global__ void selector_gather(const __grid_constant__ GatherParams 
 }
 
 extern "C" __global__ void selector_diagonals(const __grid_constant__ DiagonalsParams params) {
+    wait_for_turn();
     const u32 distance = blockIdx.x * blockDim.x + threadIdx.x, head = blockIdx.y;
     if (distance >= params.distances) return;
     float sum = 0.0f;
@@ -104,6 +107,7 @@ extern "C" __global__ void selector_diagonals(const __grid_constant__ DiagonalsP
 }
 
 extern "C" __global__ void selector_on_diagonals(const __grid_constant__ OnDiagonalsParams params) {
+    wait_for_turn();
     const u32 element = blockIdx.x * blockDim.x + threadIdx.x, head = blockIdx.y;
     if (element >= params.q_blocks * params.kv_blocks) return;
     const u32 row = element / params.kv_blocks, column = element % params.kv_blocks;
@@ -118,6 +122,7 @@ extern "C" __global__ void selector_on_diagonals(const __grid_constant__ OnDiago
 }
 
 extern "C" __global__ void selector_group_sums(const __grid_constant__ GroupSumsParams params) {
+    wait_for_turn();
     const u32 element = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32, head = blockIdx.y;
     if (element >= params.q_blocks * params.kv_blocks) return;
     const u32 row = element / params.kv_blocks, column = element % params.kv_blocks;

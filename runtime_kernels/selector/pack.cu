@@ -2,7 +2,7 @@
 //
 //   S_s[h, r, c] = (some whole term, or there is none) and no skip term;   S_c[h, r] = no cache term
 //
-//   in    terms: bytes of all blocks, or a scalar of the head
+//   in    terms: factors that all have to be true, bytes of blocks or a scalar of the head
 //   out   bitmaps as src/symbols lays them out, at the heads' slots; parts of a block that was cut have its symbols
 //
 // Who does what: a warp to a word of 64 bits, by two ballots; words of S_s first, then those of S_c, the head along y. No shared
@@ -16,16 +16,23 @@ struct Joined {
     bool cached;
 };
 
+__device__ __forceinline__ bool is_true_at(const Term& term, u32 head, u32 row, u32 column) {
+    if (term.data == nullptr) return term.uniform[head] != 0.0f;
+    const i32 own_row = term.row_of == nullptr ? i32(row) : term.row_of[row];
+    const i32 own_column = term.column_of == nullptr ? i32(column) : term.column_of[column];
+    if (own_row < 0 || own_column < 0) return false;
+    return term.data[u64(head) * term.head_stride + u64(own_row) * term.row_stride + u64(own_column) * term.column_stride] != 0;
+}
+
 // What the terms say of a block, or of a q-block alone.
 __device__ __forceinline__ Joined join(const PackParams& params, u32 head, u32 row, u32 column, bool of_cache) {
     Joined joined = {false, false, false, false};
     for (u32 i = 0; i < params.count; ++i) {
-        const Term& term = params.terms[i];
-        const Role role = Role(term.role);
-        if ((role == Role::CACHE) != of_cache) continue;
-        const bool is_true = term.data == nullptr
-            ? term.uniform[head] != 0.0f
-            : term.data[u64(head) * term.head_stride + u64(row) * term.row_stride + u64(column) * term.column_stride] != 0;
+        const Role role = Role(params.terms[i].role);
+        const bool is_asked = (role == Role::CACHE) == of_cache;
+        bool is_true = is_asked && is_true_at(params.terms[i], head, row, column);
+        for (; params.terms[i].joins; ++i) is_true = is_true && is_true_at(params.terms[i + 1], head, row, column);
+        if (!is_asked) continue;
         joined.has_whole |= role == Role::WHOLE;
         joined.whole |= role == Role::WHOLE && is_true;
         joined.skipped |= role == Role::SKIP && is_true;
@@ -35,6 +42,7 @@ __device__ __forceinline__ Joined join(const PackParams& params, u32 head, u32 r
 }
 
 extern "C" __global__ void __launch_bounds__(256) selector_pack(const __grid_constant__ PackParams params) {
+    wait_for_turn();
     const u32 item = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32, head = blockIdx.y;
     const u32 words = (params.kv_parts + 63) / 64, cache_words = (params.q_parts + 63) / 64;
     const u32 slot = params.slots[head];

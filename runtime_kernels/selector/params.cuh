@@ -18,19 +18,30 @@ struct Tokens {
 };
 static_assert(sizeof(Tokens) == 48, "mirrored by Tokens in src/kernels/selector/params.rs");
 
-// Statistics of the tokens of blocks, vectors [heads][blocks][dim] each; null where not wanted.
-struct PoolParams {
+// Statistics of the tokens of blocks of a tensor, vectors [heads][blocks][dim] each; null where not wanted.
+struct PooledSide {
     Tokens tokens;
     const u32* offsets; // [blocks + 1] first token of each block
     float* mean;
     float* sum;
     float* least;
     float* most;
-    u32* status; // [1] becomes 1 where something is NaN or infinite
     u32 blocks;
     u32 reserved;
 };
-static_assert(sizeof(PoolParams) == 104, "mirrored by PoolParams in src/kernels/selector/params.rs");
+static_assert(sizeof(PooledSide) == 96, "mirrored by PooledSide in src/kernels/selector/params.rs");
+
+// Most tensors that are pooled in a launch.
+constexpr u32 MAX_SIDES = 3;
+
+// Statistics of the blocks of all tensors that a program pools.
+struct PoolParams {
+    PooledSide sides[MAX_SIDES];
+    u32* status; // [1] becomes 1 where something is NaN or infinite
+    u32 heads;   // of each side
+    u32 reserved;
+};
+static_assert(sizeof(PoolParams) == 304, "mirrored by PoolParams in src/kernels/selector/params.rs");
 
 // Means without the mean of the whole sequence.
 struct CentreParams {
@@ -70,15 +81,16 @@ static_assert(sizeof(SimilarityParams) == 80, "mirrored by SimilarityParams in s
 
 // Dot products of vectors of both sides.
 struct DotParams {
-    const float* a; // [heads][rows][dim]
-    const float* b; // [heads][columns][dim]
-    float* out;     // [heads][rows][columns]
+    const float* a;  // [heads][rows][dim]
+    const float* b;  // [heads][columns][dim]
+    float* out;      // [heads][rows][columns]
+    const float* by; // [heads] what they are divided by or multiplied with; null: neither
     u32 rows;
     u32 columns;
     u32 dim;
-    u32 reserved;
+    u32 multiplies;
 };
-static_assert(sizeof(DotParams) == 40, "mirrored by DotParams in src/kernels/selector/params.rs");
+static_assert(sizeof(DotParams) == 48, "mirrored by DotParams in src/kernels/selector/params.rs");
 
 // What an operand of an operation on vectors is.
 enum class Operand : u32 {
@@ -121,16 +133,23 @@ enum class Reduction : u32 {
     MIN = 3,
 };
 
-// Lines of numbers: softmax and reductions of each, or channels of vectors.
+// Lines of numbers: softmax, shares and reductions of each, or channels of vectors. Number i of line l of head h stands at
+// h * head_stride + l * line_stride + i * step, so that lines may be rows or columns of a part of a matrix.
 struct LinesParams {
-    const float* value; // [lines][length]
-    float* out;         // [lines][length], or [lines]
-    u32 lines;
+    const float* value;
+    float* out; // as the value, with strides of its own; reductions: [lines]
+    u64 head_stride;
+    u64 out_head_stride;
+    u32 line_stride;
+    u32 step;
+    u32 out_line_stride;
+    u32 out_step;
+    u32 lines; // of all heads
+    u32 lines_of_head;
     u32 length;
     u32 how; // a Reduction
-    u32 reserved;
 };
-static_assert(sizeof(LinesParams) == 32, "mirrored by LinesParams in src/kernels/selector/params.rs");
+static_assert(sizeof(LinesParams) == 64, "mirrored by LinesParams in src/kernels/selector/params.rs");
 
 // Numbers divided twice, in place.
 struct ScaleParams {
@@ -181,7 +200,8 @@ struct SelectParams {
 };
 static_assert(sizeof(SelectParams) == 80, "mirrored by SelectParams in src/kernels/selector/params.rs");
 
-// Elements at other places: out[h][r][c] = from[in_heads[h]][row_of[r] - shift][column_of[c]], zero where there is none.
+// Elements at other places: out[h][r][c] = from[in_heads[h]][row_of[r] - shift][column_of[c]], zero where there is none. Element (r, c) of
+// head h stands at h * head_stride + r * row_stride + c * column_stride.
 struct MoveParams {
     const u8* from;        // [..][in_rows][in_columns]
     u8* out;             // [heads][rows][columns]
@@ -189,6 +209,9 @@ struct MoveParams {
     const i32* row_of;   // [rows] negative: none; null: the same
     const i32* column_of; // [columns]
     const i32* shift;    // [heads]; null: 0
+    u64 head_stride;
+    u32 row_stride;
+    u32 column_stride;
     u32 in_rows;
     u32 in_columns;
     u32 rows;
@@ -196,18 +219,19 @@ struct MoveParams {
     u32 bytes;           // of an element: 1 or 4
     u32 shifts_columns;  // 1: `shift` moves columns; 0: rows
 };
-static_assert(sizeof(MoveParams) == 72, "mirrored by MoveParams in src/kernels/selector/params.rs");
+static_assert(sizeof(MoveParams) == 88, "mirrored by MoveParams in src/kernels/selector/params.rs");
 
 // Rows become columns, in each of some matrices.
 struct TransposeParams {
-    const u8* from; // [matrices][rows][columns]
+    const u8* from; // [matrices][rows][columns], with strides
     u8* out;      // [matrices][columns][rows]
+    u64 matrix_stride;
+    u32 row_stride;
     u32 rows;
     u32 columns;
     u32 bytes; // of an element: 1 or 4
-    u32 reserved;
 };
-static_assert(sizeof(TransposeParams) == 32, "mirrored by TransposeParams in src/kernels/selector/params.rs");
+static_assert(sizeof(TransposeParams) == 40, "mirrored by TransposeParams in src/kernels/selector/params.rs");
 
 // A range of rows or columns.
 struct Run {
@@ -276,19 +300,23 @@ enum class Role : u32 {
     CACHE = 3,
 };
 
-// A term of a program. The element of (row, column) is at row * row_stride + column * column_stride; of q-blocks alone the
-// column's stride is 0, and so on.
+// A factor of a term of a program. The element of (row, column) is at row_of[row] * row_stride + column_of[column] * column_stride, and false where
+// there is none; of q-blocks alone the column's stride is 0, and so on.
 struct Term {
     const u8* data;  // [heads][..] bytes; null for a scalar
     const float* uniform; // [heads] the scalar, truth is not 0; null otherwise
+    const i32* row_of;    // [q_blocks] negative: none; null: the same
+    const i32* column_of; // [kv_blocks]
     u32 role;        // a Role
+    u32 joins;       // 1: the next is a factor of the same term, which is true where all are
     u32 head_stride;
     u32 row_stride;
     u32 column_stride;
+    u32 reserved;
 };
-static_assert(sizeof(Term) == 32, "mirrored by Term in src/kernels/selector/params.rs");
+static_assert(sizeof(Term) == 56, "mirrored by Term in src/kernels/selector/params.rs");
 
-// Most terms of a program.
+// Most factors of the terms of a program.
 constexpr u32 MAX_TERMS = 32;
 
 // Terms joined to symbols.
@@ -304,4 +332,4 @@ struct PackParams {
     u32 reserved;
     Term terms[MAX_TERMS];
 };
-static_assert(sizeof(PackParams) == 1080, "mirrored by PackParams in src/kernels/selector/params.rs");
+static_assert(sizeof(PackParams) == 1848, "mirrored by PackParams in src/kernels/selector/params.rs");

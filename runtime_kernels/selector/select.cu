@@ -228,6 +228,7 @@ __device__ __forceinline__ void select(const SelectParams& params) {
 
 #define SELECTOR_SELECT(SLOTS) \
     extern "C" __global__ void __launch_bounds__(WARPS * 32) selector_select_##SLOTS(const __grid_constant__ SelectParams params) { \
+        wait_for_turn(); \
         select<SLOTS>(params); \
     }
 

@@ -174,6 +174,7 @@ __device__ void take_statistical(const Work& work, Scratch& scratch, const Amoun
 }
 
 extern "C" __global__ void __launch_bounds__(CHUNK, 1) selector_select_long(const __grid_constant__ SelectParams params) {
+    wait_for_turn();
     __shared__ Scratch scratch;
     const Rule rule = Rule(params.rule);
     const u32 lines = params.heads * params.lines;

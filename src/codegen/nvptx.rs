@@ -6,6 +6,8 @@
 //! after the other: `out` and leaves with the root's axes `rows * columns` elements each, vectors under a matrix `rows`
 //! or `columns`; `uniforms` holds the floats of each head. Truth values are bytes. `rows` and `columns` are `i32`.
 //!
+//! From Hopper on a map begins with `griddepcontrol.wait`, so that it may be launched before the kernel in front of it has ended.
+//!
 //! `tile{n}(out, pairs, q_offsets, kv_offsets, q_array..., kv_array..., tile_rows, tile_words)` fills token tiles:
 //! `blockIdx.x` is the tile, `pairs` its (q-block, kv-block) as two `i32`, arrays are `i32` over all tokens, and a tile is
 //! `tile_rows * tile_words` 64-bit words at its place in `out`; what lies beyond the blocks' ends is 0.
@@ -57,6 +59,22 @@ impl Architecture {
         Self::ALL.into_iter().find(|architecture| architecture.name() == name)
     }
 
+    /// The one whose PTX runs on a device of a compute capability: its own, or the oldest, which all newer ones run.
+    #[must_use]
+    pub fn of_device(major: u32, minor: u32) -> Self {
+        match (major, minor) {
+            (9, 0) => Architecture::Sm90a,
+            (10, 0) => Architecture::Sm100a,
+            _ => Architecture::Sm80,
+        }
+    }
+
+    /// Whether maps wait for the kernel in front of them, where launches may begin before it has ended.
+    #[must_use]
+    pub fn waits(self) -> bool {
+        self != Architecture::Sm80
+    }
+
     /// The oldest PTX version that knows it, as a feature of LLVM.
     fn ptx_version(self) -> &'static str {
         match self {
@@ -78,7 +96,7 @@ pub fn emit_ptx(program: &Program, predicates: &[&Predicate], architecture: Arch
         .iter()
         .map(|predicate| predicate::lower(predicate, predicate::MOST_TOKENS))
         .collect::<Result<Vec<_>>>()?;
-    let text = device_module(&maps(program), &lowered);
+    let text = device_module(&maps(program), &lowered, architecture);
     let machine = machine(architecture)?;
     let context = Context::create();
     let module = cpu::parse(&context, &text)?;
@@ -108,7 +126,7 @@ fn machine(architecture: Architecture) -> Result<TargetMachine> {
 /// Device memory.
 const SPACE: &str = " addrspace(1)";
 
-fn device_module(maps: &[Map], predicates: &[Lowered]) -> String {
+fn device_module(maps: &[Map], predicates: &[Lowered], architecture: Architecture) -> String {
     let mut text = String::new();
     for register in ["tid.x", "ntid.x", "ctaid.x", "ctaid.y", "nctaid.x"] {
         line!(text, "declare i32 @llvm.nvvm.read.ptx.sreg.{register}()");
@@ -117,7 +135,7 @@ fn device_module(maps: &[Map], predicates: &[Lowered]) -> String {
     text.push_str(predicate::declarations());
     for (index, map) in maps.iter().enumerate() {
         text.push_str(&expr::value_function(map, index));
-        text.push_str(&map_kernel(map, index));
+        text.push_str(&map_kernel(map, index, architecture));
     }
     for (index, lowered) in predicates.iter().enumerate() {
         text.push_str(&predicate::value_function(lowered, index));
@@ -133,7 +151,7 @@ fn write_register(text: &mut String, name: &str, register: &str) {
     line!(text, "  %{name} = zext i32 %{name}.word to i64");
 }
 
-fn map_kernel(map: &Map, index: usize) -> String {
+fn map_kernel(map: &Map, index: usize, architecture: Architecture) -> String {
     let mut text = String::new();
     let leaves: String = (0..map.leaves.len()).map(|n| format!("ptr{SPACE} noalias readonly %all{n}, ")).collect();
     line!(
@@ -142,6 +160,12 @@ fn map_kernel(map: &Map, index: usize) -> String {
          %uniforms.all, i32 %rows.word, i32 %columns.word) #0 {{"
     );
     line!(text, "start:");
+    if architecture.waits() {
+        // As `wait_for_turn` in the kernels of runtime_kernels/selector/.
+        for instruction in ["wait", "launch_dependents"] {
+            line!(text, "  call void asm sideeffect \"griddepcontrol.{instruction};\", \"~{{memory}}\"()");
+        }
+    }
     line!(text, "  %rows = sext i32 %rows.word to i64");
     line!(text, "  %columns = sext i32 %columns.word to i64");
     line!(text, "  %size = mul nsw i64 %rows, %columns");

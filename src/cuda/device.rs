@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 /// Oldest driver whose interface has all that is called here (tensor maps).
 const OLDEST_DRIVER: Version = Version { major: 12, minor: 0 };
 
+/// First driver that records launches which may begin early in graphs.
+const FIRST_WITH_EARLY_LAUNCHES: Version = Version { major: 12, minor: 3 };
+
 /// A version of CUDA, as drivers and compilers give it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
@@ -139,6 +142,12 @@ impl Device {
     #[must_use]
     pub fn properties(&self) -> &Properties {
         &self.properties
+    }
+
+    /// Whether a kernel may begin before the one in front of it has ended, in graphs too.
+    #[must_use]
+    pub fn launches_early(&self) -> bool {
+        self.properties.compute.major >= 9 && self.properties.driver >= FIRST_WITH_EARLY_LAUNCHES
     }
 
     /// Bytes of its memory that are free.

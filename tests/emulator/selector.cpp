@@ -71,6 +71,7 @@ const Entry ENTRIES[] = {
     ENTRY(vectors, selector_over_channels, LinesParams),
     ENTRY(vectors, selector_scale, ScaleParams),
     ENTRY(lines, selector_softmax, LinesParams),
+    ENTRY(lines, selector_share, LinesParams),
     ENTRY(lines, selector_reduce, LinesParams),
     ENTRY(short_selections, selector_select_1, SelectParams),
     ENTRY(short_selections, selector_select_2, SelectParams),

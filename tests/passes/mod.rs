@@ -174,11 +174,24 @@ pub fn flashomni(dim: usize) -> Program {
     b.program()
 }
 
+/// Products of all tokens with all tokens, many more than those of blocks.
+pub fn products() -> Program {
+    let mut b = Build::default();
+    let all = b.graph.set_of(vec![], Grain::Tokens);
+    let [q, k] = [Source::Query, Source::Key].map(|source| b.typed(Op::Each(source, all)));
+    let pairs = b.typed(Op::Dot(q, k));
+    let whole = Some(SetId::ALL);
+    let blocks = b.typed(Op::Gather { how: Reduction::Mean, value: pairs, q: whole, kv: whole });
+    let selected = half(&mut b, blocks, Side::Key);
+    b.term(Role::Whole, selected);
+    b.program()
+}
+
 type Program1 = fn(&mut Build, usize);
 
 /// Programs by name, for masks of [`masks`] and a head of so many channels.
 pub fn all(dim: usize) -> Vec<(&'static str, Program)> {
-    let builders: [(&str, Program1); 12] = [
+    let builders: [(&str, Program1); 13] = [
         ("statistics of blocks", statistics),
         ("channels of vectors", channels),
         ("softmax and reductions", lines),
@@ -191,6 +204,7 @@ pub fn all(dim: usize) -> Vec<(&'static str, Program)> {
         ("tokens and their blocks", tokens),
         ("anti-diagonals", anti_diagonals),
         ("scalars and caches", scalars),
+        ("factors of terms", factors),
     ];
     let mut all: Vec<(&str, Program)> = vec![("flashomni", flashomni(dim))];
     for (name, build) in builders {
@@ -481,4 +495,29 @@ fn scalars(b: &mut Build, dim: usize) {
     let zero = b.int(0);
     let is_none = b.typed(Op::Compare(Comparison::Equal, head, zero));
     b.term(Role::Skip, is_none);
+}
+
+/// Terms that fall apart into masks, scalars and choices of a part of the blocks, and one that something else needs whole.
+fn factors(b: &mut Build, dim: usize) {
+    let (text, image) = (b.set("text"), b.set("image"));
+    let score = b.score(dim);
+    let part = b.slice(score, Some(text), Some(image));
+    let chosen = half(b, part, Side::Key);
+    let most = b.reduce(Reduction::Max, part, Side::Key);
+    let rows = half(b, most, Side::Query);
+    let both = b.binary(Binary::And, chosen, rows);
+    let both = b.embed(both);
+    let mask = b.mask(0, MATRIX);
+    let inside = b.binary(Binary::And, mask, both);
+    let (head, one) = (b.typed(Op::Place(Place::Head)), b.int(1));
+    let is_other = b.typed(Op::Compare(Comparison::Less, head, one));
+    let inside = b.binary(Binary::And, inside, is_other);
+    b.term(Role::Whole, inside);
+    let rows = b.embed(rows);
+    b.term(Role::Cache, rows);
+    let (other, columns) = (b.mask(3, MATRIX), b.mask(2, COLUMNS));
+    let shared = b.binary(Binary::And, other, columns);
+    b.term(Role::Whole, shared);
+    let skipped = b.binary(Binary::And, shared, mask);
+    b.term(Role::Skip, skipped);
 }

@@ -4,8 +4,10 @@
 
 use crate::kernels::mirrored::mirrored;
 
-/// Most terms of a program.
+/// Most factors of the terms of a program.
 pub const MAX_TERMS: usize = 32;
+/// Most tensors that are pooled in a launch.
+pub const MAX_SIDES: usize = 3;
 
 mirrored! {
     /// q, k or v of a layer as it is given: 16-bit numbers whose rows of `dim` lie together, at multiples of 16 bytes.
@@ -25,8 +27,8 @@ mirrored! {
         /// 1: bf16; 0: fp16.
         is_bf16: u32,
     }
-    /// Statistics of the tokens of blocks, vectors `[heads][blocks][dim]` each; null where not wanted.
-    PoolParams, 104 {
+    /// Statistics of the tokens of blocks of a tensor, vectors `[heads][blocks][dim]` each; null where not wanted.
+    PooledSide, 96 {
         /// Tokens.
         tokens: Tokens,
         /// `[blocks + 1]`: first token of each block.
@@ -39,10 +41,19 @@ mirrored! {
         least: u64,
         /// Most.
         most: u64,
-        /// `[1]`: becomes 1 where something is NaN or infinite.
-        status: u64,
         /// Blocks.
         blocks: u32,
+        /// Zero.
+        reserved: u32,
+    }
+    /// Statistics of the blocks of all tensors that a program pools.
+    PoolParams, 304 {
+        /// Sides.
+        sides: [PooledSide; MAX_SIDES],
+        /// `[1]`: becomes 1 where something is NaN or infinite.
+        status: u64,
+        /// Of each side.
+        heads: u32,
         /// Zero.
         reserved: u32,
     }
@@ -98,21 +109,23 @@ mirrored! {
         reserved: u32,
     }
     /// Dot products of vectors of both sides.
-    DotParams, 40 {
+    DotParams, 48 {
         /// `[heads][rows][dim]`.
         a: u64,
         /// `[heads][columns][dim]`.
         b: u64,
         /// `[heads][rows][columns]`.
         out: u64,
+        /// `[heads]`: what they are divided by or multiplied with; null: neither.
+        by: u64,
         /// Rows.
         rows: u32,
         /// Columns.
         columns: u32,
         /// Dim.
         dim: u32,
-        /// Zero.
-        reserved: u32,
+        /// Multiplies.
+        multiplies: u32,
     }
     /// An operation on each channel of vectors.
     VectorsParams, 48 {
@@ -135,20 +148,33 @@ mirrored! {
         /// Zero.
         reserved: u32,
     }
-    /// Lines of numbers: softmax and reductions of each, or channels of vectors.
-    LinesParams, 32 {
-        /// `[lines][length]`.
+    /// Lines of numbers: softmax, shares and reductions of each, or channels of vectors. Number i of line l of head h stands at
+    /// `h * head_stride + l * line_stride + i * step`, so that lines may be rows or columns of a part of a matrix.
+    LinesParams, 64 {
+        /// Value.
         value: u64,
-        /// `[lines][length]`, or `[lines]`.
+        /// As the value, with strides of its own; reductions: `[lines]`.
         out: u64,
-        /// Lines.
+        /// Head stride.
+        head_stride: u64,
+        /// Out head stride.
+        out_head_stride: u64,
+        /// Line stride.
+        line_stride: u32,
+        /// Step.
+        step: u32,
+        /// Out line stride.
+        out_line_stride: u32,
+        /// Out step.
+        out_step: u32,
+        /// Of all heads.
         lines: u32,
+        /// Lines of head.
+        lines_of_head: u32,
         /// Length.
         length: u32,
         /// A Reduction.
         how: u32,
-        /// Zero.
-        reserved: u32,
     }
     /// Numbers divided twice, in place.
     ScaleParams, 24 {
@@ -205,8 +231,9 @@ mirrored! {
         /// Zero.
         reserved: u32,
     }
-    /// Elements at other places: `out[h][r][c] = from[in_heads[h]][row_of[r] - shift][column_of[c]]`, zero where there is none.
-    MoveParams, 72 {
+    /// Elements at other places: `out[h][r][c] = from[in_heads[h]][row_of[r] - shift][column_of[c]]`, zero where there is none. Element (r, c) of
+    /// head h stands at `h * head_stride + r * row_stride + c * column_stride`.
+    MoveParams, 88 {
         /// `[..][in_rows][in_columns]`.
         from: u64,
         /// `[heads][rows][columns]`.
@@ -219,6 +246,12 @@ mirrored! {
         column_of: u64,
         /// `[heads]`; null: 0.
         shift: u64,
+        /// Head stride.
+        head_stride: u64,
+        /// Row stride.
+        row_stride: u32,
+        /// Column stride.
+        column_stride: u32,
         /// In rows.
         in_rows: u32,
         /// In columns.
@@ -233,19 +266,21 @@ mirrored! {
         shifts_columns: u32,
     }
     /// Rows become columns, in each of some matrices.
-    TransposeParams, 32 {
-        /// `[matrices][rows][columns]`.
+    TransposeParams, 40 {
+        /// `[matrices][rows][columns]`, with strides.
         from: u64,
         /// `[matrices][columns][rows]`.
         out: u64,
+        /// Matrix stride.
+        matrix_stride: u64,
+        /// Row stride.
+        row_stride: u32,
         /// Rows.
         rows: u32,
         /// Columns.
         columns: u32,
         /// Of an element: 1 or 4.
         bytes: u32,
-        /// Zero.
-        reserved: u32,
     }
     /// A range of rows or columns.
     Run, 8 {
@@ -332,23 +367,32 @@ mirrored! {
         /// Kv groups.
         kv_groups: u32,
     }
-    /// A term of a program. The element of (row, column) is at row * row_stride + column * column_stride; of q-blocks alone the column's stride is 0, and so on.
-    Term, 32 {
+    /// A factor of a term of a program. The element of (row, column) is at `row_of[row] * row_stride + column_of[column] * column_stride`, and false where
+    /// there is none; of q-blocks alone the column's stride is 0, and so on.
+    Term, 56 {
         /// `[heads][..]`: bytes; null for a scalar.
         data: u64,
         /// `[heads]`: the scalar, truth is not 0; null otherwise.
         uniform: u64,
+        /// `[q_blocks]`: negative: none; null: the same.
+        row_of: u64,
+        /// `[kv_blocks]`.
+        column_of: u64,
         /// A Role.
         role: u32,
+        /// 1: the next is a factor of the same term, which is true where all are.
+        joins: u32,
         /// Head stride.
         head_stride: u32,
         /// Row stride.
         row_stride: u32,
         /// Column stride.
         column_stride: u32,
+        /// Zero.
+        reserved: u32,
     }
     /// Terms joined to symbols.
-    PackParams, 1080 {
+    PackParams, 1848 {
         /// S_c, `[slots][ceil(q_parts / 64)]`.
         cache: u64,
         /// S_s, `[slots][q_parts][ceil(kv_parts / 64)]`.
@@ -382,6 +426,8 @@ mod tests {
     fn the_header_has_the_same_fields_in_the_same_order() {
         let header = source::selector_params_header();
         check(header, MIRRORED);
-        assert!(header.contains(&format!("constexpr u32 MAX_TERMS = {MAX_TERMS};")));
+        for constant in [format!("MAX_TERMS = {MAX_TERMS};"), format!("MAX_SIDES = {MAX_SIDES};")] {
+            assert!(header.contains(&format!("constexpr u32 {constant}")), "{constant}");
+        }
     }
 }

@@ -38,11 +38,19 @@ pub struct LayerTensors<'a> {
     pub v: Option<&'a TensorView>,
 }
 
+/// A kernel of the pass.
+#[derive(Clone)]
+struct Loaded {
+    function: Arc<Function>,
+    /// Whether its code waits for the launch in front of it, so that it may be launched early.
+    waits: bool,
+}
+
 /// A prepared selector program.
 pub struct SelectorPass {
     recipe: Recipe,
     /// Of each step.
-    functions: Vec<Arc<Function>>,
+    functions: Vec<Loaded>,
     /// All arrays of the recipe.
     memory: Buffer,
     records: Records,
@@ -96,36 +104,41 @@ impl Kernels {
         })
     }
 
-    fn selector_functions(&self, recipe: &Recipe, setup: &Setup<'_>) -> Result<Vec<Arc<Function>>> {
+    fn selector_functions(&self, recipe: &Recipe, setup: &Setup<'_>) -> Result<Vec<Loaded>> {
         let has_maps = recipe.steps.iter().any(|step| matches!(step.code, Code::Map(_)));
         let maps = if has_maps { Some(load_maps(self, setup)?) } else { None };
         let mut known = HashMap::new();
         let function = |step: &Step| match (step.code, &maps) {
             (Code::Kernel(entry), _) => match known.get(&entry) {
-                Some(function) => Ok(Arc::clone(function)),
+                Some(function) => Ok(Loaded::clone(function)),
                 None => {
-                    let function = Arc::new(self.selector_function(entry)?);
-                    known.insert(entry, Arc::clone(&function));
+                    let function = Loaded { function: Arc::new(self.selector_function(entry)?), waits: true };
+                    known.insert(entry, function.clone());
                     Ok(function)
                 }
             },
-            (Code::Map(index), Some(module)) => module.function(&format!("map{index}")).map(Arc::new),
+            (Code::Map(index), Some((module, waits))) => {
+                Ok(Loaded { function: Arc::new(module.function(&format!("map{index}"))?), waits: *waits })
+            }
             (Code::Map(_), None) => Err(Error::State("a chain of the selector program has no code".to_owned())),
         };
         recipe.steps.iter().map(function).collect()
     }
 }
 
-/// The program's chains as the driver compiles them. PTX of the oldest architecture runs on every newer one.
+/// The program's chains as the driver compiles them, and whether their code waits for the launch in front.
 #[cfg(feature = "llvm")]
-fn load_maps(kernels: &Kernels, setup: &Setup<'_>) -> Result<Arc<crate::cuda::Module>> {
+fn load_maps(kernels: &Kernels, setup: &Setup<'_>) -> Result<(Arc<crate::cuda::Module>, bool)> {
     use crate::codegen::nvptx::{Architecture, emit_ptx};
-    let ptx = emit_ptx(setup.program, &[], Architecture::Sm80)?;
-    crate::cuda::Module::load_ptx(kernels.device(), "a selector program", &ptx)
+    let compute = kernels.device().properties().compute;
+    let architecture = Architecture::of_device(compute.major, compute.minor);
+    let ptx = emit_ptx(setup.program, &[], architecture)?;
+    let module = crate::cuda::Module::load_ptx(kernels.device(), "a selector program", &ptx)?;
+    Ok((module, architecture.waits()))
 }
 
 #[cfg(not(feature = "llvm"))]
-fn load_maps(_: &Kernels, _: &Setup<'_>) -> Result<Arc<crate::cuda::Module>> {
+fn load_maps(_: &Kernels, _: &Setup<'_>) -> Result<(Arc<crate::cuda::Module>, bool)> {
     Err(Error::Unavailable("a selector pass on a GPU needs a build with LLVM: choose symbols on the CPU".to_owned()))
 }
 
@@ -193,22 +206,33 @@ impl SelectorPass {
         for (at, offset) in &step.uniforms {
             bytes[*at..*at + 8].copy_from_slice(&(record + offset).to_le_bytes());
         }
-        if let Some(source) = step.source {
-            let known = bytemuck::pod_read_unaligned(&bytes[..size_of::<Tokens>()]);
-            let tokens = self.tokens(source, tensors, known)?;
-            bytes[..size_of::<Tokens>()].copy_from_slice(bytemuck::bytes_of(&tokens));
+        for &(at, source) in &step.sources {
+            let known = &mut bytes[at..at + size_of::<Tokens>()];
+            let tokens = self.tokens(source, tensors, bytemuck::pod_read_unaligned(known))?;
+            known.copy_from_slice(bytemuck::bytes_of(&tokens));
         }
         let launch = Launch { grid: [step.grid[0], step.grid[1], 1], threads: step.threads, shared_bytes: 0 };
-        let function = &self.functions[index];
-        match step.code {
-            // SAFETY: the parameters are the kernel's structure, and all addresses in them lie in memory that `self` holds or in
-            // tensors and symbols whose sizes were checked.
-            Code::Kernel(_) => unsafe { function.launch(stream, launch, &[Argument::of_bytes(bytes)]) },
+        let Loaded { function, waits } = &self.functions[index];
+        let words_apart: [Argument<'_>; 32];
+        let structure: [Argument<'_>; 1];
+        let arguments = match step.code {
+            Code::Kernel(_) => {
+                structure = [Argument::of_bytes(bytemuck::cast_slice(&words))];
+                &structure[..]
+            }
+            // A chain takes addresses and two sizes, each in a word of its own.
             Code::Map(_) => {
-                let arguments: [Argument<'_>; 32] = std::array::from_fn(|n| Argument::of(&words[n]));
-                let count = step.params.len() / 8;
-                // SAFETY: as above; a chain takes addresses and two sizes, each in a word of its own.
-                unsafe { function.launch(stream, launch, &arguments[..count]) }
+                words_apart = std::array::from_fn(|n| Argument::of(&words[n]));
+                &words_apart[..step.params.len() / 8]
+            }
+        };
+        // SAFETY: the parameters are those of the kernel or chain, all addresses in them lie in memory that `self` holds or in tensors and
+        // symbols whose sizes were checked, and early launches are of code that waits.
+        unsafe {
+            if *waits {
+                function.launch_early(stream, launch, arguments)
+            } else {
+                function.launch(stream, launch, arguments)
             }
         }
     }
@@ -234,7 +258,7 @@ impl SelectorPass {
     /// Names of the launches, in order.
     #[must_use]
     pub fn launches(&self) -> Vec<&str> {
-        self.functions.iter().map(|function| function.name()).collect()
+        self.functions.iter().map(|loaded| loaded.function.name()).collect()
     }
 
     /// Bytes of memory that it holds.

@@ -13,7 +13,7 @@ use super::uniforms::Uniforms;
 const ALIGNMENT: u64 = 256;
 
 /// Most bytes of the parameters of a launch.
-pub const MOST_PARAMS: usize = 1088;
+pub const MOST_PARAMS: usize = 1848;
 
 /// A kernel of `runtime_kernels/selector/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,6 +29,7 @@ pub enum Entry {
     OverChannels,
     Scale,
     Softmax,
+    Share,
     Reduce,
     Select1,
     Select2,
@@ -73,6 +74,7 @@ impl Entry {
             Entry::OverChannels => ("selector/vectors.cu", "selector_over_channels"),
             Entry::Scale => ("selector/vectors.cu", "selector_scale"),
             Entry::Softmax => ("selector/lines.cu", "selector_softmax"),
+            Entry::Share => ("selector/lines.cu", "selector_share"),
             Entry::Reduce => ("selector/lines.cu", "selector_reduce"),
             Entry::Select1 => ("selector/select.cu", "selector_select_1"),
             Entry::Select2 => ("selector/select.cu", "selector_select_2"),
@@ -96,8 +98,9 @@ impl Entry {
     #[must_use]
     pub fn threads(self) -> u32 {
         match self {
-            Entry::Pool
-            | Entry::Centre
+            // Few, so that the work of short sequences is spread evenly.
+            Entry::Pool | Entry::Dot | Entry::DotSmall => 64,
+            Entry::Centre
             | Entry::Select1
             | Entry::Select2
             | Entry::Select3
@@ -144,8 +147,8 @@ pub struct Step {
     pub params: Vec<u8>,
     /// Where in `params` an address in the uniforms stands, and how far behind their beginning it is.
     pub uniforms: Vec<(usize, u64)>,
-    /// The tensor that the structure begins with.
-    pub source: Option<Source>,
+    /// Where in `params` the structure of a tensor stands, and which.
+    pub sources: Vec<(usize, Source)>,
 }
 
 /// A pass.
@@ -205,7 +208,7 @@ impl Recipe {
             threads: entry.threads(),
             params,
             uniforms: Vec::new(),
-            source: None,
+            sources: Vec::new(),
         })
     }
 
@@ -225,4 +228,24 @@ pub(super) fn blocks_for(items: u64, threads: u32) -> u64 {
 /// The same for threads that go on to further items.
 pub(super) fn striding_blocks(items: u64, threads: u32) -> u64 {
     blocks_for(items, threads).min(4096)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::FILES;
+    use crate::kernels::source;
+
+    /// Launches begin early on the strength of it.
+    #[test]
+    fn every_kernel_waits_before_anything_else() {
+        for file in FILES {
+            let text = source::bundle(file).unwrap();
+            let kernels: Vec<&str> = text.split("extern \"C\" __global__").skip(1).collect();
+            assert!(!kernels.is_empty(), "{file}");
+            for kernel in kernels {
+                let body = kernel.split_once('{').unwrap().1.trim_start_matches([' ', '\\', '\n']);
+                assert!(body.starts_with("wait_for_turn();"), "{file}: {}", &kernel[..100]);
+            }
+        }
+    }
 }

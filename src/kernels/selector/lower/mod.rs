@@ -1,26 +1,26 @@
 //! A selector program as launches: value by value in the order of the program, all heads in each launch.
 //!
-//! What fused chains compute on their way has no array. Lines are rows here: where an operation goes along columns, or along the heads, the
-//! value is transposed for it. What has no kernel is refused by its name.
+//! What fused chains compute on their way has no array. Slices and transposes are views of the array that they are taken of, until something
+//! wants an array of its own. Lines are rows: an operation along columns takes the transposed view, which is copied where it is large. What has
+//! no kernel is refused by its name.
 
 mod grids;
 mod selection;
+mod terms;
 mod vectors;
 
 use crate::codegen::{Access, Map, maps};
 use crate::error::{Error, Result};
 use crate::ir::scalar::At;
-use crate::ir::{Extent, Graph, Kind, Model, SetId, Side, Source, ValueId};
-use crate::plan::{Body, Class, Plan, Program, Role};
+use crate::ir::{Extent, Graph, Kind, Model, Op, SetId, Side, ValueId};
+use crate::plan::{Body, Class, Plan, Program};
 use crate::reference::SelectorInput;
 use crate::reference::input::{HeadTensors, check_program, crosses_heads, live_values};
-use crate::symbols::cut::{Parts, parts};
 use crate::symbols::{BitMatrix, Blocks};
 
-use super::params::{MAX_TERMS, PackParams, Term};
-use super::recipe::{Code, Entry, Recipe, Step, blocks_for, striding_blocks};
+use super::params::MAX_SIDES;
+use super::recipe::{Code, Entry, Recipe, Step, striding_blocks};
 use super::uniforms::Uniforms;
-use crate::kernels::choose::BLOCK;
 
 /// What a pass is made for.
 #[derive(Clone, Debug)]
@@ -86,15 +86,37 @@ enum Value {
     Block(Block),
 }
 
+/// An array `[heads][q][kv]`, or a part of one: rows and columns may be those of a larger matrix, or exchanged.
 #[derive(Clone, Copy, Debug)]
 struct Block {
     address: u64,
     q: Option<usize>,
     kv: Option<usize>,
     is_bool: bool,
+    /// Elements from a head, a row and a column to the next.
+    strides: [u64; 3],
 }
 
 impl Block {
+    /// An array of its own.
+    fn dense(address: u64, q: Option<usize>, kv: Option<usize>, is_bool: bool) -> Self {
+        let columns = kv.unwrap_or(1) as u64;
+        Block { address, q, kv, is_bool, strides: [q.unwrap_or(1) as u64 * columns, columns, 1] }
+    }
+
+    /// Whether its elements lie as those of an array of its own.
+    fn is_dense(&self) -> bool {
+        let [head, row, column] = self.strides;
+        let in_order = [(self.rows(), row, self.columns() as u64), (self.columns(), column, 1)];
+        head == self.size() && in_order.iter().all(|&(count, stride, wanted)| count == 1 || stride == wanted)
+    }
+
+    /// The same elements with rows and columns exchanged.
+    fn transposed(self) -> Self {
+        let [head, row, column] = self.strides;
+        Block { q: self.kv, kv: self.q, strides: [head, column, row], ..self }
+    }
+
     fn rows(&self) -> usize {
         self.q.unwrap_or(1)
     }
@@ -128,10 +150,14 @@ struct Lowering<'a> {
     /// The heads that are computed.
     heads: Vec<u32>,
     recipe: Recipe,
+    /// The values that are computed.
+    live: Vec<ValueId>,
     values: Vec<Option<Value>>,
+    /// Values that another launch makes on its way.
+    dissolved: Vec<ValueId>,
     maps: Vec<Map>,
-    /// Of each of [`Source::ALL`].
-    pooled: [Option<Pooled>; 3],
+    /// Of each of [`Source::ALL`], once the first is asked for.
+    pooled: Option<[Pooled; MAX_SIDES]>,
     /// The tensors' heads, and the order of tokens.
     head_list: u64,
     order: u64,
@@ -169,17 +195,21 @@ pub fn lower(setup: &Setup<'_>, target: &Target<'_>, base: u64) -> Result<Recipe
         input,
         heads,
         recipe,
+        live: live_values(program),
         values: vec![None; program.graph.len()],
+        dissolved: Vec::new(),
         maps: maps(program),
-        pooled: [None; 3],
+        pooled: None,
         head_list,
         order,
         offsets,
     };
-    for id in live_values(program) {
+    let terms = lowering.terms()?;
+    lowering.dissolve_sums();
+    for id in lowering.live.clone() {
         lowering.values[id.0 as usize] = lowering.value(id)?;
     }
-    lowering.pack(target)?;
+    lowering.pack(&terms, target)?;
     Ok(lowering.recipe)
 }
 
@@ -234,11 +264,20 @@ impl Lowering<'_> {
         self.setup.model.head_dim
     }
 
-    fn block(&self, id: ValueId) -> Result<Block> {
+    /// The array of a value, which may be a part of another.
+    fn view(&self, id: ValueId) -> Result<Block> {
         match self.values[id.0 as usize] {
             Some(Value::Block(block)) => Ok(block),
             _ => Err(broken(id)),
         }
+    }
+
+    /// The array of a value, as one of its own.
+    fn block(&mut self, id: ValueId) -> Result<Block> {
+        let view = self.view(id)?;
+        let block = self.dense(view)?;
+        self.values[id.0 as usize] = Some(Value::Block(block));
+        Ok(block)
     }
 
     fn vectors(&self, id: ValueId) -> Result<(u64, usize)> {
@@ -260,12 +299,21 @@ impl Lowering<'_> {
     /// Room for a block value.
     fn block_room(&mut self, id: ValueId) -> Result<Block> {
         let [q, kv] = self.sizes(id);
-        let mut block = Block { address: 0, q, kv, is_bool: self.graph().ty(id).kind == Kind::Bool };
+        self.room_for(Block::dense(0, q, kv, self.graph().ty(id).kind == Kind::Bool))
+    }
+
+    /// Room for an array of the size of another.
+    fn room_for(&mut self, block: Block) -> Result<Block> {
         size(block.rows())?;
         size(block.columns())?;
         let bytes = block.size() * u64::from(self.head_count()) * u64::from(block.bytes());
-        block.address = self.recipe.room(bytes);
-        Ok(block)
+        Ok(Block::dense(self.recipe.room(bytes), block.q, block.kv, block.is_bool))
+    }
+
+    /// The values that use one.
+    fn users(&self, id: ValueId) -> impl Iterator<Item = ValueId> {
+        let graph = self.graph();
+        self.live.iter().copied().filter(move |&user| graph.op(user).operands().contains(&id))
     }
 
     /// Room for floats of each head.
@@ -281,7 +329,10 @@ impl Lowering<'_> {
 
     /// The value's array, `None` for scalars and for what a fused chain computes on its way.
     fn value(&mut self, id: ValueId) -> Result<Option<Value>> {
-        if self.graph().ty(id).extent == Extent::Scalar {
+        if let Some(known) = self.values[id.0 as usize] {
+            return Ok(Some(known));
+        }
+        if self.graph().ty(id).extent == Extent::Scalar || self.dissolved.contains(&id) {
             return Ok(None);
         }
         let op = self.graph().op(id).clone();
@@ -290,9 +341,15 @@ impl Lowering<'_> {
             let address = self.vectors_of(id, &op, count)?;
             return Ok(Some(Value::Vectors { address, count }));
         }
+        if let Some((value, over)) = self.share(id) {
+            return self.over_lines(Entry::Share, id, value, over).map(|block| Some(Value::Block(block)));
+        }
         if op.is_elementwise() {
             let Some(index) = self.maps.iter().position(|map| map.root == id) else { return Ok(None) };
             return self.map(index).map(|block| Some(Value::Block(block)));
+        }
+        if let Op::Dot(a, b) = op {
+            return Ok(self.dot(id, a, b)?.map(Value::Block));
         }
         self.routine(id, &op).map(|block| Some(Value::Block(block)))
     }
@@ -333,73 +390,13 @@ impl Lowering<'_> {
             threads,
             params: bytemuck::cast_slice(&words).to_vec(),
             uniforms: vec![(place, uniforms)],
-            source: None,
+            sources: Vec::new(),
         };
         self.recipe.add(step);
         Ok(out)
     }
 
-    /// Joins the terms to symbols.
-    fn pack(&mut self, target: &Target<'_>) -> Result<()> {
-        let (q_blocks, kv_blocks) = (self.setup.blocks.q_blocks(), self.setup.blocks.kv_blocks());
-        let terms = &self.setup.program.terms;
-        if terms.len() > MAX_TERMS {
-            return Err(unavailable(format!("{} terms, {MAX_TERMS} are the most", terms.len())));
-        }
-        let mut params = PackParams { cache: target.cache, skip: target.skip, ..PackParams::default() };
-        let mut uniforms = Vec::new();
-        for (index, &(role, id)) in terms.iter().enumerate() {
-            if role == Role::Partial {
-                return Err(unavailable("blocks that are computed under a token predicate (a partial term)"));
-            }
-            let mut term = Term { role: role as u32, ..Term::default() };
-            if self.graph().ty(id).extent == Extent::Scalar {
-                let place = std::mem::offset_of!(PackParams, terms)
-                    + index * size_of::<Term>()
-                    + std::mem::offset_of!(Term, uniform);
-                uniforms.push((place, self.recipe.uniforms.reals(&[id])));
-            } else {
-                let block = self.block(id)?;
-                (term.data, term.head_stride) = (block.address, size(block.size() as usize)?);
-                term.row_stride = if block.q.is_some() { block.columns() as u32 } else { 0 };
-                term.column_stride = u32::from(block.kv.is_some());
-                let fits = [block.q.is_none_or(|q| q == q_blocks), block.kv.is_none_or(|kv| kv == kv_blocks)];
-                if !block.is_bool || fits.contains(&false) {
-                    return Err(broken(id));
-                }
-            }
-            params.terms[index] = term;
-        }
-        params.count = terms.len() as u32;
-        let slot_of = |head: &u32| {
-            let wanted = self.setup.heads.iter().position(|wanted| wanted == head);
-            wanted.map_or(u32::MAX, |index| target.slots[index])
-        };
-        let slots: Vec<u32> = self.heads.iter().map(slot_of).collect();
-        params.slots = self.recipe.constant(&slots);
-        let [q_of, kv_of] = [&self.setup.blocks.q, &self.setup.blocks.kv].map(|offsets| part_blocks(offsets));
-        (params.q_parts, params.kv_parts) = (q_of.len() as u32, kv_of.len() as u32);
-        params.q_of = if q_of.len() == q_blocks { 0 } else { self.recipe.constant(&q_of) };
-        params.kv_of = if kv_of.len() == kv_blocks { 0 } else { self.recipe.constant(&kv_of) };
-        let words = u64::from(params.q_parts) * u64::from(params.kv_parts.div_ceil(64));
-        let words = words + u64::from(params.q_parts.div_ceil(64));
-        let heads = self.head_count();
-        let blocks = blocks_for(words * 32, Entry::Pack.threads());
-        self.recipe.launch(Entry::Pack, blocks, heads, &params).uniforms = uniforms;
-        Ok(())
-    }
-
-    /// Index of a source among [`Source::ALL`].
-    fn source_index(source: Source) -> usize {
-        Source::ALL.iter().position(|&one| one == source).unwrap_or(0)
-    }
-
     fn offsets_of(&self, side: Side) -> u64 {
         self.offsets[usize::from(side == Side::Key)]
     }
-}
-
-/// The block of each part of at most 128 tokens.
-fn part_blocks(offsets: &[u32]) -> Vec<u32> {
-    parts(offsets, BLOCK, Parts::Full).1.into_iter().map(|block| block as u32).collect()
 }

@@ -28,18 +28,22 @@ fn coded(rule: Selector) -> (u32, bool, bool) {
 impl Lowering<'_> {
     pub(super) fn selected(&mut self, id: ValueId, op: &Op) -> Result<Block> {
         let Op::Select { rule, value, amount, at_least, cost, over } = *op else { return Err(broken(id)) };
-        let from = self.block(value)?;
+        let from = self.view(value)?;
         let is_layer = matches!(over, Over::Layer | Over::Heads);
         // One line over the layer has the heads' elements one behind the other, as they are; over the heads they are put together.
-        let (address, lines, length, is_turned) = match over {
-            Over::Layer => (from.address, 1, from.size() as usize * self.heads.len(), false),
-            Over::Heads => (self.heads_together(&from)?, from.size() as usize, self.heads.len(), true),
-            _ => self.rows_of(&from, over)?,
+        let (address, lines, length) = match over {
+            Over::Layer => (self.dense(from)?.address, 1, from.size() as usize * self.heads.len()),
+            Over::Heads => (self.heads_together(from)?, from.size() as usize, self.heads.len()),
+            _ => {
+                let lines = self.lines_of(from, over)?;
+                (self.dense(lines)?.address, lines.rows(), lines.columns())
+            }
         };
+        let is_turned = over == Over::Heads || (over == Over::Query && lines > 1);
         let costs = match cost {
             Some(cost) => {
-                let cost = self.block(cost)?;
-                self.rows_of(&cost, over)?.0
+                let lines = self.lines_of(self.view(cost)?, over)?;
+                self.dense(lines)?.address
             }
             None => 0,
         };
@@ -90,7 +94,7 @@ impl Lowering<'_> {
         step.uniforms = vec![(std::mem::offset_of!(SelectParams, amount), numbers)];
         if is_turned {
             let matrices = if is_layer { 1 } else { self.head_count() };
-            self.transpose(target, out.address, [lines, length], 1, matrices)?;
+            self.transpose(Block::dense(target, Some(lines), Some(length), true), out.address, matrices)?;
         }
         Ok(out)
     }

@@ -1,29 +1,36 @@
 //! Vectors of tokens and of blocks, and what numbers they give.
 
 use super::super::params::{
-    CentreParams, DotParams, EachParams, GroupSumsParams, LinesParams, MoveParams, PoolParams, ScaleParams,
-    SimilarityParams, Tokens, VectorsParams,
+    CentreParams, DotParams, EachParams, GroupSumsParams, LinesParams, MAX_SIDES, MoveParams, PoolParams, PooledSide,
+    ScaleParams, SimilarityParams, Tokens, VectorsParams,
 };
 use super::super::recipe::{Entry, blocks_for, striding_blocks};
-use super::{Block, Lowering, Pooled, broken, size, unavailable};
+use super::{Block, Lowering, Pooled, Value, broken, size, unavailable};
 use crate::error::Result;
 use crate::ir::scalar::{At, NoTokens, evaluate};
 use crate::ir::{Binary, Extent, Op, Reduction, SetId, Side, Source, Statistic, Unary, ValueId};
-use crate::reference::input::live_values;
 
 /// Most channels of the kernel that finds cosines.
 const MOST_CHANNELS: u32 = 256;
 /// Most tokens of a block of the same.
 const MOST_TOKENS: u32 = 256;
 /// Channels of a thread of the pooling kernel.
-const POOLED_CHANNELS: u32 = 2;
-/// Tiles of 64 x 64 products below which smaller ones are used: less than two for each multiprocessor of a large device.
-const FEW_TILES: u64 = 256;
+const POOLED_CHANNELS: u32 = 4;
+/// Tiles of 32 x 32 products below which smaller ones are used: less than three for each multiprocessor of a large device.
+const FEW_TILES: u64 = 400;
 
 /// An operand as `Operand` in `params.cuh` numbers it.
 const VECTORS: u32 = 0;
 const NUMBERS: u32 = 1;
 const UNIFORM: u32 = 2;
+
+/// A value that is another one divided by or multiplied with a scalar.
+#[derive(Clone, Copy)]
+struct Scaled {
+    root: ValueId,
+    by: ValueId,
+    multiplies: bool,
+}
 
 impl Lowering<'_> {
     /// The address of vectors.
@@ -65,14 +72,15 @@ impl Lowering<'_> {
         Tokens { heads: self.head_list, order: self.order, dim: self.dim(), ..Tokens::default() }
     }
 
-    /// All statistics of a source that the program asks for are found at once, when the first is.
+    /// All statistics that the program asks for are found at once, when the first is.
     fn pool(&mut self, statistic: Statistic, source: Source) -> Result<u64> {
-        let index = Self::source_index(source);
-        let pooled = match self.pooled[index] {
+        let all = match self.pooled {
             Some(pooled) => pooled,
-            None => self.pool_all(source),
+            None => self.pool_all(),
         };
-        self.pooled[index] = Some(pooled);
+        self.pooled = Some(all);
+        let pooled = Source::ALL.iter().zip(all).find(|(one, _)| **one == source).map(|(_, pooled)| pooled);
+        let pooled = pooled.unwrap_or_default();
         match statistic {
             Statistic::Mean => Ok(pooled.mean),
             Statistic::Min => Ok(pooled.least),
@@ -97,10 +105,29 @@ impl Lowering<'_> {
         }
     }
 
-    fn pool_all(&mut self, source: Source) -> Pooled {
-        let live = live_values(self.setup.program);
+    fn pool_all(&mut self) -> [Pooled; MAX_SIDES] {
+        let heads = self.head_count();
+        let mut params = PoolParams { status: self.recipe.status, heads, ..PoolParams::default() };
+        let mut sources = Vec::new();
+        let all = Source::ALL.map(|source| {
+            let (side, pooled) = self.pooled_side(source)?;
+            let place = std::mem::offset_of!(PoolParams, sides) + sources.len() * size_of::<PooledSide>();
+            params.sides[sources.len()] = side;
+            sources.push((place, source));
+            Some(pooled)
+        });
+        let most = params.sides.iter().map(|side| side.blocks).max().unwrap_or(0);
+        let items = u64::from(most) * u64::from(self.dim().div_ceil(POOLED_CHANNELS));
+        let launched = blocks_for(items, Entry::Pool.threads());
+        let all_heads = heads * sources.len() as u32;
+        self.recipe.launch(Entry::Pool, launched, all_heads, &params).sources = sources;
+        all.map(Option::unwrap_or_default)
+    }
+
+    /// A source's part of the launch that pools, `None` where the program pools nothing of it.
+    fn pooled_side(&mut self, source: Source) -> Option<(PooledSide, Pooled)> {
         let wants = |wanted: &[Statistic]| {
-            live.iter().any(
+            self.live.iter().any(
                 |&id| matches!(self.graph().op(id), Op::Pool(found, own) if *own == source && wanted.contains(found)),
             )
         };
@@ -110,25 +137,15 @@ impl Lowering<'_> {
             wants(&[Statistic::Min]),
             wants(&[Statistic::Max]),
         ];
-        let (blocks, dim) = (self.input.offsets(source.side()).len() as u32 - 1, self.dim());
-        let each = u64::from(blocks) * u64::from(dim);
+        if !wanted.contains(&true) {
+            return None;
+        }
+        let blocks = self.input.offsets(source.side()).len() as u32 - 1;
+        let each = u64::from(blocks) * u64::from(self.dim());
         let [mean, sum, least, most] = wanted.map(|wanted| if wanted { self.floats(each) } else { 0 });
-        let params = PoolParams {
-            tokens: self.tokens(),
-            offsets: self.offsets_of(source.side()),
-            mean,
-            sum,
-            least,
-            most,
-            status: self.recipe.status,
-            blocks,
-            reserved: 0,
-        };
-        let items = u64::from(blocks) * u64::from(dim.div_ceil(POOLED_CHANNELS));
-        let heads = self.head_count();
-        let launched = blocks_for(items, Entry::Pool.threads());
-        self.recipe.launch(Entry::Pool, launched, heads, &params).source = Some(source);
-        Pooled { mean, sum, least, most }
+        let (tokens, offsets) = (self.tokens(), self.offsets_of(source.side()));
+        let side = PooledSide { tokens, offsets, mean, sum, least, most, blocks, reserved: 0 };
+        Some((side, Pooled { mean, sum, least, most }))
     }
 
     /// Tokens at given places, or where `places` is 0 groups of `stride` tokens.
@@ -147,7 +164,7 @@ impl Lowering<'_> {
             available: self.setup.model.tokens(),
         };
         let launched = striding_blocks(numbers, Entry::Each.threads());
-        self.recipe.launch(Entry::Each, launched, heads, &params).source = Some(source);
+        self.recipe.launch(Entry::Each, launched, heads, &params).sources = vec![(0, source)];
         Ok(out)
     }
 
@@ -163,6 +180,9 @@ impl Lowering<'_> {
             from: address,
             out,
             row_of: self.recipe.constant(&places),
+            head_stride: count as u64 * u64::from(dim),
+            row_stride: dim,
+            column_stride: 1,
             in_rows: size(count)?,
             in_columns: dim,
             rows: size(places.len())?,
@@ -198,30 +218,58 @@ impl Lowering<'_> {
         Ok(out)
     }
 
-    pub(super) fn dot(&mut self, id: ValueId, a: ValueId, b: ValueId) -> Result<Block> {
+    /// Dot products. Where they are only divided by or multiplied with a number of the head, these are what is computed, in the same launch.
+    pub(super) fn dot(&mut self, id: ValueId, a: ValueId, b: ValueId) -> Result<Option<Block>> {
         let ((a, rows), (b, columns)) = (self.vectors(a)?, self.vectors(b)?);
-        let out = self.block_room(id)?;
-        self.products(a, b, out.address, [rows, columns], self.dim())?;
-        Ok(out)
+        let scaled = self.only_scaled(id);
+        let out = self.block_room(scaled.map_or(id, |scaled| scaled.root))?;
+        let step = self.products(a, b, out.address, [rows, columns], self.dim())?;
+        let Some(Scaled { root, by, multiplies }) = scaled else { return Ok(Some(out)) };
+        let place = self.recipe.uniforms.reals(&[by]);
+        let step = &mut self.recipe.steps[step];
+        step.uniforms.push((std::mem::offset_of!(DotParams, by), place));
+        let multiplies = u32::from(multiplies).to_le_bytes();
+        step.params[std::mem::offset_of!(DotParams, multiplies)..][..4].copy_from_slice(&multiplies);
+        self.values[root.0 as usize] = Some(Value::Block(out));
+        Ok(None)
     }
 
-    fn products(&mut self, a: u64, b: u64, out: u64, [rows, columns]: [usize; 2], dim: u32) -> Result<()> {
+    /// Whether nothing but one chain uses a value, and this only divides or multiplies it by a number of the head.
+    fn only_scaled(&self, id: ValueId) -> Option<Scaled> {
+        let mut users = self.users(id);
+        let (root, None) = (users.next()?, users.next()) else { return None };
+        let map = self.maps.iter().find(|map| map.root == root && map.body.len() == 1)?;
+        let (&[by], &[false]) = (&map.uniforms[..], &map.uniform_is_bool[..]) else { return None };
+        match *self.graph().op(root) {
+            Op::Binary(Binary::Divide, a, b) if (a, b) == (id, by) => Some(Scaled { root, by, multiplies: false }),
+            Op::Binary(Binary::Multiply, a, b) if (a, b) == (id, by) || (b, a) == (id, by) => {
+                Some(Scaled { root, by, multiplies: true })
+            }
+            _ => None,
+        }
+    }
+
+    /// The index of the launch.
+    fn products(&mut self, a: u64, b: u64, out: u64, [rows, columns]: [usize; 2], dim: u32) -> Result<usize> {
+        // The kernel counts the numbers of a head's vectors in 32 bits.
+        size(rows.max(columns).saturating_mul(dim as usize))?;
         let (rows, columns, heads) = (size(rows)?, size(columns)?, self.head_count());
         let tiles = |tile: u32| u64::from(rows.div_ceil(tile)) * u64::from(columns.div_ceil(tile));
-        let (entry, launched) = match tiles(64) {
+        let (entry, launched) = match tiles(32) {
             large if large * u64::from(heads) >= FEW_TILES => (Entry::Dot, large),
-            _ => (Entry::DotSmall, tiles(32)),
+            _ => (Entry::DotSmall, tiles(16)),
         };
-        self.recipe.launch(entry, launched, heads, &DotParams { a, b, out, rows, columns, dim, reserved: 0 });
-        Ok(())
+        let params = DotParams { a, b, out, rows, columns, dim, ..DotParams::default() };
+        self.recipe.launch(entry, launched, heads, &params);
+        Ok(self.recipe.steps.len() - 1)
     }
 
     pub(super) fn over_channels(&mut self, id: ValueId, how: Reduction, value: ValueId) -> Result<Block> {
         let (address, count) = self.vectors(value)?;
         let out = self.block_room(id)?;
         let lines = size(count * self.heads.len())?;
-        let params =
-            LinesParams { value: address, out: out.address, lines, length: self.dim(), how: how as u32, reserved: 0 };
+        let (length, how) = (self.dim(), how as u32);
+        let params = LinesParams { value: address, out: out.address, lines, length, how, ..LinesParams::default() };
         let launched = blocks_for(lines.into(), Entry::OverChannels.threads());
         self.recipe.launch(Entry::OverChannels, launched, 1, &params);
         Ok(out)
@@ -242,7 +290,7 @@ impl Lowering<'_> {
             blocks,
             reserved: 0,
         };
-        self.recipe.launch(Entry::Similarity, blocks.into(), heads, &params).source = Some(side.source());
+        self.recipe.launch(Entry::Similarity, blocks.into(), heads, &params).sources = vec![(0, side.source())];
         Ok(out)
     }
 
@@ -259,7 +307,8 @@ impl Lowering<'_> {
         let params = ScaleParams { value: scores, count, first: (dim as f32).sqrt(), second: stride as f32 };
         self.recipe.launch(Entry::Scale, striding_blocks(count, Entry::Scale.threads()), 1, &params);
         let shares = self.floats(groups as u64 * groups as u64);
-        self.lines(Entry::Softmax, scores, shares, groups * heads as usize, groups, 0)?;
+        let [scores, shares] = [scores, shares].map(|address| Block::dense(address, Some(groups), Some(groups), false));
+        self.lines(Entry::Softmax, &scores, &shares, 0)?;
         let [q_start, kv_start] = [Side::Query, Side::Key].map(|side| {
             let first = |&offset: &u32| (offset as usize).div_ceil(stride as usize).min(groups) as u32;
             let starts: Vec<u32> = self.input.offsets(side).iter().map(first).collect();
@@ -268,7 +317,7 @@ impl Lowering<'_> {
         let out = self.block_room(id)?;
         let groups = size(groups)?;
         let params = GroupSumsParams {
-            value: shares,
+            value: shares.address,
             out: out.address,
             q_start,
             kv_start,
