@@ -76,8 +76,9 @@ unsafe fn prepare(opened: &Opened, problem: &SelectionProblem) -> Result<Prepare
     let heads: Vec<u32> = (0..plan.model.heads).collect();
     let setup = Setup::of_class(&plan, plan.class(place.0, place.1, 0), &heads, std::slice::from_ref(&place))?;
     let tokens = plan.model.tokens();
-    let kv_block = setup.blocks.kv.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
-    let sizes = [1, plan.model.heads, tokens, tokens, kv_block];
+    let [q_block, kv_block] = [&setup.blocks.q, &setup.blocks.kv]
+        .map(|offsets| offsets.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0));
+    let sizes = [1, plan.model.heads, tokens, tokens, q_block, kv_block];
     // SAFETY: as above.
     let (symbols, offsets) = unsafe { symbols_on_gpu(stream, [problem.cache, problem.skip], sizes)? };
     let pass = kernels.selector_pass(stream, &setup, &symbols, &heads)?;
