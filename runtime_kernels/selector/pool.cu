@@ -13,8 +13,8 @@
 // multiprocessor on. All tensors are pooled in one launch and read once.
 //
 // Who does what: pool, any threads along x for the channels of all blocks, along y the heads of one tensor after the other; centre, any
-// threads along x for the channels, heads along y. similarity: a thread block of 256 for a block of tokens; each thread finds the norm
-// of a token, then sums a channel. Shared memory: 2 KiB in similarity alone.
+// threads along x for the channels, heads along y. similarity: a thread block for a block of tokens; each thread finds the norms of
+// one or two tokens, then sums two channels. Shared memory: 3 KiB in similarity alone.
 #include "selector/arithmetic.cuh"
 
 constexpr u32 CHANNELS = 4; // of a thread: 8 bytes
@@ -136,6 +136,12 @@ extern "C" __global__ void selector_centre(const __grid_constant__ CentreParams 
 
 constexpr u32 MOST_TOKENS = 256; // of a block, and channels
 
+// Two channels of a token; where their number is odd, the last row may end behind the first of them.
+__device__ __forceinline__ u32 load_two(const u16* row, u32 channel, u32 dim) {
+    if (dim % 2 == 0) return __ldg(reinterpret_cast<const u32*>(row + channel));
+    return row[channel] | (channel + 1 < dim ? u32(row[channel + 1]) << 16 : 0);
+}
+
 // The squares of a token's channels, summed in order. A thread reads its own row, so that wide reads are what keeps the number of
 // lines that a warp asks for small.
 __device__ __forceinline__ float squares_of(const u16* row, u32 dim, bool is_bf16) {
@@ -165,39 +171,67 @@ __device__ __forceinline__ float squares_of(const u16* row, u32 dim, bool is_bf1
     return sum;
 }
 
-extern "C" __global__ void selector_similarity(const __grid_constant__ SimilarityParams params) {
+// x / norm, by the rounded reciprocal and one correction: a third of the instructions of a division. Of every number of 16 bits and every norm this
+// is the rounded quotient: all pairs of mantissas of either type were tried. Where exponents might leave the range of normal numbers, or the
+// norm is zero, `inverse` is zero, or x is too small: then it divides.
+__device__ __forceinline__ float divide(float x, float norm, float inverse) {
+    const float near = x * inverse;
+    const float quotient = fmaf(fmaf(-near, norm, x), inverse, near);
+    if (inverse != 0.0f && (fabsf(x) >= power_of_two(-80) || x == 0.0f)) return quotient;
+    return norm == 0.0f ? 0.0f : x / norm;
+}
+
+// Its reciprocal, or zero where that must not be used.
+__device__ __forceinline__ float inverse_of(float norm) {
+    return norm >= power_of_two(-60) && norm <= power_of_two(60) ? 1.0f / norm : 0.0f;
+}
+
+constexpr u32 SIMILARITY_THREADS = 128;
+
+extern "C" __global__ void __launch_bounds__(SIMILARITY_THREADS) selector_similarity(const __grid_constant__ SimilarityParams params) {
     wait_for_turn();
-    __shared__ float norms[MOST_TOKENS];
-    __shared__ float squares[MOST_TOKENS];
+    __shared__ float2 norms[MOST_TOKENS]; // and their reciprocals
+    __shared__ __align__(16) float squares[MOST_TOKENS];
     const Tokens& tokens = params.tokens;
-    const u32 block = blockIdx.x, head = blockIdx.y, thread = threadIdx.x;
+    const u32 block = blockIdx.x, head = blockIdx.y, dim = tokens.dim;
     const u32 start = params.offsets[block], count = params.offsets[block + 1] - start;
-    if (thread < count) {
-        norms[thread] = __fsqrt_rn(squares_of(row_of(tokens, head, start + thread), tokens.dim, tokens.is_bf16));
+    for (u32 t = threadIdx.x; t < count; t += SIMILARITY_THREADS) {
+        const float norm = __fsqrt_rn(squares_of(row_of(tokens, head, start + t), dim, tokens.is_bf16));
+        norms[t] = make_float2(norm, inverse_of(norm));
     }
     __syncthreads();
-    if (thread < tokens.dim) {
-        float sum = 0.0f;
+    // Two channels to a thread.
+    for (u32 c = 2 * threadIdx.x; c < dim; c += 2 * SIMILARITY_THREADS) {
+        float sums[2] = {0.0f, 0.0f};
         for (u32 t = 0; t < count; t += 8) {
-            u16 numbers[8];
+            u32 numbers[8];
 #pragma unroll
             for (u32 i = 0; i < 8; ++i) {
-                if (t + i < count) numbers[i] = row_of(tokens, head, start + t + i)[thread];
+                if (t + i < count) numbers[i] = load_two(row_of(tokens, head, start + t + i), c, dim);
             }
 #pragma unroll
             for (u32 i = 0; i < 8; ++i) {
                 if (t + i >= count) break;
-                const float norm = norms[t + i];
-                sum += norm == 0.0f ? 0.0f : widen(numbers[i], tokens.is_bf16) / norm;
+                const float2 norm = norms[t + i];
+#pragma unroll
+                for (u32 j = 0; j < 2; ++j) sums[j] += divide(widen(u16(numbers[i] >> 16 * j), tokens.is_bf16), norm.x, norm.y);
             }
         }
-        const float mean = sum / float(count);
-        squares[thread] = mean * mean;
+#pragma unroll
+        for (u32 j = 0; j < 2; ++j) {
+            const float mean = sums[j] / float(count);
+            if (c + j < dim) squares[c + j] = mean * mean;
+        }
     }
     __syncthreads();
-    if (thread != 0) return;
+    if (threadIdx.x != 0) return;
     float similarity = 0.0f;
-    for (u32 c = 0; c < tokens.dim; ++c) similarity += squares[c];
+    u32 c = 0;
+    for (; c + 4 <= dim; c += 4) {
+        const float4 four = *reinterpret_cast<const float4*>(squares + c);
+        similarity += four.x, similarity += four.y, similarity += four.z, similarity += four.w;
+    }
+    for (; c < dim; ++c) similarity += squares[c];
     params.out[u64(head) * params.blocks + block] = similarity;
     if (!is_finite(similarity)) *params.status = 1;
 }

@@ -101,6 +101,7 @@ impl Entry {
             // Few, so that the work of short sequences is spread evenly.
             Entry::Pool | Entry::Dot | Entry::DotSmall => 64,
             Entry::Centre
+            | Entry::Similarity
             | Entry::Select1
             | Entry::Select2
             | Entry::Select3
