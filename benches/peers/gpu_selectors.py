@@ -218,7 +218,8 @@ def profile(key, contestants):
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as recorded:
             function()
             torch.cuda.synchronize()
-        kernels = sorted(recorded.events(), key=lambda event: event.time_range.start)
+        kernels = [event for event in recorded.events() if event.device_time > 0]  # the host's calls take none
+        kernels.sort(key=lambda event: event.time_range.start)
         whole = sum(kernel.device_time for kernel in kernels)
         parts = ", ".join(f"{kernel.name[:40]} {kernel.device_time:.1f}" for kernel in kernels)
         print(f"{key} {name}: {whole:.1f} us in {len(kernels)} kernels: {parts}", flush=True)

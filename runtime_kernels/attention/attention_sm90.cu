@@ -81,8 +81,8 @@ constexpr u32 WARPGROUP = 3; // and 4: the threads of one consumer warpgroup
 struct alignas(16) Slot {
     u32 batch;
     u32 head;
-    u32 q_first[2]; // of each half
-    u32 q_rows[2];
+    u32 q_first[Q_PARTS]; // of each q-block
+    u32 q_rows[Q_PARTS];
     u32 kv_head;
     Piece piece;
     TileWalk tiles; // from the first on
@@ -107,20 +107,12 @@ static_assert(sizeof(SharedMemoryPlan) <= OMNI_SHARED_BYTES, "the shared memory 
 
 // ----------------------------------------------------------------------------------------------------------------- scheduler
 
-// The tokens of each half: those of a q-block, or of two, which may be the same if there is no other.
-__device__ __forceinline__ void place_halves(const AttentionParams& params, Slot& slot, u32 q_block, u32 other) {
-    auto begin = [&](u32 block) { return MASKS ? __ldg(params.symbols.q_start + block) : min(block * BLOCK_Q, params.shape.q_tokens); };
-    u32 first = begin(q_block), count = begin(q_block + 1) - first;
-    slot.q_first[0] = first;
-    slot.q_rows[0] = min(count, 64u);
-    if (Q_PARTS == 1) {
-        slot.q_first[1] = first + 64;
-        slot.q_rows[1] = count - min(count, 64u);
-    } else {
-        // Zeros are loaded where there is none.
-        slot.q_first[1] = other == q_block ? params.shape.q_tokens : begin(other);
-        slot.q_rows[1] = other == q_block ? 0 : begin(other + 1) - begin(other);
-    }
+// The tokens of a q-block.
+__device__ __forceinline__ void place_part(const AttentionParams& params, Slot& slot, u32 part, u32 q_block) {
+    u32 first = MASKS ? __ldg(params.symbols.q_start + q_block) : q_block * BLOCK_Q;
+    u32 end = MASKS ? __ldg(params.symbols.q_start + q_block + 1) : min(first + BLOCK_Q, params.shape.q_tokens);
+    slot.q_first[part] = first;
+    slot.q_rows[part] = end - first;
 }
 
 // Describes the pieces of this thread block's work one after another, as far ahead as there are slots.
@@ -145,7 +137,15 @@ __device__ __forceinline__ void schedule(SharedMemoryPlan& shared, const Attenti
         slot.kv_head = head / (shape.heads / shape.kv_heads);
         slot.piece = piece;
         slot.tiles = tiles;
-        place_halves(params, slot, q_block, other);
+        place_part(params, slot, 0, q_block);
+        if constexpr (Q_PARTS > 1) {
+            if (other != q_block) {
+                place_part(params, slot, 1, other);
+            } else {
+                slot.q_first[1] = shape.q_tokens; // loads zeros
+                slot.q_rows[1] = 0;
+            }
+        }
         mbarrier_arrive(shared_address(&shared.slot_full[rows.stage()]));
     }
     mbarrier_wait(shared_address(&shared.slot_empty[rows.stage()]), rows.phase() ^ 1);
@@ -422,9 +422,17 @@ struct Consumer {
         mbarrier_wait(shared_address(&shared.k_full[at.stage()]), at.phase());
     }
 
-    // What this half of the queries must know of the tile whose scores are due.
+    // The q-block of this warpgroup's rows, and where it has one of them.
+    __device__ __forceinline__ u32 part() const {
+        return Q_PARTS == 1 ? 0 : warpgroup;
+    }
+    __device__ __forceinline__ static u32 of_block(u32 row) {
+        return Q_PARTS == 1 ? row : row % Q_BLOCK;
+    }
+
+    // What it must know of the tile whose scores are due.
     __device__ __forceinline__ TileNote next_note() const {
-        return shared.notes[k.stage()][Q_PARTS == 1 ? 0 : warpgroup];
+        return shared.notes[k.stage()][part()];
     }
 
     __device__ __forceinline__ void wait_v() {
@@ -442,7 +450,7 @@ struct Consumer {
 
     __device__ __forceinline__ void finish_scores(Tiles& t, float (&s)[64], bool may_be_masked, const TileNote& note) {
         keep_behind<64>(s);
-        if (may_be_masked) apply_note(s, note, params.symbols.tiles, row % Q_BLOCK, lane % 4);
+        if (may_be_masked) apply_note(s, note, params.symbols.tiles, of_block(row), lane % 4);
 #pragma unroll
         for (u32 half = 0; half < 2; ++half) {
             if (Q_PARTS > 1) t.softmax.left_out[half] = note.columns[half] == 0 ? -INFINITE : 0.0f;
@@ -483,14 +491,14 @@ struct Consumer {
     // Sends off what finish_row has staged; to order it before what the copy engine reads takes time, which exponentials fill.
     __device__ __forceinline__ void send_row() {
         const Slot& slot = shared.slots[Ring<SLOTS>{rows - 1}.stage()];
-        u32 batch = same_in_warp(slot.batch), head = same_in_warp(slot.head), q_first = same_in_warp(slot.q_first[warpgroup]);
+        u32 batch = same_in_warp(slot.batch), head = same_in_warp(slot.head), q_first = same_in_warp(slot.q_first[part()]);
         u32 first = first_row_of_warp();
         u8* from = shared.q[Ring<Q_STAGES>{rows - 1}.stage()] + 128 * first;
         fence_proxy_async();
         __syncwarp();
         bool is_ours = slot.piece.begin == 0; // not left to the thread block that began the row
-        first %= 64;
-        if (MASKS && first + 16 > slot.q_rows[warpgroup]) {
+        first = of_block(first);
+        if (MASKS && first + 16 > slot.q_rows[part()]) {
             if (is_ours) copy_rows(slot, first, from);
         } else if (is_ours && lane == 0) {
 #pragma unroll
@@ -604,26 +612,25 @@ struct Consumer {
             stmatrix_x4(address, pack(x[0], x[1]), pack(x[2], x[3]), pack(x[4], x[5]), pack(x[6], x[7]));
         }
         if (params.lse != nullptr && lane % 4 == 0) {
-            float* lse = params.lse + (u64(slot.batch) * params.shape.heads + slot.head) * params.shape.q_tokens + slot.q_first[warpgroup];
+            float* lse = params.lse + (u64(slot.batch) * params.shape.heads + slot.head) * params.shape.q_tokens + slot.q_first[part()];
 #pragma unroll
             for (u32 r = 0; r < 2; ++r) {
                 float value = is_empty[r] ? -INFINITE : (reference[r] + lg2_approx(sum[r])) * LN_2;
-                u32 local = row % 64 + 8 * r;
-                if (local < slot.q_rows[warpgroup]) lse[local] = value;
+                if (of_block(row) + 8 * r < slot.q_rows[part()]) lse[of_block(row) + 8 * r] = value;
             }
         }
     }
 
-    // The rows of a half that has fewer than those of this warp: a box would write beyond it.
+    // The rows of an irregular q-block that has fewer than those of this warp: a box would write beyond it.
     __device__ __forceinline__ void copy_rows(const Slot& slot, u32 first, const u8* staged) {
         const Tensor4& out = params.out;
         u16* base = static_cast<u16*>(out.data) + slot.batch * out.batch_stride + slot.head * out.head_stride;
 #pragma unroll 1
         for (u32 at = lane; at < 16 * CHUNKS; at += 32) {
             u32 local = at / CHUNKS, chunk = at % CHUNKS;
-            if (first + local >= slot.q_rows[warpgroup]) break;
+            if (first + local >= slot.q_rows[part()]) break;
             const u8* from = staged + chunk / 8 * PANEL_BYTES + local * 128 + ((chunk ^ local) % 8) * 16;
-            u16* to = base + (slot.q_first[warpgroup] + first + local) * out.token_stride + chunk * 8;
+            u16* to = base + (slot.q_first[part()] + first + local) * out.token_stride + chunk * 8;
             *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
         }
     }

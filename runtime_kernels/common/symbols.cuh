@@ -103,11 +103,12 @@ struct LiveBlocks {
     }
 
     __device__ __forceinline__ void take(u32 bit) {
-        owners = 0;
-#pragma unroll
-        for (u32 row = 0; row < ROWS; ++row) {
-            if (ROWS > 1) owners |= u32(word[row] >> bit & 1) << row;
-            word[row] &= ~(1ull << bit);
+        if constexpr (ROWS == 1) {
+            word[0] ^= 1ull << bit;
+        } else {
+            owners = u32(word[0] >> bit & 1) | u32(word[1] >> bit & 1) << 1;
+            word[0] &= ~(1ull << bit);
+            word[1] &= ~(1ull << bit);
         }
     }
 };

@@ -40,12 +40,12 @@ struct GemmO {
     struct Loader {
         const GemmO& kernel;
         u32 batch, column;
-        u32 first, second; // tokens of the halves
+        u32 first, second; // tokens of the q-blocks
         HeadWalk<STEP> heads;
         u32 step; // of the further inputs
 
         __device__ __forceinline__ Loader(const GemmO& kernel, const OwnTile& tile, u32 begin)
-            : kernel(kernel), batch(tile.batch), column(tile.detail.column), first(tile.first[0]), second(tile.first[1]),
+            : kernel(kernel), batch(tile.batch), column(tile.detail.column), first(tile.first[0]), second(second_row(kernel.params.shape, tile, 0)),
               heads(tile.detail.heads, tile.detail.head_steps, min(begin, tile.detail.head_steps)),
               step(begin - min(begin, tile.detail.head_steps)) {}
 
@@ -53,24 +53,23 @@ struct GemmO {
             const GemmShape& shape = kernel.params.shape;
             u32 full = shared_address(barrier);
             mbarrier_arrive_expect_tx(full, A_BYTES + B_BYTES);
-            u32 from;
+            bool has_second = second != NO_ROW;
             if (heads.left > 0) {
-                u32 head = heads.peek();
-                from = head * HEAD_DIM + heads.part * STEP;
-                u32 one = first, other = second;
-                if (shape.parts > 1) {
+                u32 head = heads.peek(), from = heads.part * STEP, one = first, other = second;
+                if (has_second) {
                     if (!heads.bits.has(head, 0)) one = shape.q_tokens;
                     if (!heads.bits.has(head, 1)) other = shape.q_tokens;
                 }
-                load_rows(a, kernel.o_map, barrier, heads.part * STEP, one, other, shape.parts, head, batch, EVICT_NORMAL);
+                load_rows(a, kernel.o_map, barrier, from, one, head, batch, EVICT_NORMAL);
+                cp_async_bulk_tensor_4d(shared_address(b), kernel.w_map, full, head * HEAD_DIM + from, column, 0, 0, EVICT_LAST);
+                load_second(a, kernel.o_map, barrier, from, other, head, batch, EVICT_NORMAL);
                 heads.advance();
             } else {
-                from = shape.heads * HEAD_DIM + step * STEP;
-                u32 one = first - shape.first_token, other = second - shape.first_token;
-                load_rows(a, kernel.further_map, barrier, step * STEP, one, other, shape.parts, 0, batch, EVICT_NORMAL);
-                ++step;
+                u32 from = step++ * STEP, other = has_second ? second - shape.first_token : NO_ROW;
+                load_rows(a, kernel.further_map, barrier, from, first - shape.first_token, 0, batch, EVICT_NORMAL);
+                cp_async_bulk_tensor_4d(shared_address(b), kernel.w_map, full, shape.heads * HEAD_DIM + from, column, 0, 0, EVICT_LAST);
+                load_second(a, kernel.further_map, barrier, from, other, 0, batch, EVICT_NORMAL);
             }
-            cp_async_bulk_tensor_4d(shared_address(b), kernel.w_map, full, from, column, 0, 0, EVICT_LAST);
         }
     };
 
@@ -83,14 +82,14 @@ struct GemmO {
         mbarrier_arrive_expect_tx(shared_address(barrier), A_BYTES);
         u32 term = n % own.count, column = tile.detail.column + 64 * (n / own.count);
         const GemmShape& shape = params.shape;
-        u32 first = tile.first[0] - shape.first_token, second = tile.first[1] - shape.first_token;
-        load_rows(a, &terms->of[term], barrier, column, first, second, shape.parts, 0, tile.batch, EVICT_FIRST);
+        load_rows(a, &terms->of[term], barrier, column, tile.first[0] - shape.first_token, 0, tile.batch, EVICT_FIRST);
+        load_second(a, &terms->of[term], barrier, column, second_row(shape, tile, shape.first_token), 0, tile.batch, EVICT_FIRST);
     }
 
     template <class C>
     __device__ __forceinline__ void finish(C& consumer, const OwnTile& tile, float (&d)[128]) const {
         u32 count = own.count, first = same_in_warp(tile.detail.column), columns = params.shape.columns;
-        u32 panels = min((columns - first + 63) / 64, PANELS);
+        u32 wanted = (1 << min((columns - first + 63) / 64, PANELS)) - 1;
         auto place = [&](u32 panel) { return make_uint2(0, first + 64 * panel); };
 #pragma unroll
         for (u32 panel = 0; panel < PANELS; ++panel) {
@@ -103,7 +102,7 @@ struct GemmO {
             if (own.bias != nullptr) add_bias(x, first + 64 * panel, consumer.lane % 4);
             if (panel % STAGED == 0) consumer.free_staged();
             consumer.stage(x, panel);
-            if (panel % STAGED == STAGED - 1) consumer.send(tile, panel + 1 - STAGED, panels, out_map, own.out, columns, place);
+            if (panel % STAGED == STAGED - 1) consumer.send(tile, panel + 1 - STAGED, wanted, out_map, own.out, columns, place);
         }
     }
 

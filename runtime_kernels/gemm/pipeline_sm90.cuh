@@ -51,8 +51,6 @@ constexpr u32 PRODUCER_REGISTERS = 40;
 constexpr u32 CONSUMER_REGISTERS = 232;
 static_assert(128 * PRODUCER_REGISTERS + 256 * CONSUMER_REGISTERS <= 384 * 168, "the registers of one thread block");
 
-constexpr u32 NOWHERE = 0xFFFFFFFF; // where nobody wants a panel
-
 constexpr u32 WARPGROUP = 1; // and 2: named barriers of the threads of one consumer warpgroup; 0 is __syncthreads
 
 template <class Detail>
@@ -84,13 +82,23 @@ __device__ __forceinline__ void schedule(const Kernel& kernel, Shared& shared) {
     }
 }
 
-// Loads 64 columns of the 128 rows of a tile to a panel, from row `first` of the tensor on; with two q-blocks those of the second from `second` on.
-// Rows beyond the tensor become zeros.
-__device__ __forceinline__ void load_rows(
-    u8* panel, const TensorMap* map, u64* barrier, u32 column, u32 first, u32 second, u32 parts, u32 head, u32 batch, u64 policy) {
-    u32 to = shared_address(panel), full = shared_address(barrier);
-    cp_async_bulk_tensor_4d(to, map, full, column, first, head, batch, policy);
-    if (parts > 1) cp_async_bulk_tensor_4d(to + A_BYTES / 2, map, full, column, second, head, batch, policy);
+// Loads 64 columns to a panel, from row `row` of the tensor on: 128 rows, or 64 where a tile has two q-blocks. Rows beyond the tensor become zeros.
+__device__ __forceinline__ void load_rows(u8* panel, const TensorMap* map, u64* barrier, u32 column, u32 row, u32 head, u32 batch, u64 policy) {
+    cp_async_bulk_tensor_4d(shared_address(panel), map, shared_address(barrier), column, row, head, batch, policy);
+}
+
+// The same for the second q-block of a tile, if it has one. Last of all copies of a stage: what comes between a stage that is free and its
+// copies is time that tensor cores wait.
+constexpr u32 NO_ROW = 0xFFFFFFFF;
+__device__ __forceinline__ void load_second(
+    u8* panel, const TensorMap* map, u64* barrier, u32 column, u32 row, u32 head, u32 batch, u64 policy) {
+    if (row != NO_ROW) load_rows(panel + A_BYTES / 2, map, barrier, column, row, head, batch, policy);
+}
+
+// The row of a tile's second q-block, the first token of the tensor being `begin`.
+template <class T>
+__device__ __forceinline__ u32 second_row(const GemmShape& shape, const T& tile, u32 begin) {
+    return shape.parts > 1 ? tile.first[1] - begin : NO_ROW;
 }
 
 // Where a warpgroup leaves its part of a piece: [slot][warpgroup][i / 4][thread][4] in the order of accumulators.
@@ -292,26 +300,27 @@ struct Consumer {
         return same_in_warp(64 * warpgroup + 16 * (thread / 32));
     }
 
-    // Sends those of the staged panels, from `begin_panel` on, that are less than `panels`. place(panel) says to which head and column of `out`
-    // they go, or that the head is NOWHERE. Copies are as large as they may be: each takes its turn in the copy engine.
+    // Sends the two staged panels from `begin_panel` on, those of them whose bit of `wanted` is set. place(panel) says to which head and column of
+    // `out` they go. Copies are as large as they may be: each takes its turn in the copy engine.
     template <class T, class F>
-    __device__ __forceinline__ void send(const T& tile, u32 begin_panel, u32 panels, const TensorMap* map, const Tensor4& out, u32 columns, F place) {
+    __device__ __forceinline__ void send(
+        const T& tile, u32 begin_panel, u32 wanted, const TensorMap* map, const Tensor4& out, u32 columns, F place) {
         u32 first = same_in_warp(tile.first[warpgroup]), end = same_in_warp(tile.end[warpgroup]), begin = kernel.params.shape.first_token;
         fence_proxy_async();
         bar_sync(WARPGROUP + warpgroup, 128);
         // Rows end with the tensor, which copies know, but not with an irregular q-block.
         if (first + 64 > end && end < begin + kernel.params.shape.tokens) {
 #pragma unroll 1
-            for (u32 panel = begin_panel; panel < min(panels, begin_panel + STAGED); ++panel) {
-                uint2 at = place(panel);
-                if (at.x == NOWHERE) continue;
+            for (u32 panel = begin_panel; panel < begin_panel + STAGED; ++panel) {
+                if (!(wanted >> panel & 1)) continue;
+                uint2 at = place(panel); // head, column
                 copy_rows(shared.staged[panel % STAGED] + 64 * 128 * warpgroup, tile, first, out, at.x, at.y, columns);
             }
         } else if (thread == 0 && first < end) {
 #pragma unroll 1
-            for (u32 panel = begin_panel; panel < min(panels, begin_panel + STAGED); ++panel) {
+            for (u32 panel = begin_panel; panel < begin_panel + STAGED; ++panel) {
+                if (!(wanted >> panel & 1)) continue;
                 uint2 at = place(panel);
-                if (at.x == NOWHERE) continue;
                 u32 from = shared_address(shared.staged[panel % STAGED] + 64 * 128 * warpgroup);
                 cp_async_bulk_tensor_store_4d(map, from, at.y, first - begin, at.x, tile.batch);
             }

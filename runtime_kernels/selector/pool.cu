@@ -142,17 +142,23 @@ __device__ __forceinline__ u32 load_two(const u16* row, u32 channel, u32 dim) {
     return row[channel] | (channel + 1 < dim ? u32(row[channel + 1]) << 16 : 0);
 }
 
-// The squares of a token's channels, summed in order. A thread reads its own row, so that wide reads are what keeps the number of
-// lines that a warp asks for small.
-__device__ __forceinline__ float squares_of(const u16* row, u32 dim, bool is_bf16) {
+// The squares of a token's channels: their sum in order, and the smallest.
+struct Squares {
     float sum = 0.0f;
+    float least = INFINITE;
+};
+
+// A thread reads its own row, so that wide reads are what keeps the number of lines that a warp asks for small.
+__device__ __forceinline__ Squares squares_of(const u16* row, u32 dim, bool is_bf16) {
+    Squares found;
     const auto add = [&](u32 number) {
-        const float x = widen(u16(number), is_bf16);
-        sum += x * x;
+        const float x = widen(u16(number), is_bf16), square = x * x;
+        found.sum += square;
+        found.least = fminf(found.least, square);
     };
     if (dim % 8 != 0) {
         for (u32 c = 0; c < dim; ++c) add(row[c]);
-        return sum;
+        return found;
     }
     constexpr u32 WIDE = 4; // reads on their way, of eight channels each
     for (u32 c = 0; c < dim; c += WIDE * 8) {
@@ -168,36 +174,40 @@ __device__ __forceinline__ float squares_of(const u16* row, u32 dim, bool is_bf1
             add(numbers[i].z), add(numbers[i].z >> 16), add(numbers[i].w), add(numbers[i].w >> 16);
         }
     }
-    return sum;
+    return found;
 }
 
-// x / norm, by the rounded reciprocal and one correction: a third of the instructions of a division. Of every number of 16 bits and every norm this
-// is the rounded quotient: all pairs of mantissas of either type were tried. Where exponents might leave the range of normal numbers, or the
-// norm is zero, `inverse` is zero, or x is too small: then it divides.
-__device__ __forceinline__ float divide(float x, float norm, float inverse) {
-    const float near = x * inverse;
-    const float quotient = fmaf(fmaf(-near, norm, x), inverse, near);
-    if (inverse != 0.0f && (fabsf(x) >= power_of_two(-80) || x == 0.0f)) return quotient;
-    return norm == 0.0f ? 0.0f : x / norm;
+// The norm of a token, and its rounded reciprocal; zero in place of it where a quotient must be divided: where exponents might leave the range of
+// normal numbers, and where the norm is zero.
+struct Norm {
+    float value;
+    float inverse;
+};
+
+__device__ __forceinline__ Norm norm_of(const Squares& squares) {
+    const float norm = __fsqrt_rn(squares.sum);
+    const bool is_plain = squares.least >= power_of_two(-120) && norm <= power_of_two(60);
+    return Norm{norm, is_plain ? 1.0f / norm : 0.0f};
 }
 
-// Its reciprocal, or zero where that must not be used.
-__device__ __forceinline__ float inverse_of(float norm) {
-    return norm >= power_of_two(-60) && norm <= power_of_two(60) ? 1.0f / norm : 0.0f;
+// x / norm of a plain token: a third of the instructions of a division. Of every number of 16 bits and every norm it is the rounded quotient: all
+// pairs of mantissas of either type were tried.
+__device__ __forceinline__ float divide(float x, const Norm& norm) {
+    const float near = x * norm.inverse;
+    return fmaf(fmaf(-near, norm.value, x), norm.inverse, near);
 }
 
 constexpr u32 SIMILARITY_THREADS = 128;
 
 extern "C" __global__ void __launch_bounds__(SIMILARITY_THREADS) selector_similarity(const __grid_constant__ SimilarityParams params) {
     wait_for_turn();
-    __shared__ float2 norms[MOST_TOKENS]; // and their reciprocals
+    __shared__ Norm norms[MOST_TOKENS];
     __shared__ __align__(16) float squares[MOST_TOKENS];
     const Tokens& tokens = params.tokens;
     const u32 block = blockIdx.x, head = blockIdx.y, dim = tokens.dim;
     const u32 start = params.offsets[block], count = params.offsets[block + 1] - start;
     for (u32 t = threadIdx.x; t < count; t += SIMILARITY_THREADS) {
-        const float norm = __fsqrt_rn(squares_of(row_of(tokens, head, start + t), dim, tokens.is_bf16));
-        norms[t] = make_float2(norm, inverse_of(norm));
+        norms[t] = norm_of(squares_of(row_of(tokens, head, start + t), dim, tokens.is_bf16));
     }
     __syncthreads();
     // Two channels to a thread.
@@ -212,9 +222,16 @@ extern "C" __global__ void __launch_bounds__(SIMILARITY_THREADS) selector_simila
 #pragma unroll
             for (u32 i = 0; i < 8; ++i) {
                 if (t + i >= count) break;
-                const float2 norm = norms[t + i];
+                const Norm norm = norms[t + i];
+                const float x[2] = {widen(u16(numbers[i]), tokens.is_bf16), widen(u16(numbers[i] >> 16), tokens.is_bf16)};
 #pragma unroll
-                for (u32 j = 0; j < 2; ++j) sums[j] += divide(widen(u16(numbers[i] >> 16 * j), tokens.is_bf16), norm.x, norm.y);
+                for (u32 j = 0; j < 2; ++j) {
+                    if (norm.inverse != 0.0f) {
+                        sums[j] += divide(x[j], norm);
+                    } else {
+                        sums[j] += norm.value == 0.0f ? 0.0f : x[j] / norm.value;
+                    }
+                }
             }
         }
 #pragma unroll
