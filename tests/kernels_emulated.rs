@@ -109,24 +109,65 @@ fn attention_of_pairs_of_64_queries_in_fp16() {
 
 #[test]
 fn projections_for_hopper_in_bf16() {
-    let macros = &[("HEAD_DIM", 128), ("BF16", 1), ("TILE_COLUMNS", 256), ("SHARED_BYTES", 232_448), ("LONG", 512)];
+    let macros = &[
+        ("HEAD_DIM", 128),
+        ("BF16", 1),
+        ("Q_BLOCK", 128),
+        ("TILE_COLUMNS", 256),
+        ("SHARED_BYTES", 232_448),
+        ("LONG", 512),
+    ];
     check(&Variant { name: "128_1_256", macros }, &[(&GEMM_Q_SM90, 60), (&GEMM_O_SM90, 60)]);
 }
 
 #[test]
 fn projections_for_hopper_in_fp16() {
-    let macros = &[("HEAD_DIM", 64), ("BF16", 0), ("TILE_COLUMNS", 256), ("SHARED_BYTES", 232_448), ("LONG", 4)];
+    let macros = &[
+        ("HEAD_DIM", 64),
+        ("BF16", 0),
+        ("Q_BLOCK", 128),
+        ("TILE_COLUMNS", 256),
+        ("SHARED_BYTES", 232_448),
+        ("LONG", 4),
+    ];
     check(&Variant { name: "64_0_256", macros }, &[(&GEMM_Q_SM90, 60), (&GEMM_O_SM90, 60)]);
 }
 
 #[test]
+fn projections_of_pairs_of_64_tokens_in_bf16() {
+    let macros = &[
+        ("HEAD_DIM", 128),
+        ("BF16", 1),
+        ("Q_BLOCK", 64),
+        ("TILE_COLUMNS", 256),
+        ("SHARED_BYTES", 232_448),
+        ("LONG", 4),
+    ];
+    check(&Variant { name: "128_1_256_64", macros }, &[(&GEMM_Q_SM90, 60), (&GEMM_O_SM90, 60)]);
+}
+
+#[test]
 fn portable_projections_in_bf16() {
-    let macros = &[("HEAD_DIM", 128), ("BF16", 1), ("TILE_COLUMNS", 128), ("SHARED_BYTES", 66_560), ("LONG", 4)];
+    let macros = &[
+        ("HEAD_DIM", 128),
+        ("BF16", 1),
+        ("Q_BLOCK", 128),
+        ("TILE_COLUMNS", 128),
+        ("SHARED_BYTES", 66_560),
+        ("LONG", 4),
+    ];
     check(&Variant { name: "128_1_128", macros }, &[(&GEMM_Q_SM80, 16), (&GEMM_O_SM80, 16)]);
 }
 
 #[test]
 fn portable_projections_in_fp16() {
-    let macros = &[("HEAD_DIM", 64), ("BF16", 0), ("TILE_COLUMNS", 128), ("SHARED_BYTES", 66_560), ("LONG", 512)];
+    let macros = &[
+        ("HEAD_DIM", 64),
+        ("BF16", 0),
+        ("Q_BLOCK", 128),
+        ("TILE_COLUMNS", 128),
+        ("SHARED_BYTES", 66_560),
+        ("LONG", 512),
+    ];
     check(&Variant { name: "64_0_128", macros }, &[(&GEMM_Q_SM80, 16), (&GEMM_O_SM80, 16)]);
 }

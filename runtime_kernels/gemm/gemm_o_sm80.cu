@@ -38,7 +38,7 @@ struct GemmO {
         u32 column; // of the further inputs
 
         __device__ __forceinline__ Loader(const GemmO& kernel, const OwnTile& tile, u32 step)
-            : kernel(&kernel), rows(tile.end[1] - tile.first[0]), columns(kernel.params.shape.columns - tile.detail.column),
+            : kernel(&kernel), rows(tile.end[0] - tile.first[0]), columns(kernel.params.shape.columns - tile.detail.column),
               heads(tile.detail.heads, tile.detail.head_steps * LOADS_PER_STEP, min(step, tile.detail.head_steps) * LOADS_PER_STEP),
               column((step - min(step, tile.detail.head_steps)) * STEP) {
             u32 row = tile.first[0] + load_row(), chunk = 8 * load_chunk();
@@ -75,7 +75,7 @@ struct GemmO {
     // Adds the terms of the forecast to 16 rows of a warp.
     template <u32 N_TILES>
     __device__ __forceinline__ void add_terms(float (&x)[N_TILES][4], const OwnTile& tile, u32 row, u32 column, u32 quad) const {
-        u32 rows = tile.end[1] - tile.first[0], local = tile.first[0] - params.shape.first_token + row;
+        u32 rows = tile.end[0] - tile.first[0], local = tile.first[0] - params.shape.first_token + row;
 #pragma unroll 1
         for (u32 term = 0; term < own.count; ++term) {
             const Tensor4& tensor = operands.terms[term];
@@ -107,7 +107,7 @@ struct GemmO {
 
     template <u32 M_TILES, u32 N_TILES>
     __device__ __forceinline__ void finish(const OwnTile& tile, const Place& place, float (&d)[M_TILES][N_TILES][4]) const {
-        u32 rows = tile.end[1] - tile.first[0], column = tile.detail.column + place.column;
+        u32 rows = tile.end[0] - tile.first[0], column = tile.detail.column + place.column;
         if (column >= params.shape.columns) return;
         u8* out = address_in(own.out, tile.batch, 0, tile.first[0] - params.shape.first_token, column);
 #pragma unroll

@@ -40,12 +40,12 @@ struct GemmO {
     struct Loader {
         const GemmO& kernel;
         u32 batch, column;
-        u32 first, second; // tokens of the q-blocks
+        u32 first, second; // tokens of each q-block
         HeadWalk<STEP> heads;
         u32 step; // of the further inputs
 
         __device__ __forceinline__ Loader(const GemmO& kernel, const OwnTile& tile, u32 begin)
-            : kernel(kernel), batch(tile.batch), column(tile.detail.column), first(tile.first[0]), second(second_row(kernel.params.shape, tile, 0)),
+            : kernel(kernel), batch(tile.batch), column(tile.detail.column), first(tile.first[0]), second(tile.first[Q_PARTS - 1]),
               heads(tile.detail.heads, tile.detail.head_steps, min(begin, tile.detail.head_steps)),
               step(begin - min(begin, tile.detail.head_steps)) {}
 
@@ -53,23 +53,21 @@ struct GemmO {
             const GemmShape& shape = kernel.params.shape;
             u32 full = shared_address(barrier);
             mbarrier_arrive_expect_tx(full, A_BYTES + B_BYTES);
-            bool has_second = second != NO_ROW;
+            u32 from;
             if (heads.left > 0) {
-                u32 head = heads.peek(), from = heads.part * STEP, one = first, other = second;
-                if (has_second) {
-                    if (!heads.bits.has(head, 0)) one = shape.q_tokens;
-                    if (!heads.bits.has(head, 1)) other = shape.q_tokens;
-                }
-                load_rows(a, kernel.o_map, barrier, from, one, head, batch, EVICT_NORMAL);
-                cp_async_bulk_tensor_4d(shared_address(b), kernel.w_map, full, head * HEAD_DIM + from, column, 0, 0, EVICT_LAST);
-                load_second(a, kernel.o_map, barrier, from, other, head, batch, EVICT_NORMAL);
+                u32 head = heads.peek();
+                from = head * HEAD_DIM + heads.part * STEP;
+                u32 one = Q_PARTS == 1 || heads.bits.has(head, 0) ? first : shape.q_tokens;
+                u32 other = Q_PARTS == 1 || heads.bits.has(head, 1) ? second : shape.q_tokens;
+                load_rows(a, kernel.o_map, barrier, heads.part * STEP, one, other, head, batch, EVICT_NORMAL);
                 heads.advance();
             } else {
-                u32 from = step++ * STEP, other = has_second ? second - shape.first_token : NO_ROW;
-                load_rows(a, kernel.further_map, barrier, from, first - shape.first_token, 0, batch, EVICT_NORMAL);
-                cp_async_bulk_tensor_4d(shared_address(b), kernel.w_map, full, shape.heads * HEAD_DIM + from, column, 0, 0, EVICT_LAST);
-                load_second(a, kernel.further_map, barrier, from, other, 0, batch, EVICT_NORMAL);
+                from = shape.heads * HEAD_DIM + step * STEP;
+                u32 begin = shape.first_token;
+                load_rows(a, kernel.further_map, barrier, step * STEP, first - begin, second - begin, 0, batch, EVICT_NORMAL);
+                ++step;
             }
+            cp_async_bulk_tensor_4d(shared_address(b), kernel.w_map, full, from, column, 0, 0, EVICT_LAST);
         }
     };
 
@@ -81,9 +79,8 @@ struct GemmO {
     __device__ __forceinline__ void load_addition(const OwnTile& tile, u32 n, u8* a, u64* barrier) const {
         mbarrier_arrive_expect_tx(shared_address(barrier), A_BYTES);
         u32 term = n % own.count, column = tile.detail.column + 64 * (n / own.count);
-        const GemmShape& shape = params.shape;
-        load_rows(a, &terms->of[term], barrier, column, tile.first[0] - shape.first_token, 0, tile.batch, EVICT_FIRST);
-        load_second(a, &terms->of[term], barrier, column, second_row(shape, tile, shape.first_token), 0, tile.batch, EVICT_FIRST);
+        u32 row = tile.first[0] - params.shape.first_token, second = tile.first[Q_PARTS - 1] - params.shape.first_token;
+        load_rows(a, &terms->of[term], barrier, column, row, second, 0, tile.batch, EVICT_FIRST);
     }
 
     template <class C>

@@ -23,15 +23,8 @@ struct GemmShape {
     u32 columns; // GEMM-O: features of the output; GEMM-Q: 0
     u32 slots;   // tiles of a q-block, or of a pair of them, at most
     u32 set;     // ALL_TILES and so on
-    u32 parts;   // q-blocks of a tile: 1, or 2 neighbours of at most 64 tokens, on Hopper alone
-    u32 reserved;
 };
-static_assert(sizeof(GemmShape) == 56, "mirrored by GemmShape in src/kernels/params.rs");
-
-// q-blocks of a batch entry, or pairs of them.
-__device__ __forceinline__ u32 tiles_of_batch(const GemmShape& shape) {
-    return (shape.q_blocks + shape.parts - 1) / shape.parts;
-}
+static_assert(sizeof(GemmShape) == 48, "mirrored by GemmShape in src/kernels/params.rs");
 
 // What both kernels share, and all that gemm/plan.cu looks at. Its rows are (batch, q-block or pair of them, slot), and the tiles of a row one
 // for the end of its output, then one for each k-step.
@@ -41,7 +34,7 @@ struct GemmParams {
     Plan plan;       // partial_out is [2 * ctas][128][TILE_COLUMNS], partial_stats null
     u64* heads;      // [symbol_batches][q_blocks][ceil(heads / 64)] the heads of each q-block that are in the set; none where no token is in the range
 };
-static_assert(sizeof(GemmParams) == 192, "mirrored by GemmParams in src/kernels/params.rs");
+static_assert(sizeof(GemmParams) == 184, "mirrored by GemmParams in src/kernels/params.rs");
 
 // out[b, h, t, :] = rotary(norm(x[b, t, :] w[h, :, :]^T + bias[h, :])) for the tiles of the set.
 struct GemmQParams {
@@ -53,7 +46,7 @@ struct GemmQParams {
     float epsilon;       // of RMSNorm
     u32 halves;          // 1: channels i and i + head_dim / 2 turn together; 0: channels 2 i and 2 i + 1
 };
-static_assert(sizeof(GemmQParams) == 256, "mirrored by GemmQParams in src/kernels/params.rs");
+static_assert(sizeof(GemmQParams) == 248, "mirrored by GemmQParams in src/kernels/params.rs");
 
 // out[b, t, :] = sum over heads h of the set of o[b, h, t, :] w[:, h, :]^T + further[b, t, :] w[:, behind the heads]^T + bias
 //              + sum over i of weights[i] terms[i][b, t, :]
@@ -64,7 +57,7 @@ struct GemmOParams {
     float weights[MAX_ORDER + 1];
     u32 count; // terms
 };
-static_assert(sizeof(GemmOParams) == 256, "mirrored by GemmOParams in src/kernels/params.rs");
+static_assert(sizeof(GemmOParams) == 248, "mirrored by GemmOParams in src/kernels/params.rs");
 
 // What the portable kernels take for tensor maps: rows begin at multiples of 16 bytes and have a multiple of 8 numbers.
 struct GemmQOperands {

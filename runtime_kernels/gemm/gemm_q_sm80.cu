@@ -36,7 +36,7 @@ struct GemmQ {
         u32 left; // inputs from this thread's chunk on; none or less: zeros
 
         __device__ __forceinline__ Loader(const GemmQ& kernel, const OwnTile& tile, u32 step)
-            : operands(&kernel.operands), rows(tile.end[1] - tile.first[0]), heads(tile.detail.count) {
+            : operands(&kernel.operands), rows(tile.end[0] - tile.first[0]), heads(tile.detail.count) {
             u32 column = step * STEP + 8 * load_chunk();
             left = operands->inputs > column ? operands->inputs - column : 0;
             x = address_in(operands->x, tile.batch, 0, tile.first[0] - kernel.params.shape.first_token + load_row(), column);
@@ -61,7 +61,7 @@ struct GemmQ {
     template <u32 M_TILES, u32 N_TILES>
     __device__ __forceinline__ void finish(const OwnTile& tile, const Place& place, float (&d)[M_TILES][N_TILES][4]) const {
         if (!has_column(tile, place.column)) return;
-        u32 head = tile.detail.head(place.column / HEAD_DIM), rows = tile.end[1] - tile.first[0];
+        u32 head = tile.detail.head(place.column / HEAD_DIM), rows = tile.end[0] - tile.first[0];
         u8* out = address_in(own.out, tile.batch, head, tile.first[0] - params.shape.first_token, 0);
 #pragma unroll
         for (u32 m = 0; m < M_TILES; ++m) {

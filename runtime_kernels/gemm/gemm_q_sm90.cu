@@ -33,18 +33,18 @@ struct GemmQ {
     struct Loader {
         const GemmQ& kernel;
         u32 batch;
-        u32 first, second; // rows of the q-blocks, from the first token of the projection on
+        u32 row, second; // of each q-block, from the first token of the projection on
         Detail detail;
         u32 step;
 
         __device__ __forceinline__ Loader(const GemmQ& kernel, const OwnTile& tile, u32 step)
-            : kernel(kernel), batch(tile.batch), first(tile.first[0] - kernel.params.shape.first_token),
-              second(second_row(kernel.params.shape, tile, kernel.params.shape.first_token)), detail(tile.detail), step(step) {}
+            : kernel(kernel), batch(tile.batch), row(tile.first[0] - kernel.params.shape.first_token),
+              second(tile.first[Q_PARTS - 1] - kernel.params.shape.first_token), detail(tile.detail), step(step) {}
 
         __device__ __forceinline__ void load(u8* a, u8* b, u64* barrier) {
             u32 full = shared_address(barrier), column = STEP * step++;
             mbarrier_arrive_expect_tx(full, A_BYTES + detail.count * HEAD_DIM * 128);
-            load_rows(a, kernel.x_map, barrier, column, first, 0, batch, EVICT_NORMAL);
+            load_rows(a, kernel.x_map, barrier, column, row, second, 0, batch, EVICT_NORMAL);
 #pragma unroll
             for (u32 i = 0; i < TILE_HEADS; ++i) {
                 if (i < detail.count) {
@@ -52,7 +52,6 @@ struct GemmQ {
                     cp_async_bulk_tensor_4d(to, kernel.w_map, full, column, detail.head(i) * HEAD_DIM, 0, 0, EVICT_LAST);
                 }
             }
-            load_second(a, kernel.x_map, barrier, column, second, 0, batch, EVICT_NORMAL);
         }
     };
 
@@ -65,16 +64,15 @@ struct GemmQ {
 
     __device__ __forceinline__ void load_addition(const OwnTile& tile, u32 n, u8* a, u64* barrier) const {
         mbarrier_arrive_expect_tx(shared_address(barrier), A_BYTES);
-        load_rows(a, rotary_map, barrier, 64 * n, tile.first[0], 0, 0, EVICT_LAST);
-        load_second(a, rotary_map, barrier, 64 * n, second_row(params.shape, tile, 0), 0, 0, EVICT_LAST);
+        load_rows(a, rotary_map, barrier, 64 * n, tile.first[0], tile.first[Q_PARTS - 1], 0, 0, EVICT_LAST);
     }
 
-    // Bits of the panels of those heads that are in the set for a half.
-    __device__ __forceinline__ static u32 panels_of_half(const Detail& detail, u32 half) {
+    // Bits of the panels of those heads that are in the set for one of the q-blocks.
+    __device__ __forceinline__ static u32 panels_of(const Detail& detail, u32 part) {
         u32 panels = 0;
 #pragma unroll
         for (u32 i = 0; i < TILE_HEADS; ++i) {
-            if (i < detail.count && detail.is_of(i, half)) panels |= ((1 << HEAD_STEPS) - 1) << i * HEAD_STEPS;
+            if (i < detail.count && detail.bits.has(detail.head(i), part)) panels |= ((1 << HEAD_STEPS) - 1) << i * HEAD_STEPS;
         }
         return same_in_warp(panels);
     }
@@ -97,8 +95,7 @@ struct GemmQ {
             rotate<TILE_HEADS>(d, part, own.halves, quad, turns);
             consumer.free_stage();
         }
-        u32 wanted = (1 << count * HEAD_STEPS) - 1;
-        if (params.shape.parts > 1) wanted &= panels_of_half(tile.detail, consumer.warpgroup);
+        u32 wanted = Q_PARTS == 1 ? (1 << count * HEAD_STEPS) - 1 : panels_of(tile.detail, consumer.warpgroup);
         auto place = [&](u32 panel) { return make_uint2(tile.detail.head(panel / HEAD_STEPS), panel % HEAD_STEPS * 64); };
 #pragma unroll
         for (u32 panel = 0; panel < PANELS; panel += STAGED) {

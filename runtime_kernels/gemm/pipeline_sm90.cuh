@@ -82,23 +82,13 @@ __device__ __forceinline__ void schedule(const Kernel& kernel, Shared& shared) {
     }
 }
 
-// Loads 64 columns to a panel, from row `row` of the tensor on: 128 rows, or 64 where a tile has two q-blocks. Rows beyond the tensor become zeros.
-__device__ __forceinline__ void load_rows(u8* panel, const TensorMap* map, u64* barrier, u32 column, u32 row, u32 head, u32 batch, u64 policy) {
-    cp_async_bulk_tensor_4d(shared_address(panel), map, shared_address(barrier), column, row, head, batch, policy);
-}
-
-// The same for the second q-block of a tile, if it has one. Last of all copies of a stage: what comes between a stage that is free and its
-// copies is time that tensor cores wait.
-constexpr u32 NO_ROW = 0xFFFFFFFF;
-__device__ __forceinline__ void load_second(
-    u8* panel, const TensorMap* map, u64* barrier, u32 column, u32 row, u32 head, u32 batch, u64 policy) {
-    if (row != NO_ROW) load_rows(panel + A_BYTES / 2, map, barrier, column, row, head, batch, policy);
-}
-
-// The row of a tile's second q-block, the first token of the tensor being `begin`.
-template <class T>
-__device__ __forceinline__ u32 second_row(const GemmShape& shape, const T& tile, u32 begin) {
-    return shape.parts > 1 ? tile.first[1] - begin : NO_ROW;
+// Loads 64 columns to a panel: 128 rows from `row` of a tensor on, or 64 of each of two q-blocks. Rows beyond the tensor become zeros. (As an array the
+// rows would make the compiler move the descriptors of the products through ordinary registers.)
+__device__ __forceinline__ void load_rows(
+    u8* panel, const TensorMap* map, u64* barrier, u32 column, u32 row, u32 second, u32 head, u32 batch, u64 policy) {
+    u32 to = shared_address(panel), full = shared_address(barrier);
+    cp_async_bulk_tensor_4d(to, map, full, column, row, head, batch, policy);
+    if (Q_PARTS > 1) cp_async_bulk_tensor_4d(to + A_BYTES / 2, map, full, column, second, head, batch, policy);
 }
 
 // Where a warpgroup leaves its part of a piece: [slot][warpgroup][i / 4][thread][4] in the order of accumulators.
@@ -305,7 +295,8 @@ struct Consumer {
     template <class T, class F>
     __device__ __forceinline__ void send(
         const T& tile, u32 begin_panel, u32 wanted, const TensorMap* map, const Tensor4& out, u32 columns, F place) {
-        u32 first = same_in_warp(tile.first[warpgroup]), end = same_in_warp(tile.end[warpgroup]), begin = kernel.params.shape.first_token;
+        u32 part = Q_PARTS == 1 ? 0 : warpgroup, begin = kernel.params.shape.first_token;
+        u32 first = same_in_warp(tile.first[part]) + (Q_PARTS == 1 ? 64 * warpgroup : 0), end = same_in_warp(tile.end[part]);
         fence_proxy_async();
         bar_sync(WARPGROUP + warpgroup, 128);
         // Rows end with the tensor, which copies know, but not with an irregular q-block.
@@ -314,7 +305,7 @@ struct Consumer {
             for (u32 panel = begin_panel; panel < begin_panel + STAGED; ++panel) {
                 if (!(wanted >> panel & 1)) continue;
                 uint2 at = place(panel); // head, column
-                copy_rows(shared.staged[panel % STAGED] + 64 * 128 * warpgroup, tile, first, out, at.x, at.y, columns);
+                copy_rows(shared.staged[panel % STAGED] + 64 * 128 * warpgroup, tile.batch, first, end, out, at.x, at.y, columns);
             }
         } else if (thread == 0 && first < end) {
 #pragma unroll 1
@@ -329,14 +320,14 @@ struct Consumer {
     }
 
     // The rows that belong to the q-block.
-    template <class T>
-    __device__ __forceinline__ void copy_rows(const u8* from, const T& tile, u32 first, const Tensor4& out, u32 head, u32 column, u32 columns) {
-        u16* base = static_cast<u16*>(out.data) + tile.batch * out.batch_stride + head * out.head_stride + column;
+    __device__ __forceinline__ void copy_rows(
+        const u8* from, u32 batch, u32 first, u32 end, const Tensor4& out, u32 head, u32 column, u32 columns) {
+        u16* base = static_cast<u16*>(out.data) + batch * out.batch_stride + head * out.head_stride + column;
         base += u64(first - kernel.params.shape.first_token) * out.token_stride;
 #pragma unroll 1
         for (u32 at = thread; at < 64 * 8; at += 128) {
             u32 local = at / 8, chunk = at % 8;
-            if (first + local >= tile.end[warpgroup] || column + 8 * chunk >= columns) continue;
+            if (first + local >= end || column + 8 * chunk >= columns) continue;
             uint4 line = *reinterpret_cast<const uint4*>(from + local * 128 + ((chunk ^ local) % 8) * 16);
             *reinterpret_cast<uint4*>(base + local * out.token_stride + 8 * chunk) = line;
         }

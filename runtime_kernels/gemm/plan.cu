@@ -2,7 +2,7 @@
 //
 //   in    params.symbols: S_c and S_s, params.shape, plan.ctas
 //   out   params.heads: the heads of each q-block that are in the set, [symbol_batches][q_blocks][ceil(heads / 64)]
-//         params.plan: head, cuts [ctas + 1], order [rows], lengths [rows]; `rows` is batch * ceil(q_blocks / parts) * slots
+//         params.plan: head, cuts [ctas + 1], order [rows], lengths [rows]; `rows` is batch * ceil(q_blocks / Q_PARTS) * slots
 //
 // A row is one tile of output, 128 x TILE_COLUMNS. Those of GEMM-Q hold the next heads of the set, one to four, so that a q-block has as
 // many rows as its heads fill; those of GEMM-O hold columns, and their reduction goes through the heads of the set. Where a tile has two
@@ -28,25 +28,30 @@ struct GemmRows {
         return quarters == 4 ? 0 : quarters == 3 ? 1 : quarters == 2 ? 3 : 4;
     }
 
+    // q-blocks of a batch entry, or pairs of them.
+    __device__ u32 tiles_of_batch() const {
+        return (params.shape.q_blocks + Q_PARTS - 1) / Q_PARTS;
+    }
+
     __device__ u32 rows() const {
-        return params.shape.batch * tiles_of_batch(params.shape) * params.shape.slots;
+        return params.shape.batch * tiles_of_batch() * params.shape.slots;
     }
 
     // Lanes share the heads of a q-block, or of a pair.
     __device__ u32 units() const {
-        return params.shape.symbol_batches * tiles_of_batch(params.shape);
+        return params.shape.symbol_batches * tiles_of_batch();
     }
 
     __device__ void count(u32 unit, u32 lane) const {
         const GemmShape& shape = params.shape;
-        const u32 words = (shape.heads + 63) / 64, tiles = tiles_of_batch(shape);
-        const u32 symbol_batch = unit / tiles, first_block = unit % tiles * shape.parts;
+        const u32 words = (shape.heads + 63) / 64, tiles = tiles_of_batch();
+        const u32 symbol_batch = unit / tiles, first_block = unit % tiles * Q_PARTS;
         u32 heads = 0;
         bool is_there = false;
-        for (u32 part = 0; part < shape.parts; ++part) is_there |= is_inside(first_block + part);
+        for (u32 part = 0; part < Q_PARTS; ++part) is_there |= is_inside(first_block + part);
         for (u32 word = 0; word < words; ++word) {
             u64 all = 0;
-            for (u32 part = 0; part < shape.parts; ++part) {
+            for (u32 part = 0; part < Q_PARTS; ++part) {
                 const u32 block = first_block + part;
                 u64 bits = 0;
                 for (u32 head = 64 * word + lane; head < min(64 * word + 64, shape.heads); head += LANES) {

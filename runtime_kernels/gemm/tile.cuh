@@ -4,46 +4,33 @@
 #include "gemm/config.cuh"
 #include "gemm/gemm_params.cuh"
 
-// A piece of a tile. No tiles of its row: there is no more work. Its 128 rows of input and output are two halves: the tokens of a q-block up to
-// its 64th and the rest, or those of two neighbours.
+// A piece of a tile. No tiles of its row: there is no more work.
 template <class Detail>
 struct alignas(16) Tile {
     Piece piece;
     u32 batch;
-    u32 first[2], end[2]; // the tokens of each half that the projection is about: its rows, from 0 on
+    u32 first[Q_PARTS], end[Q_PARTS]; // the tokens of each q-block that the projection is about: its rows, from 0 on or from 64 on
     Detail detail;
 };
-
-// The tokens of a q-block that a projection is about.
-struct TokenRange {
-    u32 first, end; // none where end is not above first
-};
-
-__device__ __forceinline__ TokenRange tokens_of(const GemmParams& params, u32 q_block) {
-    const u32* start = params.symbols.q_start;
-    u32 first = start ? __ldg(start + q_block) : q_block * BLOCK_Q, end = start ? __ldg(start + q_block + 1) : first + BLOCK_Q;
-    u32 begin = params.shape.first_token, last = begin + params.shape.tokens;
-    return TokenRange{min(max(first, begin), last), min(end, last)};
-}
 
 // Where the piece of a tile lies. `kernel.detail(batch, q_block, slot)` says what its tile has beside its rows; q_block is the first.
 template <class Kernel, class OwnTile>
 __device__ __forceinline__ void place_piece(const Kernel& kernel, OwnTile& tile) {
     const GemmShape& shape = kernel.params.shape;
-    u32 row = tile.piece.row / shape.slots, tiles = tiles_of_batch(shape), q_block = row % tiles * shape.parts, batch = row / tiles;
+    const u32* start = kernel.params.symbols.q_start;
+    u32 row = tile.piece.row / shape.slots, tiles = (shape.q_blocks + Q_PARTS - 1) / Q_PARTS;
+    u32 q_block = row % tiles * Q_PARTS, batch = row / tiles, last = shape.first_token + shape.tokens;
     tile.batch = batch;
-    TokenRange own = tokens_of(kernel.params, q_block);
-    tile.first[0] = own.first;
-    tile.end[0] = shape.parts == 1 ? min(own.end, own.first + 64) : own.end;
-    if (shape.parts == 1) {
-        own.first += 64;
-    } else if (q_block + 1 < shape.q_blocks) {
-        own = tokens_of(kernel.params, q_block + 1);
-    } else {
-        own.first = own.end = shape.first_token + shape.tokens;
+#pragma unroll
+    for (u32 part = 0; part < Q_PARTS; ++part) {
+        // Where there is no second, its rows lie behind the last.
+        u32 block = q_block + part;
+        bool is_there = part == 0 || block < shape.q_blocks;
+        u32 first = !is_there ? last : start ? __ldg(start + block) : block * BLOCK_Q;
+        u32 end = !is_there ? last : start ? __ldg(start + block + 1) : first + BLOCK_Q;
+        tile.first[part] = max(first, shape.first_token);
+        tile.end[part] = min(end, last);
     }
-    tile.first[1] = own.first;
-    tile.end[1] = own.end;
     tile.detail = kernel.detail(batch, q_block, tile.piece.row % shape.slots);
 }
 
@@ -65,18 +52,18 @@ struct HeadBits {
 
     // Those of either that are in one word.
     __device__ __forceinline__ u64 word(u32 index) const {
-        return __ldg(words + index) | __ldg(words + behind + index);
+        return Q_PARTS == 1 ? __ldg(words + index) : __ldg(words + index) | __ldg(words + behind + index);
     }
-    // Whether a head is in the set for a half of the tile.
-    __device__ __forceinline__ bool has(u32 head, u32 half) const {
-        return __ldg(words + half * behind + head / 64) >> head % 64 & 1;
+    // Whether a head is in the set for one of the q-blocks.
+    __device__ __forceinline__ bool has(u32 head, u32 part) const {
+        return __ldg(words + part * behind + head / 64) >> head % 64 & 1;
     }
 };
 
 __device__ __forceinline__ HeadBits heads_of(const GemmParams& params, u32 batch, u32 q_block) {
     const GemmShape& shape = params.shape;
     u32 words = (shape.heads + 63) / 64;
-    bool has_second = shape.parts > 1 && q_block + 1 < shape.q_blocks;
+    bool has_second = Q_PARTS > 1 && q_block + 1 < shape.q_blocks;
     return HeadBits{params.heads + (u64(shape.symbol_batches == 1 ? 0 : batch) * shape.q_blocks + q_block) * words, has_second ? words : 0};
 }
 
@@ -88,10 +75,6 @@ struct TileHeads {
 
     __device__ __forceinline__ u32 head(u32 i) const {
         return u32(heads >> 16 * i) & 0xFFFF;
-    }
-    // Whether one is in the set for a half.
-    __device__ __forceinline__ bool is_of(u32 i, u32 half) const {
-        return bits.behind == 0 || bits.has(head(i), half);
     }
 };
 

@@ -251,9 +251,9 @@ impl Variant {
         }
     }
 
-    /// Whether blocks are those of a kernel that does not look at them.
-    fn has_default_blocks(&self) -> bool {
-        self.q_block == BLOCK && self.kv_block == BLOCK && !self.masks
+    /// Whether keys are those of a kernel that does not look at them.
+    fn has_default_keys(&self) -> bool {
+        self.kv_block == BLOCK && !self.masks
     }
 
     /// The architecture it is compiled for, as in `sm_90a`.
@@ -349,12 +349,16 @@ pub fn variants(kernel: Kernel, compute: Version) -> impl Iterator<Item = Varian
     all.filter(move |variant| match kernel {
         // Plans have fewer, each of which is its own plan, and projections do not look at keys.
         Kernel::Plan => *variant == variant.plan(),
-        Kernel::GemmPlanSm90 | Kernel::GemmPlanSm80 => *variant == variant.plan() && variant.has_default_blocks(),
-        // They do not look at heads either.
-        Kernel::FeaturesUpdate | Kernel::FeaturesSum => variant.has_default_blocks() && variant.head_dim == BLOCK,
+        Kernel::GemmPlanSm90 => *variant == variant.plan() && variant.has_default_keys(),
         Kernel::AttentionSm90 => variant.q_block == BLOCK || variant.masks,
-        _ if kernel.tile_columns().is_some() => variant.has_default_blocks(),
-        _ => variant.q_block == BLOCK,
+        Kernel::GemmQSm90 | Kernel::GemmOSm90 => variant.has_default_keys(),
+        // All others have a row of work for each q-block.
+        _ if variant.q_block != BLOCK => false,
+        Kernel::GemmPlanSm80 => *variant == variant.plan() && variant.has_default_keys(),
+        Kernel::GemmQSm80 | Kernel::GemmOSm80 => variant.has_default_keys(),
+        // They do not look at heads either.
+        Kernel::FeaturesUpdate | Kernel::FeaturesSum => variant.has_default_keys() && variant.head_dim == BLOCK,
+        Kernel::AttentionSm80 | Kernel::Naive => true,
     })
 }
 
@@ -389,6 +393,7 @@ mod tests {
     fn variants_differ_by_what_decides() {
         let count = |kernel| variants(kernel, version(9, 0)).count();
         assert_eq!((count(Kernel::AttentionSm90), count(Kernel::AttentionSm80), count(Kernel::Plan)), (24, 16, 4));
+        assert_eq!((count(Kernel::GemmQSm90), count(Kernel::GemmQSm80), count(Kernel::FeaturesSum)), (8, 4, 2));
         let first = variants(Kernel::AttentionSm90, version(9, 0)).next().unwrap();
         assert_eq!(first.architecture(), "sm_90a");
         assert!(first.geometry().shared_bytes <= 232_448);

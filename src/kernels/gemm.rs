@@ -79,7 +79,8 @@ pub struct GemmWork {
     list: WorkList,
     sizes: GemmSizes,
     params: params::GemmParams,
-    kernel: Kernel,
+    /// Of the kernel, whatever the type of the tensors.
+    variant: Variant,
     _set: TileSet,
     _heads: Buffer,
 }
@@ -202,11 +203,6 @@ impl GemmWork {
     pub fn workspace(&self) -> &Arc<Workspace> {
         self.list.workspace()
     }
-
-    /// Rows of a tensor of tokens that one copy loads: those of a q-block.
-    fn loaded_rows(&self) -> u32 {
-        BLOCK / self.params.shape.parts
-    }
 }
 
 impl Kernels {
@@ -247,9 +243,10 @@ impl Kernels {
             columns: columns as u32,
             slots: slots as u32,
             set: set.number(),
-            parts: 1,
-            reserved: 0,
         };
+        let compute = self.device().properties().compute;
+        let (head_dim, element) = (head_dim as u32, Element::Bf16);
+        let mut variant = Variant { kernel, compute, head_dim, element, q_block: BLOCK, kv_block: BLOCK, masks: false };
         let mut addresses = params::Symbols::default();
         if let Some(symbols) = set.symbols() {
             let Sizes { batches, heads: own, q_blocks, kv_blocks, q_tokens, q_block, is_regular_q, .. } =
@@ -261,24 +258,25 @@ impl Kernels {
             }
             (shape.q_blocks, shape.kv_blocks, shape.symbol_batches) = (q_blocks, kv_blocks, batches);
             // The portable kernels have a tile for each q-block, whatever its size.
-            let has_pairs = q_block < BLOCK && matches!(kernel, Kernel::GemmQSm90 | Kernel::GemmOSm90);
-            shape.parts = 1 + u32::from(has_pairs);
+            if matches!(kernel, Kernel::GemmQSm90 | Kernel::GemmOSm90) {
+                variant.q_block = q_block;
+            }
             let params::Symbols { cache, skip, q_start, .. } = symbols.addresses;
             addresses = params::Symbols { cache, skip, q_start: if is_regular_q { 0 } else { q_start }, ..addresses };
         }
-        let rows = [shape.batch, shape.q_blocks.div_ceil(shape.parts), shape.slots]
+        let rows = [shape.batch, shape.q_blocks.div_ceil(BLOCK / variant.q_block), shape.slots]
             .into_iter()
             .try_fold(1_u32, u32::checked_mul);
         let Some(rows) = rows.filter(|&rows| rows < 1 << 31) else {
             return Err(Error::Shape(format!("a projection of {sizes:?} has too many tiles for one launch")));
         };
-        let ctas = self.ctas(self.gemm_variant(kernel, head_dim, Element::Bf16));
+        let ctas = self.ctas(variant);
         let workspace = Workspace::or_new(workspace, stream, ctas, tile_columns)?;
         let list = WorkList::new(stream, rows, ctas, &workspace, false)?;
         let words = (shape.symbol_batches * shape.q_blocks) as usize * heads.div_ceil(64);
         let bits = Buffer::new(self.device(), words * 8)?;
         let params = params::GemmParams { shape, symbols: addresses, plan: list.params, heads: bits.address() };
-        Ok(Arc::new(GemmWork { list, sizes, params, kernel, _set: set, _heads: bits }))
+        Ok(Arc::new(GemmWork { list, sizes, params, variant, _set: set, _heads: bits }))
     }
 
     /// Prepares GEMM-Q.
@@ -308,8 +306,8 @@ impl Kernels {
             epsilon: norm.as_ref().map_or(0.0, |(_, epsilon)| *epsilon),
             halves: u32::from(matches!(rotary, Some((_, RotaryPairs::Halves)))),
         };
-        let sources = if work.kernel == Kernel::GemmQSm90 {
-            let rows = work.loaded_rows();
+        let sources = if work.variant.kernel == Kernel::GemmQSm90 {
+            let rows = work.variant.q_block;
             let map_of_x = self.map(&x.0, rows)?;
             let map_of_rotary = match rotary {
                 // Copies do not mind what numbers are: two of 16 bits are one of 32.
@@ -362,8 +360,8 @@ impl Kernels {
             check_matrix("a term", term, out.shape(), element)?;
             params.weights[index] = *weight;
         }
-        let sources = if work.kernel == Kernel::GemmOSm90 {
-            let rows = work.loaded_rows();
+        let sources = if work.variant.kernel == Kernel::GemmOSm90 {
+            let rows = work.variant.q_block;
             let map_of_o = self.map(o, rows)?;
             let map_of_further = further.as_ref().map_or(Ok(map_of_o), |further| self.map(&further.0, rows))?;
             let map_of_weight = self.map(&weight.0, TILE_COLUMNS)?;
@@ -393,11 +391,6 @@ impl Kernels {
         TensorMap::encode(self.device(), &view.layout(rows))
     }
 
-    fn gemm_variant(&self, kernel: Kernel, head_dim: usize, element: Element) -> Variant {
-        let compute = self.device().properties().compute;
-        Variant { kernel, compute, head_dim: head_dim as u32, element, q_block: BLOCK, kv_block: BLOCK, masks: false }
-    }
-
     fn gemm_call(
         &self,
         work: &Arc<GemmWork>,
@@ -406,7 +399,7 @@ impl Kernels {
         sources: Sources,
         operands: Box<dyn fmt::Debug + Send + Sync>,
     ) -> Result<GemmCall> {
-        let variant = self.gemm_variant(work.kernel, work.sizes.head_dim, element);
+        let variant = Variant { element, ..work.variant };
         let (function, planner) = (self.function(variant)?, self.function(variant.plan())?);
         Ok(GemmCall { function, planner, variant, params, sources, work: Arc::clone(work), _operands: operands })
     }

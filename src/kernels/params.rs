@@ -141,7 +141,7 @@ mirrored! {
         count: u32,
     }
     /// The sizes of a projection.
-    GemmShape, 56 {
+    GemmShape, 48 {
         /// Batch entries.
         batch: u32,
         /// Heads.
@@ -166,13 +166,9 @@ mirrored! {
         slots: u32,
         /// Which tiles: one of `ALL_TILES` and so on.
         set: u32,
-        /// q-blocks of a tile, 1 or 2.
-        parts: u32,
-        /// Zero.
-        reserved: u32,
     }
     /// What both projections share.
-    GemmParams, 192 {
+    GemmParams, 184 {
         /// Sizes.
         shape: GemmShape,
         /// What is computed.
@@ -183,7 +179,7 @@ mirrored! {
         heads: u64,
     }
     /// GEMM-Q.
-    GemmQParams, 256 {
+    GemmQParams, 248 {
         /// What both share.
         gemm: GemmParams,
         /// Output.
@@ -200,7 +196,7 @@ mirrored! {
         halves: u32,
     }
     /// GEMM-O.
-    GemmOParams, 256 {
+    GemmOParams, 248 {
         /// What both share.
         gemm: GemmParams,
         /// Output.

@@ -26,11 +26,8 @@ void Case::choose_blocks() {
     bool has_many_heads = random.one_in(6);
     shape.batch = random.one_in(3) ? 2 : 1;
     shape.heads = has_many_heads ? random.between(60, 70) : random.between(1, 6);
-    // Pairs of q-blocks are for Hopper, which has wider tiles.
-    shape.parts = TILE_COLUMNS == 256 && random.one_in(2) ? 2 : 1;
-    if (shape.parts > 1 || random.one_in(2)) {
-        u32 count = random.between(1, 4) * shape.parts, most = has_many_heads ? 30 : BLOCK_Q / shape.parts;
-        q_start = irregular_blocks(random, random.between((count + 1) / 2, count), most, 2);
+    if (Q_PARTS > 1 || random.one_in(2)) {
+        q_start = irregular_blocks(random, random.between(1, 4 * Q_PARTS), has_many_heads ? 30 : Q_BLOCK, 2);
         gemm.symbols.q_start = memory.copy(q_start);
     } else {
         q_start = regular_blocks(random.between(1, has_many_heads ? 40 : 300), BLOCK_Q);
@@ -130,10 +127,10 @@ bool Case::is_in_set(u32 batch, u32 q_block, u32 head) const {
 void Case::check_plan() const {
     const Plan& plan = gemm.plan;
     const GemmShape& shape = gemm.shape;
-    u32 live = 0, tiles_of_batch = (shape.q_blocks + shape.parts - 1) / shape.parts;
+    u32 live = 0, tiles_of_batch = (shape.q_blocks + Q_PARTS - 1) / Q_PARTS;
     for (u32 row = 0; row < rows(); ++row) {
-        u32 first = row / shape.slots % tiles_of_batch * shape.parts, batch = row / shape.slots / tiles_of_batch;
-        u32 end = std::min(first + shape.parts, shape.q_blocks);
+        u32 first = row / shape.slots % tiles_of_batch * Q_PARTS, batch = row / shape.slots / tiles_of_batch;
+        u32 end = std::min(first + Q_PARTS, shape.q_blocks);
         std::vector<bool> heads(shape.heads);
         bool is_about_any = false;
         for (u32 q_block = first; q_block < end; ++q_block) {
@@ -193,8 +190,8 @@ std::string Case::text() const {
     const GemmShape& shape = gemm.shape;
     const char* sets[] = {"all tiles", "live tiles", "cached tiles", "uncached tiles"};
     char text[250];
-    const char* format = "batch %u, %u heads, tokens %u .. %u of %u in %u %s blocks, %u to a tile, %u k-steps, %u columns, %u slots, %s, %u thread blocks";
+    const char* format = "batch %u, %u heads, tokens %u .. %u of %u in %u %s blocks, %u k-steps, %u columns, %u slots, %s, %u thread blocks";
     std::snprintf(text, sizeof text, format, shape.batch, shape.heads, shape.first_token, last_token(), shape.q_tokens, shape.q_blocks,
-                  gemm.symbols.q_start ? "irregular" : "regular", shape.parts, shape.steps, shape.columns, shape.slots, sets[shape.set], gemm.plan.ctas);
+                  gemm.symbols.q_start ? "irregular" : "regular", shape.steps, shape.columns, shape.slots, sets[shape.set], gemm.plan.ctas);
     return text;
 }

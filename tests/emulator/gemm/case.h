@@ -22,7 +22,7 @@ struct Case {
     std::string text() const;
     u32 rows() const {
         const GemmShape& shape = gemm.shape;
-        return shape.batch * ((shape.q_blocks + shape.parts - 1) / shape.parts) * shape.slots;
+        return shape.batch * ((shape.q_blocks + Q_PARTS - 1) / Q_PARTS) * shape.slots;
     }
     u32 last_token() const { return gemm.shape.first_token + gemm.shape.tokens; }
     // Whether a q-block has tokens of the projection, and the block of a token.

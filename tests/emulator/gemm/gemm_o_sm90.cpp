@@ -19,12 +19,11 @@ static std::string name_of(u32 offset) {
 static void run(const Case& any) {
     const auto& it = static_cast<const GemmOCase&>(any);
     const GemmShape& shape = it.gemm.shape;
-    u32 rows = BLOCK_Q / shape.parts; // of a copy
     const Extent output = {shape.batch, 1, shape.tokens, shape.columns};
     TermMaps terms{};
-    for (u32 term = 0; term < it.params.count; ++term) terms.of[term] = map_of(it.operands.terms[term], output, rows);
-    gemm_o(it.params, map_of(it.operands.o, {shape.batch, shape.heads, shape.q_tokens, HEAD_DIM}, rows),
-           map_of(it.operands.further, {shape.batch, 1, shape.tokens, it.operands.further_inputs}, rows),
+    for (u32 term = 0; term < it.params.count; ++term) terms.of[term] = map_of(it.operands.terms[term], output, Q_BLOCK);
+    gemm_o(it.params, map_of(it.operands.o, {shape.batch, shape.heads, shape.q_tokens, HEAD_DIM}, Q_BLOCK),
+           map_of(it.operands.further, {shape.batch, 1, shape.tokens, it.operands.further_inputs}, Q_BLOCK),
            map_of(it.operands.w, {1, 1, shape.columns, it.inputs()}, TILE_COLUMNS), map_of(it.params.out, output, 64), terms);
 }
 

@@ -19,12 +19,11 @@ static std::string name_of(u32 offset) {
 static void run(const Case& any) {
     const auto& it = static_cast<const GemmQCase&>(any);
     const GemmShape& shape = it.gemm.shape;
-    u32 rows = BLOCK_Q / shape.parts; // of a copy
     // Copies do not mind what numbers are: two of 16 bits are one of 32.
     Tensor4 rotary{const_cast<float*>(it.params.rotary), 0, 0, 2 * HEAD_DIM};
-    gemm_q(it.params, map_of(it.operands.x, {shape.batch, 1, shape.tokens, it.operands.inputs}, rows),
+    gemm_q(it.params, map_of(it.operands.x, {shape.batch, 1, shape.tokens, it.operands.inputs}, Q_BLOCK),
            map_of(it.operands.w, {1, 1, shape.heads * HEAD_DIM, it.operands.inputs}, HEAD_DIM),
-           map_of(rotary, {1, 1, shape.q_tokens, 2 * HEAD_DIM}, rows),
+           map_of(rotary, {1, 1, shape.q_tokens, 2 * HEAD_DIM}, Q_BLOCK),
            map_of(it.params.out, {shape.batch, shape.heads, shape.tokens, HEAD_DIM}, 64));
 }
 
