@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gpu_library import Library, Strategy
-from gpu_timing import load, save
+from gpu_timing import kernels_of, load, save
 
 ROOT = pathlib.Path(__file__).parents[2]
 HEADS, HEAD_DIM, STEPS = 24, 128, 50
@@ -247,7 +247,7 @@ def profile(library, case, strategy, inputs, name):
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as recorded:
             session.step(step, inputs.x(step), out)
             torch.cuda.synchronize()
-        kernels = sorted(recorded.events(), key=lambda event: event.time_range.start)
+        kernels = kernels_of(recorded)
         whole = sum(kernel.device_time for kernel in kernels)
         parts = ", ".join(f"{kernel.name} {kernel.device_time:.0f}" for kernel in kernels)
         print(f"{name}, step {step} ({wanted[step]}): {whole:.0f} us in kernels: {parts}", flush=True)

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from gpu_library import Library, Strategy, unpacked
-from gpu_timing import Sensor, Timing, load, save, take_turns
+from gpu_timing import Sensor, Timing, kernels_of, load, save, take_turns
 
 try:
     import gpu_selectors_triton
@@ -218,8 +218,7 @@ def profile(key, contestants):
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as recorded:
             function()
             torch.cuda.synchronize()
-        kernels = [event for event in recorded.events() if event.device_time > 0]  # the host's calls take none
-        kernels.sort(key=lambda event: event.time_range.start)
+        kernels = kernels_of(recorded)
         whole = sum(kernel.device_time for kernel in kernels)
         parts = ", ".join(f"{kernel.name[:40]} {kernel.device_time:.1f}" for kernel in kernels)
         print(f"{key} {name}: {whole:.1f} us in {len(kernels)} kernels: {parts}", flush=True)

@@ -140,6 +140,12 @@ class Sensor:
         return clock, milliwatts / 1e3
 
 
+def kernels_of(recorded):
+    """What torch.profiler saw run on the GPU, in order; calls of the host, which it lists too, take no time there."""
+    kernels = [event for event in recorded.events() if event.device_time > 0]
+    return sorted(kernels, key=lambda event: event.time_range.start)
+
+
 def median_or_none(values):
     present = [value for value in values if value is not None]
     return statistics.median(present) if present else None
