@@ -7,7 +7,7 @@ Two q-blocks of 64 share the tiles that either needs, so their time depends on h
 
     128      blocks of 128 x 128 (projections: of 128 tokens)
     alike    blocks of 64 whose bits are those of the blocks of 128: neighbours need the same
-    random   blocks of 64, each by itself: half of what a pair needs is for one of the two, at s = 0.5 a third
+    random   blocks of 64, each by itself: a pair needs 1.5 times as much as each of the two at s = 0.5, 1.9 times at 0.9
     cached   attention alone: no kv-block is skipped, and each q-block of 64 is cached by itself with probability s
 
 24 heads of 128 channels, bf16, K = N = 3,072. Contestants take turns as in gpu_attention.py.

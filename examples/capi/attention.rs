@@ -25,7 +25,7 @@ use flashomni::kernels::{DeviceSymbols, Element, FloatView, Operands, Options, T
 use flashomni::symbols::{BitMatrix, Blocks, Symbols};
 use flashomni::{Error, Result};
 
-use crate::{Call, Opened, Prepared, boxed, path, symbols_on_gpu};
+use crate::{Call, Opened, Prepared, made, path, symbols_on_gpu};
 
 /// A tensor, see above.
 #[derive(Clone, Copy)]
@@ -72,13 +72,8 @@ pub struct Problem {
 /// `opened` is from [`omni_open`]; the problem's memory has the sizes that it says, and lives as long as what is prepared.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn omni_attention(opened: *const Opened, problem: *const Problem) -> *mut Prepared {
-    // SAFETY: both are null or point to what they should.
-    let pair = unsafe { (opened.as_ref(), problem.as_ref()) };
-    boxed(|| match pair {
-        // SAFETY: as the caller promises.
-        (Some(opened), Some(problem)) => unsafe { prepare(opened, problem) },
-        _ => Err(Error::Value("omni_attention was given a null pointer".to_owned())),
-    })
+    // SAFETY: as the caller promises, of both and of what they point to.
+    unsafe { made("omni_attention", opened, problem, |opened, problem| prepare(opened, problem)) }
 }
 
 unsafe fn prepare(opened: &Opened, problem: &Problem) -> Result<Prepared> {

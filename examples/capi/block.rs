@@ -33,7 +33,7 @@ use flashomni::{Error, Result};
 use half::{bf16, f16};
 
 use crate::strategy::Strategy;
-use crate::{Opened, attempt, boxed, release};
+use crate::{Opened, attempt, made, release};
 
 /// A block, see above.
 #[derive(Clone, Copy)]
@@ -71,13 +71,8 @@ pub unsafe extern "C" fn omni_session(
     problem: *const BlockProblem,
     stream: *mut c_void,
 ) -> *mut Running {
-    // SAFETY: both are null or point to what they should.
-    let pair = unsafe { (opened.as_ref(), problem.as_ref()) };
-    boxed(|| match pair {
-        // SAFETY: as the caller promises.
-        (Some(opened), Some(problem)) => unsafe { begin(opened, problem, stream) },
-        _ => Err(Error::Value("omni_session was given a null pointer".to_owned())),
-    })
+    // SAFETY: as the caller promises, of both and of what they point to.
+    unsafe { made("omni_session", opened, problem, |opened, problem| begin(opened, problem, stream)) }
 }
 
 /// Puts a step of a layer into the stream.

@@ -27,7 +27,7 @@ use flashomni::kernels::{
 };
 use flashomni::{Error, Result};
 
-use crate::{Call, Opened, Prepared, boxed, path, symbols_on_gpu};
+use crate::{Call, Opened, Prepared, made, path, symbols_on_gpu};
 
 /// A projection, see above.
 #[derive(Clone, Copy)]
@@ -70,13 +70,8 @@ pub struct GemmProblem {
 /// `opened` is from [`omni_open`](crate::omni_open); the problem's memory has the sizes that it says, and lives as long as what is prepared.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn omni_projection(opened: *const Opened, problem: *const GemmProblem) -> *mut Prepared {
-    // SAFETY: both are null or point to what they should.
-    let pair = unsafe { (opened.as_ref(), problem.as_ref()) };
-    boxed(|| match pair {
-        // SAFETY: as the caller promises.
-        (Some(opened), Some(problem)) => unsafe { prepare(opened, problem) },
-        _ => Err(Error::Value("omni_projection was given a null pointer".to_owned())),
-    })
+    // SAFETY: as the caller promises, of both and of what they point to.
+    unsafe { made("omni_projection", opened, problem, |opened, problem| prepare(opened, problem)) }
 }
 
 unsafe fn prepare(opened: &Opened, problem: &GemmProblem) -> Result<Prepared> {

@@ -195,6 +195,24 @@ fn boxed<T>(make: impl FnOnce() -> Result<T>) -> *mut T {
     attempt(make).map_or(std::ptr::null_mut(), |made| Box::into_raw(Box::new(made)))
 }
 
+/// Makes something of what the caller points to.
+///
+/// # Safety
+/// Both are null or point to what they should.
+unsafe fn made<P, T>(
+    name: &str,
+    opened: *const Opened,
+    problem: *const P,
+    make: impl FnOnce(&Opened, &P) -> Result<T>,
+) -> *mut T {
+    // SAFETY: as the caller promises.
+    let pair = unsafe { (opened.as_ref(), problem.as_ref()) };
+    boxed(|| match pair {
+        (Some(opened), Some(problem)) => make(opened, problem),
+        _ => Err(Error::Value(format!("{name} was given a null pointer"))),
+    })
+}
+
 unsafe fn release<T>(pointer: *mut T) {
     if !pointer.is_null() {
         // SAFETY: it comes from `boxed`, and the caller does not use it again.

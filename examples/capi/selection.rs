@@ -17,7 +17,7 @@ use flashomni::{Error, Result};
 
 use crate::attention::Tensor;
 use crate::strategy::Strategy;
-use crate::{Call, Opened, Prepared, boxed, symbols_on_gpu};
+use crate::{Call, Opened, Prepared, made, symbols_on_gpu};
 
 /// A problem, see above.
 #[derive(Clone, Copy)]
@@ -56,13 +56,8 @@ impl Selection {
 /// long as what is prepared.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn omni_selection(opened: *const Opened, problem: *const SelectionProblem) -> *mut Prepared {
-    // SAFETY: both are null or point to what they should.
-    let pair = unsafe { (opened.as_ref(), problem.as_ref()) };
-    boxed(|| match pair {
-        // SAFETY: as the caller promises.
-        (Some(opened), Some(problem)) => unsafe { prepare(opened, problem) },
-        _ => Err(Error::Value("omni_selection was given a null pointer".to_owned())),
-    })
+    // SAFETY: as the caller promises, of both and of what they point to.
+    unsafe { made("omni_selection", opened, problem, |opened, problem| prepare(opened, problem)) }
 }
 
 unsafe fn prepare(opened: &Opened, problem: &SelectionProblem) -> Result<Prepared> {

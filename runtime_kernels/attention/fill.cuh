@@ -3,6 +3,7 @@
 #pragma once
 #include "attention/config.cuh"
 #include "common/math.cuh"
+#include "common/symbols.cuh"
 #include "params.cuh"
 
 // Numbers that a thread writes at a time: few enough for the registers that Hopper's producer leaves.
@@ -33,7 +34,7 @@ __device__ __forceinline__ void fill(const AttentionParams& params, u32 thread, 
         u32 head = line % shape.heads, batch = line / shape.heads;
         u32 symbol_head = shape.symbol_batches == 1 ? head : line;
         const u64* cache = params.symbols.cache + u64(symbol_head) * ((shape.q_blocks + 63) / 64);
-        bool is_cached = (__ldg(cache + q_block / 64) >> q_block % 64 & 1) == 0;
+        bool is_cached = !has_bit(cache, q_block);
         if (is_cached && params.forecast.count == 0) continue;
         u32 first = __ldg(params.symbols.q_start + q_block);
         u32 chunks = (__ldg(params.symbols.q_start + q_block + 1) - first) * (HEAD_DIM / FILL_WIDTH);

@@ -3,11 +3,10 @@
 //   in    params.symbols: S_c and S_s, params.shape, plan.ctas, plan.fill_cached
 //   out   params.plan: head, cuts [ctas + 1], order [rows], lengths [rows]; `rows` is batch * heads * q_blocks
 //
-// A row is one q-block of one head, a tile 128 keys. Where q-blocks have 64 tokens, the rows of two share one piece of work: those of the
-// blocks to be computed of a head are paired in order, the first leads and has the tiles that either needs, the second has none. Rows of one head stay together: thread blocks that run at one time walk the same keys
-// and values.
+// A row is one q-block of one head, a tile 128 keys. Rows of one head stay together: thread blocks that run at one time walk the same keys
+// and values. Where q-blocks have 64 tokens, two share a row's work: those to be computed of a head are paired in order; the first leads and has
+// the tiles that either needs, the second has none.
 #include "common/plan.cuh"
-
 #include "common/symbols.cuh"
 
 // A tile of 128 keys takes as many kv-blocks as it has room for.

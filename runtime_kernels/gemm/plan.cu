@@ -9,6 +9,7 @@
 // q-blocks, its heads are those that either has in the set. Rows of one q-block stay together: thread blocks that run at one time read the
 // same input, and the weights stay in the second-level cache.
 #include "common/plan.cuh"
+#include "common/symbols.cuh"
 #include "gemm/config.cuh"
 #include "gemm/gemm_params.cuh"
 
@@ -48,14 +49,15 @@ struct GemmRows {
         const u32 symbol_batch = unit / tiles, first_block = unit % tiles * Q_PARTS;
         u32 heads = 0;
         bool is_there = false;
-        for (u32 part = 0; part < Q_PARTS; ++part) is_there |= is_inside(first_block + part);
         for (u32 word = 0; word < words; ++word) {
             u64 all = 0;
             for (u32 part = 0; part < Q_PARTS; ++part) {
                 const u32 block = first_block + part;
+                const bool inside = is_inside(block);
+                is_there |= inside;
                 u64 bits = 0;
                 for (u32 head = 64 * word + lane; head < min(64 * word + 64, shape.heads); head += LANES) {
-                    bits |= u64(is_inside(block) && is_in_set(symbol_batch, block, head)) << (head % 64);
+                    bits |= u64(inside && is_in_set(symbol_batch, block, head)) << (head % 64);
                 }
                 for (u32 distance = LANES / 2; distance > 0; distance /= 2) bits |= __shfl_xor_sync(~0u, bits, distance);
                 if (lane == 0 && block < shape.q_blocks) params.heads[(u64(symbol_batch) * shape.q_blocks + block) * words + word] = bits;
@@ -86,7 +88,7 @@ struct GemmRows {
         const GemmShape& shape = params.shape;
         if (shape.set == ALL_TILES) return true;
         const u64 row = u64(symbol_batch) * shape.heads + head;
-        const bool computes = params.symbols.cache[row * ((shape.q_blocks + 63) / 64) + q_block / 64] >> (q_block % 64) & 1;
+        const bool computes = has_bit(params.symbols.cache + row * ((shape.q_blocks + 63) / 64), q_block);
         if (shape.set == CACHED_TILES) return !computes;
         if (shape.set == UNCACHED_TILES || !computes) return computes;
         const u32 words = (shape.kv_blocks + 63) / 64;

@@ -1,5 +1,6 @@
 // A tile of output on its way: where it lies, which of its k-steps a piece has, and which heads of its q-block are in the set.
 #pragma once
+#include "common/symbols.cuh"
 #include "common/work.cuh"
 #include "gemm/config.cuh"
 #include "gemm/gemm_params.cuh"
@@ -56,7 +57,7 @@ struct HeadBits {
     }
     // Whether a head is in the set for one of the q-blocks.
     __device__ __forceinline__ bool has(u32 head, u32 part) const {
-        return __ldg(words + part * behind + head / 64) >> head % 64 & 1;
+        return has_bit(words + part * behind, head);
     }
 };
 

@@ -53,7 +53,7 @@ struct Query {
 __device__ const u64* mask_of(const Symbols& symbols, u32 row, u32 words, u32 block, u32 query) {
     if (symbols.partial == nullptr) return nullptr;
     const u64* partial = symbols.partial + u64(row) * words;
-    if (!(partial[block / 64] >> (block % 64) & 1)) return nullptr;
+    if (!has_bit(partial, block)) return nullptr;
     const u32 number = partial_number(partial, symbols.partial_start[row], block);
     return symbols.tiles + (u64(symbols.tile_of[number]) * 128 + query) * (OMNI_KV_BLOCK / 64);
 }
@@ -63,7 +63,7 @@ __device__ void attend(const AttentionParams& params, u32 row, u32 query_of_bloc
     const Symbols& symbols = params.symbols;
     const u32 words = (params.shape.kv_blocks + 63) / 64;
     for (u32 block = 0; block < params.shape.kv_blocks; block++) {
-        if (!(symbols.skip[u64(row) * words + block / 64] >> (block % 64) & 1)) continue;
+        if (!has_bit(symbols.skip + u64(row) * words, block)) continue;
         const u64* mask = mask_of(symbols, row, words, block, query_of_block);
         const u32 start = symbols.kv_start[block];
         for (u32 i = 0; start + i < symbols.kv_start[block + 1]; i++) {
@@ -85,7 +85,7 @@ extern "C" __global__ void attention_naive(const __grid_constant__ AttentionPara
         const u32 kv_head = head / (shape.heads / shape.kv_heads);
         const u32 symbols_row = shape.symbol_batches == 1 ? row % (shape.heads * shape.q_blocks) : row;
         const u64* cache = symbols.cache + u64(symbols_row / shape.q_blocks) * ((shape.q_blocks + 63) / 64);
-        const bool is_live = cache[q_block / 64] >> (q_block % 64) & 1;
+        const bool is_live = has_bit(cache, q_block);
         const bool has_forecast = params.plan.fill_cached && params.forecast.count > 0;
         const u32 start = symbols.q_start[q_block];
         for (u32 token = start + threadIdx.x / 32; token < symbols.q_start[q_block + 1]; token += blockDim.x / 32) {

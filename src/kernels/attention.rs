@@ -7,7 +7,7 @@
 use std::f64::consts::LOG2_E;
 use std::sync::Arc;
 
-use super::choose::{self, BLOCK, Geometry, Kernel, Path, Variant, check_head_dim};
+use super::choose::{self, Geometry, Kernel, Path, Variant, check_head_dim};
 use super::params::{self, MAX_ORDER};
 use super::symbols::{DeviceSymbols, Sizes};
 use super::view::{FloatView, TensorView};
@@ -118,8 +118,7 @@ impl Kernels {
         let properties = self.device().properties();
         let (kernel, _) = choose::attention_of(properties, path)?;
         let Sizes { q_block, kv_block, is_regular, .. } = symbols.sizes();
-        // Others have a row of work for each q-block, whatever its size.
-        let q_block = if kernel == Kernel::AttentionSm90 { q_block } else { BLOCK };
+        let q_block = kernel.q_block(q_block);
         Ok(Variant { kernel, compute: properties.compute, head_dim, element, q_block, kv_block, masks: !is_regular })
     }
 

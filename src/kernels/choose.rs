@@ -161,6 +161,16 @@ impl Kernel {
         }
     }
 
+    /// Most tokens of the q-blocks that it is compiled for where those of the symbols have so many at most: two small ones share a row of
+    /// work on Hopper, all other kernels have one for each.
+    #[must_use]
+    pub fn q_block(self, most: u32) -> u32 {
+        match self {
+            Kernel::AttentionSm90 | Kernel::Plan | Kernel::GemmQSm90 | Kernel::GemmOSm90 | Kernel::GemmPlanSm90 => most,
+            _ => BLOCK,
+        }
+    }
+
     /// Columns of a tile of output, where it is a projection or its plan.
     #[must_use]
     pub fn tile_columns(self) -> Option<u32> {
@@ -347,18 +357,14 @@ pub fn variants(kernel: Kernel, compute: Version) -> impl Iterator<Item = Varian
         })
     });
     all.filter(move |variant| match kernel {
+        _ if kernel.q_block(variant.q_block) != variant.q_block => false,
         // Plans have fewer, each of which is its own plan, and projections do not look at keys.
         Kernel::Plan => *variant == variant.plan(),
-        Kernel::GemmPlanSm90 => *variant == variant.plan() && variant.has_default_keys(),
-        Kernel::AttentionSm90 => variant.q_block == BLOCK || variant.masks,
-        Kernel::GemmQSm90 | Kernel::GemmOSm90 => variant.has_default_keys(),
-        // All others have a row of work for each q-block.
-        _ if variant.q_block != BLOCK => false,
-        Kernel::GemmPlanSm80 => *variant == variant.plan() && variant.has_default_keys(),
-        Kernel::GemmQSm80 | Kernel::GemmOSm80 => variant.has_default_keys(),
+        Kernel::GemmPlanSm90 | Kernel::GemmPlanSm80 => *variant == variant.plan() && variant.has_default_keys(),
         // They do not look at heads either.
         Kernel::FeaturesUpdate | Kernel::FeaturesSum => variant.has_default_keys() && variant.head_dim == BLOCK,
-        Kernel::AttentionSm80 | Kernel::Naive => true,
+        Kernel::AttentionSm90 => variant.q_block == BLOCK || variant.masks,
+        _ => kernel.tile_columns().is_none() || variant.has_default_keys(),
     })
 }
 

@@ -257,10 +257,7 @@ impl Kernels {
                 )));
             }
             (shape.q_blocks, shape.kv_blocks, shape.symbol_batches) = (q_blocks, kv_blocks, batches);
-            // The portable kernels have a tile for each q-block, whatever its size.
-            if matches!(kernel, Kernel::GemmQSm90 | Kernel::GemmOSm90) {
-                variant.q_block = q_block;
-            }
+            variant.q_block = kernel.q_block(q_block);
             let params::Symbols { cache, skip, q_start, .. } = symbols.addresses;
             addresses = params::Symbols { cache, skip, q_start: if is_regular_q { 0 } else { q_start }, ..addresses };
         }
